@@ -1,0 +1,239 @@
+"""Frozen values that every layer shares: sides, versions, observations, the base, changes.
+
+Standard library only. Times are integers in microseconds since 1970-01-01 UTC (names end in ``_us``), sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+PRESERVED_PREFIX = ".federation/"
+"""Pair-relative prefix of everything the plane keeps for itself; never synchronised (design 4.4)."""
+
+SECOND_US = 1_000_000
+
+
+class Side(StrEnum):
+    """One of the two storage systems of a pair."""
+
+    BLOB = "blob"
+    VAST = "vast"
+
+    @property
+    def other(self) -> Side:
+        """The opposite side."""
+        return Side.VAST if self is Side.BLOB else Side.BLOB
+
+
+class Mode(StrEnum):
+    """Who may write (design 1)."""
+
+    TWO_WAY = "two_way"
+    BLOB_MASTER = "blob_master"
+    VAST_MASTER = "vast_master"
+
+    def writable(self, side: Side) -> bool:
+        """Whether users' writes on *side* count; on the other kind of side they are preserved and reverted."""
+        return self is Mode.TWO_WAY or self.value == f"{side.value}_master"
+
+
+class StampOrigin(StrEnum):
+    """Where a time comes from, best first (design 4.3)."""
+
+    ORIGIN_STAMP = "origin_stamp"
+    EVENT = "event"
+    CHANGE_FEED = "change_feed"
+    LAST_MODIFIED = "last_modified"
+    SCAN = "scan"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A time with its precision and its origin."""
+
+    at_us: int
+    precision_us: int = SECOND_US
+    origin: StampOrigin = StampOrigin.LAST_MODIFIED
+
+
+class ETagKind(StrEnum):
+    """What an ETag says about content (facts/vast.md 3 ETag, facts/azure.md 3.1). Kinds are never compared with each other."""
+
+    OPAQUE = "opaque"
+    """Azure, or unknown: a change token only."""
+    MD5 = "md5"
+    """S3 single PUT: MD5 of the content."""
+    MULTIPART = "multipart"
+    """S3 multipart: MD5 over part MD5s, dash, part count."""
+    FILE_SIDE = "file_side"
+    """VAST metadata-derived token (prefix 48ed760a74): written over NFS/SMB."""
+
+
+_HEX = frozenset("0123456789abcdef")
+_MD5_HEX_LENGTH = 32
+_VAST_FILE_SIDE_PREFIX = "48ed760a74"
+
+
+def s3_etag_kind(etag: str) -> ETagKind:
+    """Classify an unquoted ETag of an S3 side (facts/vast.md 3 ETag)."""
+    lowered = etag.lower()
+    if lowered.startswith(_VAST_FILE_SIDE_PREFIX):
+        return ETagKind.FILE_SIDE
+    if "-" in lowered:
+        return ETagKind.MULTIPART
+    if len(lowered) == _MD5_HEX_LENGTH and set(lowered) <= _HEX:
+        return ETagKind.MD5
+    return ETagKind.OPAQUE
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What travels beside the content, in the pair's common form (design 9): S3-style user names, decoded values.
+
+    ``user`` is sorted by name and never holds the origin stamp. ``lossy`` tells that the destination could not hold all of it.
+    """
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_language: str | None = None
+    content_disposition: str | None = None
+    cache_control: str | None = None
+    user: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OriginStamp:
+    """Says that an object is our copy of a version of the peer (design 5). Proves nothing unless key and own hash still fit."""
+
+    side: Side
+    """Side on which the user wrote the version that was copied."""
+    etag: str
+    written: Stamp
+    md5: str | None
+    key_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Identity of content on one side. ``etag`` is unquoted; ``md5`` is lower-case hex of the content, None when unknown."""
+
+    etag: str
+    size_bytes: int
+    modified: Stamp
+    etag_kind: ETagKind = ETagKind.OPAQUE
+    md5: str | None = None
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The side holds this version now. ``origin`` is the stamp found on it, proved or not."""
+
+    version: Version
+    metadata: Metadata = field(default_factory=Metadata)
+    origin: OriginStamp | None = None
+    written: Stamp | None = None
+    """Time of an event whose ETag is this version's, where one is known (sub-second); else None: use ``version.modified``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The side holds nothing under this key now. ``deleted`` is the time of its delete event, when known."""
+
+    deleted: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The side could not be read. Never treated as absent (rule 3)."""
+
+    reason: str
+
+
+Observation = Present | Absent | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The last pair of versions on which both sides agreed; a tombstone when ``deleted`` (both agreed on absence)."""
+
+    blob_etag: str = ""
+    vast_etag: str = ""
+    md5: str | None = None
+    """Content hash both sides agreed on, None when it was never computed."""
+    metadata_digest: bytes = b""
+    """``metadata.digest`` (8 bytes) of the agreed metadata."""
+    written: Stamp = field(default_factory=lambda: Stamp(0))
+    size_bytes: int = 0
+    deleted: bool = False
+    lossy: bool = False
+
+    def etag(self, side: Side) -> str:
+        """The agreed ETag on *side*; empty in a tombstone."""
+        return self.blob_etag if side is Side.BLOB else self.vast_etag
+
+
+class Source(StrEnum):
+    """Who told us of a change."""
+
+    EVENT_GRID = "event_grid"
+    CHANGE_FEED = "change_feed"
+    VAST_EVENTS = "vast_events"
+    RECONCILER = "reconciler"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A hint that *key* (pair-relative) may have changed on *side*. Never more than a hint (rule 2).
+
+    ``etag`` is unquoted, None when the source does not know it. ``at`` is the source's time of the change, None when unknown.
+    ``not_before_us`` asks the worker not to look earlier (young file-side writes).
+    """
+
+    key: str
+    side: Side
+    source: Source
+    etag: str | None = None
+    deleted: bool = False
+    at: Stamp | None = None
+    not_before_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HintEntry:
+    """One hinted version of one side. ``etag`` None: changed in an unknown way; ``deleted``: the source says deleted."""
+
+    etag: str | None
+    deleted: bool = False
+    at: Stamp | None = None
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Everything known about a dirty key, as claimed."""
+
+    key: str
+    generation: int
+    blob: tuple[HintEntry, ...] = ()
+    vast: tuple[HintEntry, ...] = ()
+    sources: tuple[Source, ...] = ()
+    attempts: int = 0
+    last_error: str = ""
+
+    def entries(self, side: Side) -> tuple[HintEntry, ...]:
+        """The hinted versions of *side*, in order of arrival."""
+        return self.blob if side is Side.BLOB else self.vast
+
+
+@dataclass(frozen=True, slots=True)
+class ListEntry:
+    """One object of a listing, key pair-relative. ``md5`` when the listing proves one (Content-MD5, MD5-kind ETag)."""
+
+    key: str
+    etag: str
+    size_bytes: int
+    modified: Stamp
+    md5: str | None = None

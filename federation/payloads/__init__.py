@@ -1,0 +1,1 @@
+"""Pure parsers of what sources deliver: bytes to changes."""

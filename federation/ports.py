@@ -1,0 +1,429 @@
+"""What the engine needs from the world, as Protocols. The docstrings fix the semantics; one contract suite checks every adapter.
+
+All keys are pair-relative. All ETags are unquoted. Every method may raise RetryLater, Park or Halt of ``federation.errors``;
+what else it raises is said where it is. Cancelling an awaited call leaves the outcome unknown, never half-recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from federation.model import Base, Change, Hint, ListEntry, Metadata, OriginStamp, Present, Side
+
+
+class Clock(Protocol):
+    """Time, injected so that the engine runs under virtual time."""
+
+    def now_us(self) -> int:
+        """Wall clock, microseconds since 1970 UTC."""
+        ...
+
+    def monotonic_seconds(self) -> float:
+        """A clock that never goes back, for durations."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the task."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------------------- stores
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server was *seen* to do (probed, not assumed; rule 5)."""
+
+    conditional_put: bool = True
+    conditional_delete: bool = True
+    conditional_complete: bool = True
+    versioning: bool = False
+    max_single_put_bytes: int = 256 * 1024 * 1024
+    min_part_bytes: int = 5 * 1024 * 1024
+    max_parts: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a write left behind: the ETag now on the object. ``lossy``: some metadata did not fit the side."""
+
+    etag: str
+    lossy: bool = False
+
+
+class Reader(Protocol):
+    """One GET under way. ``present`` describes the version that is being read (from the response's own headers)."""
+
+    present: Present
+
+    async def read(self) -> bytes:
+        """All bytes of the response. RetryLater when the stream ends short of what was announced."""
+        ...
+
+    def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
+        """The bytes in pieces of exactly *size_bytes*, the last may be shorter. RetryLater when cut short."""
+        ...
+
+    async def close(self) -> None:
+        """Drop the response; reading less than all of it is fine. Idempotent."""
+        ...
+
+
+class Upload(Protocol):
+    """A large write under way. Nothing is visible before ``complete``."""
+
+    async def put_part(self, number: int, data: bytes) -> None:
+        """Send part *number* (from 1) with its own checksum. Parts may be sent in any order and repeated."""
+        ...
+
+    async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
+        """Make the object visible if it still is what was expected (as in ``ObjectStore.put``). Raises Reobserve."""
+        ...
+
+    async def abort(self) -> None:
+        """Forget the parts. Idempotent; never raises NotPresent."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """One side of one pair: a container or bucket and a prefix in it.
+
+    Conditions: *expected_etag* is the ETag the object must have now; None means it must not exist. A failed condition raises
+    Reobserve and changes nothing. Where ``capabilities`` say the server cannot promise a condition, the store re-reads
+    immediately before, raises Reobserve on a difference, and counts the window in ``race_windows`` (rule 5).
+    """
+
+    side: Side
+    capabilities: Capabilities
+    race_windows: int
+
+    async def check(self) -> None:
+        """Prove that the container is there and readable. Raises Halt (container_missing, credentials_refused) or RetryLater."""
+        ...
+
+    async def probe(self) -> Capabilities:
+        """Find out by trying, under ``.federation/probe/``, what the server honours; sets and returns ``capabilities``."""
+        ...
+
+    async def head(self, key: str) -> Present:
+        """What is there now, from one request. Raises NotPresent. A missing container is Halt, never NotPresent (rule 3)."""
+        ...
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
+        """Start one GET, whole or of ``[start, start+length)``. Raises NotPresent, and Reobserve when *if_match* fails."""
+        ...
+
+    async def put(
+        self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
+    ) -> WriteResult:
+        """Write a small object in one request with its content MD5, conditionally. Raises Reobserve."""
+        ...
+
+    async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
+        """Start a write in parts."""
+        ...
+
+    async def replace_metadata(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+    ) -> WriteResult:
+        """Replace headers and user metadata without moving data; the content stays as it is. Raises Reobserve, NotPresent."""
+        ...
+
+    async def delete(self, key: str, *, expected_etag: str) -> None:
+        """Delete this version. An object already gone is success. Raises Reobserve when it is another version."""
+        ...
+
+    async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
+        """Copy on the server, metadata included, to a key that does not exist yet.
+
+        Raises Reobserve when the source is another version, NotPresent when it is gone. When the target exists already it is
+        left alone and its ETag returned: preserving is idempotent (the name holds the version).
+        """
+        ...
+
+    def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        """Every current object in ascending order of the UTF-8 bytes of the key, keys greater than *start_after*.
+
+        Yields or raises; a listing that ends without raising was complete (rule 3). Uncommitted and soft-deleted objects,
+        snapshots and old versions are left out; so are objects under ``.federation/`` and the side's system prefixes, unless
+        *prefix* names them.
+        """
+        ...
+
+    async def server_clock_skew_us(self) -> int:
+        """Service's clock minus ours, from the last ``Date`` header seen (0 before the first)."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+# ----------------------------------------------------------------------------------------------------------------- state
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one shard until it expires. Scripts compare ``token``; ``fence`` is for people and logs."""
+
+    shard: int
+    token: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A delete that waits for a person (rule 8). ``verdict`` is "", "released" or "rejected"."""
+
+    key: str
+    delete_on: Side
+    reason: str
+    since_us: int
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One dirty key handed to a worker, with all the state it needs."""
+
+    hint: Hint
+    base: Base | None
+    held: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MarkResult:
+    """Counts of one ``mark``: keys made or kept dirty, and echoes dropped (ETag equal to the base, or delete of a tombstone)."""
+
+    marked: int
+    echoes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A key that needs a person or a change."""
+
+    key: str
+    reason: str
+    detail: str
+    since_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictRecord:
+    """One conflict: who won, why, and where the loser can be read back.
+
+    ``conflict_id`` is derived from key, losing side and losing ETag, so a repeat after a crash is the same record.
+    ``preserved_as`` is the pair-relative key of the copy on ``loser_side``; empty when content was equal and only metadata lost
+    (then ``loser_metadata`` holds it) or when ``preserved_version_id`` names a kept version.
+    """
+
+    conflict_id: str
+    key: str
+    winner_side: Side
+    loser_side: Side
+    reason: str
+    at_us: int
+    winner_etag: str
+    loser_etag: str
+    winner_written_us: int
+    loser_written_us: int
+    loser_size_bytes: int
+    preserved_as: str
+    preserved_version_id: str = ""
+    loser_metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HaltRecord:
+    """A named state in which the pair does nothing. ``self_lifting`` halts end when the cause is seen to be gone."""
+
+    name: str
+    detail: str
+    since_us: int
+    self_lifting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A source's durable position. ``options_digest`` guards against reading it under other options."""
+
+    position: dict[str, int]
+    options_digest: str
+    updated_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Counts and ages of one pair at one moment. Ages are of the oldest unapplied change; None when there is none."""
+
+    dirty: int
+    dirty_by_side: dict[Side, int]
+    oldest_us_by_side: dict[Side, int | None]
+    parked: int
+    held: int
+    conflicts: int
+    objects: int
+    """Keys whose base says both sides hold them."""
+
+
+class State(Protocol):
+    """All progress of one pair. Every multi-key step is atomic. RetryLater when the store cannot be reached."""
+
+    shards: int
+
+    async def open(self) -> bool:
+        """Check or create the layout. False when the state was empty (new or lost): union mode until a whole scan (4.5)."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+    def shard_of(self, key: str) -> int:
+        """``crc32(key utf-8) % shards``."""
+        ...
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """Make keys dirty; coalesces, keeps the earliest change time per side, drops echoes, bumps the generation."""
+        ...
+
+    async def acquire(self, shard: int, *, owner: str, ttl_seconds: float) -> Lease | None:
+        """Take a free shard (None when taken). What a dead owner had claimed becomes due at once."""
+        ...
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> bool:
+        """Extend; False when the lease is lost."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Give the shard back. Losing it earlier is not an error."""
+        ...
+
+    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
+        """Hand out due keys, oldest first, not handed out again before settle, defer or the lease's end.
+
+        Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
+        """
+        ...
+
+    async def settle(self, lease: Lease, key: str, generation: int, base: Base | None) -> bool:
+        """Record what both sides now agree on (None: forget) and drop what was known at *generation*.
+
+        Returns False when the key was marked meanwhile: the base is recorded and the key stays dirty with only newer hints.
+        """
+        ...
+
+    async def defer(
+        self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
+    ) -> None:
+        """Keep the key dirty, not to be tried before that time (an earlier time when it was marked meanwhile)."""
+        ...
+
+    async def park(self, lease: Lease, key: str, generation: int, *, reason: str, detail: str, now_us: int) -> None:
+        """Take the key off the dirty set until a new mark or an operator brings it back. No effect when marked meanwhile."""
+        ...
+
+    async def hold(self, lease: Lease, key: str, generation: int, held: Held) -> None:
+        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile."""
+        ...
+
+    async def bases(self, keys: Sequence[str]) -> list[Base | None]:
+        """Base records in the order of *keys*."""
+        ...
+
+    async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
+        """Everything known about one key."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Counts and ages over all shards."""
+        ...
+
+    async def dirty_keys(self, *, limit: int) -> list[str]:
+        """Some dirty keys, for people."""
+        ...
+
+    async def parked(self) -> list[Parked]:
+        """All parked keys."""
+        ...
+
+    async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
+        """Make parked keys dirty again (source: operator). Returns how many."""
+        ...
+
+    async def held(self) -> list[Held]:
+        """All held deletes."""
+        ...
+
+    async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
+        """Set the verdict ("released", "rejected") of held deletes and make them dirty. Returns how many."""
+        ...
+
+    async def reserve_deletes(self, count: int, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """Take *count* from the pair's delete budget, by whatever process; False when *limit* in the window would be passed."""
+        ...
+
+    async def record_conflict(self, record: ConflictRecord) -> None:
+        """Idempotent by ``conflict_id``."""
+        ...
+
+    async def conflicts(self) -> list[ConflictRecord]:
+        """All open conflicts, oldest first."""
+        ...
+
+    async def drop_conflict(self, conflict_id: str) -> bool:
+        """Forget one record (the copy is not touched)."""
+        ...
+
+    async def halt(self, record: HaltRecord) -> None:
+        """Stop the pair; keeps the earliest ``since_us``."""
+        ...
+
+    async def halts(self) -> list[HaltRecord]:
+        """Names of the states that hold the pair."""
+        ...
+
+    async def lift(self, name: str) -> bool:
+        """End one halt."""
+        ...
+
+    async def cursor(self, source: str) -> Cursor | None:
+        """The position of *source*."""
+        ...
+
+    async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
+        """Compare-and-set; False when somebody else moved it."""
+        ...
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """Small named values of a pair (scan reports, process heartbeats)."""
+        ...
+
+    async def note(self, name: str) -> bytes | None:
+        """Read one back."""
+        ...
+
+
+class ChangeSink(Protocol):
+    """Where sources put what they heard. Returns only after the marks are durable (rule 6)."""
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """As ``State.mark``."""
+        ...
+
+
+class Source(Protocol):
+    """A long-running listener. Acknowledges or moves its cursor only after ``ChangeSink.mark`` returned (rule 6)."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Run until cancelled. Faults of the far end are retried inside with back-off and shown in ``health``."""
+        ...
+
+    def health(self) -> dict[str, str | int | float | None]:
+        """State for people: position, counts by result (received, marked, echoes, refused by reason, dead), last error."""
+        ...

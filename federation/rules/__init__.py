@@ -1,0 +1,1 @@
+"""The pure core: what to do about two observations and a base."""

@@ -1,0 +1,269 @@
+"""Settings: one TOML file plus environment, read once. No other module reads ``os.environ``, save for named secrets via here.
+
+``FEDERATION__SECTION__FIELD`` overrides any value; of a pair, ``FEDERATION__PAIR__<name or index>__SECTION__FIELD``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from federation.errors import UsageError
+from federation.model import Mode, Side
+
+DEFAULT_FILE = "federation.toml"
+FILE_VARIABLE = "FEDERATION_CONFIG"
+_PREFIX = "FEDERATION__"
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RedisSettings(_Section):
+    """Where the state lives. ``embedded`` starts a Redis of our own under ``directory``."""
+
+    url: str = "embedded"
+    directory: Path = Path(".fedplane/redis")
+    username_env: str = ""
+    password_env: str = ""
+    ca_file: str = ""
+
+
+class BlobEventSettings(_Section):
+    """Event Grid's way to us: a Storage Queue, a webhook, or both."""
+
+    account_id: str = ""
+    """ARM id of the storage account; events of any other topic are refused. Empty: not checked."""
+    queue_url: str = ""
+    connection_string_env: str = ""
+    webhook_listen: str = ""
+    """``host:port`` for the webhook; empty: off. Loopback unless told otherwise."""
+    webhook_secret_env: str = ""
+
+
+class BlobSettings(_Section):
+    """The Azure side."""
+
+    account_url: str
+    container: str
+    prefix: str = ""
+    connection_string_env: str = ""
+    """Variable holding a connection string; empty: DefaultAzureCredential."""
+    events: BlobEventSettings = BlobEventSettings()
+
+
+class VastEventSettings(_Section):
+    """VAST's S3 events over the Kafka protocol."""
+
+    bootstrap: tuple[str, ...] = ()
+    topic: str = ""
+    api_version: str = ""
+    """``major.minor`` to skip negotiation; empty: negotiate."""
+    key_encoding: Literal["auto", "raw", "percent"] = "auto"
+    """How object keys are written in events; ``auto`` marks every candidate (facts/vast.md 1)."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_username_env: str = ""
+    sasl_password_env: str = ""
+    ca_file: str = ""
+
+
+class VastSettings(_Section):
+    """The VAST side."""
+
+    endpoint: str
+    bucket: str
+    prefix: str = ""
+    region: str = "us-east-1"
+    access_key_env: str
+    secret_key_env: str
+    ca_file: str = ""
+    name_policy: Literal["common", "native"] = "common"
+    """``common``: names legal over SMB too (VAST's default); ``native``: S3's own limits (facts/vast.md 4)."""
+    events: VastEventSettings = VastEventSettings()
+
+
+class RuleSettings(_Section):
+    """Conflict and delete rules (design 4)."""
+
+    tie_winner: Side = Side.BLOB
+    deletes: Literal["propagate", "ignore"] = "propagate"
+    deletes_to_blob: Literal["propagate", "ignore"] | None = None
+    deletes_to_vast: Literal["propagate", "ignore"] | None = None
+    clock_uncertainty_seconds: Annotated[float, Field(ge=0)] = 0.5
+    delete_budget_count: PositiveInt = 1000
+    delete_budget_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    delete_budget_window_seconds: Positive = 600.0
+    revert_limit: PositiveInt = 3
+
+    def deletes_to(self, side: Side) -> bool:
+        """Whether a delete may be carried to *side*."""
+        one = self.deletes_to_blob if side is Side.BLOB else self.deletes_to_vast
+        return (one or self.deletes) == "propagate"
+
+
+class ReconcileSettings(_Section):
+    """The periodic comparison of both listings with the base."""
+
+    on_start: bool = True
+    interval_seconds: Positive = 900.0
+    quiet_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """A VAST object no event vouches for must have been unchanged this long (file writes have no close, facts/vast.md 4)."""
+
+
+class WorkerSettings(_Section):
+    """The worker pool of one process."""
+
+    shards: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Fixed when the pair's state is created."""
+    concurrency: PositiveInt = 32
+    lease_seconds: Positive = 10.0
+    drain_seconds: Annotated[float, Field(ge=0)] = 20.0
+    max_attempts: PositiveInt = 12
+
+
+class TransferSettings(_Section):
+    """Moving bytes (design 8)."""
+
+    small_object_bytes: PositiveInt = 8 * 1024 * 1024
+    part_bytes: PositiveInt = 8 * 1024 * 1024
+    parallel_parts: PositiveInt = 4
+    memory_bytes: PositiveInt = 256 * 1024 * 1024
+
+
+class LogSettings(_Section):
+    """Logs on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class PairSettings(_Section):
+    """One container tied to one bucket."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    mode: Mode = Mode.TWO_WAY
+    blob: BlobSettings
+    vast: VastSettings
+    rules: RuleSettings = RuleSettings()
+    origin_stamps: bool = True
+
+
+class Settings(_Section):
+    """Everything. Build with ``load``."""
+
+    redis: RedisSettings = RedisSettings()
+    pair: tuple[PairSettings, ...] = Field(min_length=1)
+    reconcile: ReconcileSettings = ReconcileSettings()
+    worker: WorkerSettings = WorkerSettings()
+    transfer: TransferSettings = TransferSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _pairs_are_apart(self) -> Settings:
+        names = [pair.name for pair in self.pair]
+        if len(set(names)) != len(names):
+            raise ValueError("two [[pair]] sections share a name; names must be unique")
+        for index, one in enumerate(self.pair):
+            for two in self.pair[index + 1 :]:
+                if _overlap(one, two):
+                    raise ValueError(
+                        f"pairs {one.name!r} and {two.name!r} cover the same part of both sides; give them disjoint prefixes"
+                    )
+        return self
+
+
+def _overlap(one: PairSettings, two: PairSettings) -> bool:
+    def nested(a: str, b: str) -> bool:
+        return a.startswith(b) or b.startswith(a)
+
+    blob = (one.blob.account_url, one.blob.container) == (two.blob.account_url, two.blob.container)
+    vast = (one.vast.endpoint, one.vast.bucket) == (two.vast.endpoint, two.vast.bucket)
+    return blob and vast and nested(one.blob.prefix, two.blob.prefix) and nested(one.vast.prefix, two.vast.prefix)
+
+
+def load(path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the file (*path*, else ``$FEDERATION_CONFIG``, else ``federation.toml``) and the environment.
+
+    Raises:
+        UsageError: the file is missing or no TOML, or a setting is unknown or wrong; the text names it and what to do.
+    """
+    env = os.environ if environment is None else environment
+    file = Path(path or env.get(FILE_VARIABLE) or DEFAULT_FILE)
+    data = _read_toml(file)
+    for name, value in sorted(env.items()):
+        if name.upper().startswith(_PREFIX):
+            _override(data, name, value)
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        raise UsageError(_explain(file, error), reason="bad_settings") from None
+
+
+def secret(variable: str, setting: str, environment: Mapping[str, str] | None = None) -> str:
+    """The value of the environment variable that *setting* names. Raises UsageError naming both, never the value."""
+    value = (os.environ if environment is None else environment).get(variable, "")
+    if not value:
+        raise UsageError(
+            f"{setting} names the environment variable {variable!r}, which is not set. Export it, or correct the setting.",
+            reason="missing_secret",
+        )
+    return value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"No settings file at {file}. Write one (README, 'Configuration'), or name it with --config or ${FILE_VARIABLE}.",
+            reason="no_settings",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read the settings file {file}: {error}.", reason="bad_settings") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file} is not valid TOML: {error}. Correct that line.", reason="bad_settings") from None
+
+
+def _override(data: dict[str, Any], name: str, text: str) -> None:
+    parts = [part.lower() for part in name[len(_PREFIX) :].split("__")]
+    node: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, list):
+            node = _pick_pair(node, part, name)
+        else:
+            node = node.setdefault(part, [] if depth == 0 and part == "pair" else {})
+        if not isinstance(node, dict | list):
+            raise UsageError(f"{name} goes below a plain value; check its path.", reason="bad_settings")
+    if isinstance(node, list):
+        raise UsageError(f"{name} names a pair but no field of it.", reason="bad_settings")
+    node[parts[-1]] = _value(text)
+
+
+def _pick_pair(pairs: list[Any], selector: str, name: str) -> dict[str, Any]:
+    for index, pair in enumerate(pairs):
+        if isinstance(pair, dict) and selector in (str(index), str(pair.get("name", "")).lower()):
+            return pair
+    raise UsageError(f"{name}: there is no pair {selector!r} in the settings file.", reason="bad_settings")
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - pydantic gives it its type
+    return json.loads(text) if text.startswith(("[", "{")) else text
+
+
+def _explain(file: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        hint = "unknown setting; see README, 'Configuration'" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"  {where}: {hint}")
+    return f"{file}: {len(lines)} wrong setting(s):\n" + "\n".join(lines)

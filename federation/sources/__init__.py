@@ -1,0 +1,1 @@
+"""Listeners that turn what the services announce into marks."""

@@ -1,0 +1,1 @@
+"""All progress, in Redis."""

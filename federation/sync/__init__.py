@@ -1,0 +1,1 @@
+"""Work on one key: observe, decide, apply, settle."""

@@ -1,0 +1,1 @@
+"""Compare both listings with the base and mark what differs."""
