@@ -112,6 +112,7 @@ class OriginStamp:
     written: Stamp
     md5: str | None
     key_digest: str
+    """Seal over the pair-relative key and the metadata that was written with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class Present:
     version: Version
     metadata: Metadata = field(default_factory=Metadata)
     origin: OriginStamp | None = None
+    metadata_digest: bytes = b""
+    """``metadata.digest`` of ``metadata``; empty when not computed."""
     written: Stamp | None = None
     """Time of an event whose ETag is this version's, where one is known (sub-second); else None: use ``version.modified``."""
 
@@ -168,9 +171,17 @@ class Base:
     size_bytes: int = 0
     deleted: bool = False
     lossy: bool = False
+    vast_modified_us: int = 0
+    """Upper bound of the agreed VAST version's Last-Modified; 0: not known. An S3 ETag is a content hash: a metadata-only
+    change or a rewrite of equal bytes keeps it, so on that side a version is ETag *and* time (facts/vast.md 3)."""
+
+    @property
+    def live(self) -> bool:
+        """Both sides agreed that the object exists."""
+        return not self.deleted
 
     def etag(self, side: Side) -> str:
-        """The agreed ETag on *side*; empty in a tombstone."""
+        """The agreed ETag on *side*; empty in a tombstone, and where a delete was left alone by rule."""
         return self.blob_etag if side is Side.BLOB else self.vast_etag
 
 

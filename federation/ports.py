@@ -191,6 +191,8 @@ class Claim:
     hint: Hint
     base: Base | None
     held: Held | None = None
+    intent: Base | None = None
+    """What a worker that did not live to settle was about to make true (``State.intend``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +311,14 @@ class State(Protocol):
         """
         ...
 
+    async def intend(self, lease: Lease, key: str, intent: Base) -> None:
+        """Note, before a copy to a side that has no agreed version yet, the base that will hold once it is done.
+
+        The destination's ETag in it is empty. If the writer dies between the write and ``settle``, the next claim carries it, and
+        the origin stamp of what is found on the destination proves whether the write was done. Dropped by ``settle``.
+        """
+        ...
+
     async def settle(self, lease: Lease, key: str, generation: int, base: Base | None) -> bool:
         """Record what both sides now agree on (None: forget) and drop what was known at *generation*.
 
@@ -332,6 +342,10 @@ class State(Protocol):
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:
         """Base records in the order of *keys*."""
+        ...
+
+    async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
+        """Whether each key is dirty, in the order of *keys*."""
         ...
 
     async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:

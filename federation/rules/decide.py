@@ -1,0 +1,175 @@
+"""The decision: two observations, a base and rules in, one frozen value out (design 4.2).
+
+Pure: standard library only, no clock, no logger, no await. The questions are asked in a fixed order: is a side unknown, are they
+equal already, did one side change since the base, did both. Last writer wins is reached only at the last.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from federation.model import Absent, Base, Observation, Present, Side, Stamp, Unknown
+from federation.rules.decision import Action, Decision, Reason, Rules
+from federation.rules.precedence import logical_stamp, on_common_clock, precedence
+from federation.rules.proof import content_as_agreed, copy_of, same_content
+
+
+class Since(Enum):
+    """What became of one side since the base."""
+
+    SAME = auto()
+    METADATA = auto()
+    CONTENT = auto()
+    GONE = auto()
+
+
+def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
+    """Compare one side with the base. Without a live base everything present is CONTENT and everything absent is SAME."""
+    agreed = base if base is not None and base.live else None
+    if isinstance(now, Absent):
+        return Since.SAME if agreed is None or not agreed.etag(side) else Since.GONE
+    if agreed is None or not agreed.etag(side):
+        # Our own copy of an older version of the peer is no second writer (a crash between write and settle, a lost base).
+        return Since.SAME if copy_of(now, side.other) else Since.CONTENT
+    if now.version.etag == agreed.etag(side):
+        return Since.METADATA if _metadata_moved(now, agreed, side) else Since.SAME
+    if copy_of(now, side.other) and _later_than(now, agreed):
+        return Since.SAME
+    if not content_as_agreed(now, agreed):
+        return Since.CONTENT
+    return Since.METADATA if now.metadata_digest != agreed.metadata_digest and not agreed.lossy else Since.SAME
+
+
+def _metadata_moved(now: Present, agreed: Base, side: Side) -> bool:
+    # Only VAST's ETag can stay the same while metadata changes; a lossy record cannot be compared with what was lost.
+    return side is Side.VAST and not agreed.lossy and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest
+
+
+def _later_than(now: Present, agreed: Base) -> bool:
+    # A copy of ours older than the base was put back by somebody (a restored snapshot): that is a user's write.
+    stamp = now.origin.written if now.origin is not None else now.version.modified
+    return stamp.at_us + stamp.precision_us > agreed.written.at_us
+
+
+def decide(blob: Observation, vast: Observation, base: Base | None, rules: Rules) -> Decision:
+    """What to do about one key. Total over all observations; mirrored under swapping the sides (with the tie winner)."""
+    if isinstance(blob, Unknown) or isinstance(vast, Unknown):
+        return Decision(Action.WAIT, Reason.UNREADABLE)
+    if isinstance(blob, Absent) and isinstance(vast, Absent):
+        return Decision(Action.ADOPT, Reason.BOTH_ABSENT)
+    if isinstance(blob, Present) and isinstance(vast, Present):
+        return _both_present(blob, vast, base, rules)
+    if isinstance(blob, Present) and isinstance(vast, Absent):
+        return _one_present(blob, Side.BLOB, vast, base, rules)
+    if isinstance(vast, Present) and isinstance(blob, Absent):
+        return _one_present(vast, Side.VAST, blob, base, rules)
+    raise AssertionError("observations are Present, Absent or Unknown")
+
+
+# ------------------------------------------------------------------------------------------------------ one side present
+
+
+def _one_present(here: Present, side: Side, there: Absent, base: Base | None, rules: Rules) -> Decision:
+    if since_base(there, base, side.other) is not Since.GONE:
+        return _new_here(side, since_base(here, base, side), base, rules)
+    # From here on a live base says that both sides held the object: its absence is a delete (rule 4).
+    if not rules.mode.writable(side.other):
+        return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
+    edited = since_base(here, base, side) is not Since.SAME
+    if edited and rules.mode.writable(side):
+        return _edit_against_delete(here, side, there, rules)
+    preserve = side if edited else None
+    return _carry_delete(side, Reason.DELETED, rules, preserve)
+
+
+def _new_here(side: Side, since: Since, base: Base | None, rules: Rules) -> Decision:
+    agreed = base is not None and base.live
+    if agreed and since is Since.SAME:
+        # The other side's absence was agreed to earlier (deletes ignored): nothing moves until this side changes.
+        return Decision(Action.NOTHING, Reason.DELETE_IGNORED)
+    if not rules.mode.writable(side):
+        return Decision(Action.KEEP, Reason.FOREIGN_IN_ZONE, source=side)
+    reason = Reason.NEW if base is None else Reason.RECREATED
+    return Decision(Action.COPY, Reason.CHANGED if agreed else reason, source=side)
+
+
+def _edit_against_delete(here: Present, side: Side, there: Absent, rules: Rules) -> Decision:
+    if there.deleted is not None:
+        edit, delete = logical_stamp(here, side, rules), on_common_clock(there.deleted, side.other, rules)
+        if _winner(edit, delete, side, rules)[0] is side.other and rules.deletes_to(side):
+            return Decision(Action.DELETE, Reason.DELETE_BEATS_EDIT, source=side.other, preserve=side)
+    return Decision(Action.COPY, Reason.EDIT_BEATS_DELETE, source=side)
+
+
+def _carry_delete(side: Side, reason: Reason, rules: Rules, preserve: Side | None) -> Decision:
+    if not rules.deletes_to(side):
+        return Decision(Action.KEEP, Reason.DELETE_IGNORED, source=side)
+    return Decision(Action.DELETE, reason, source=side.other, preserve=preserve)
+
+
+# ---------------------------------------------------------------------------------------------------- both sides present
+
+
+def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules) -> Decision:
+    # A base in which one side was let go (KEEP) agreed on no content: as good as none once both are present again.
+    agreed = base if base is not None and base.live and base.blob_etag and base.vast_etag else None
+    blob_since, vast_since = since_base(blob, agreed, Side.BLOB), since_base(vast, agreed, Side.VAST)
+    if agreed is not None and blob_since is vast_since is Since.SAME:
+        return _untouched(blob, vast, agreed)
+    equal = same_content(blob, vast)
+    if equal and blob.metadata_digest == vast.metadata_digest:
+        return Decision(Action.ADOPT, Reason.EQUAL)
+    if blob_since is not vast_since and Since.SAME in (blob_since, vast_since):
+        side, since = (Side.BLOB, blob_since) if vast_since is Since.SAME else (Side.VAST, vast_since)
+        other = vast if side is Side.BLOB else blob
+        in_step = agreed is not None and _content_held(other, agreed, side.other)
+        return _one_changed(side, rules, metadata_only=bool(equal) or (since is Since.METADATA and in_step))
+    if equal is None:
+        return _need_hash(blob, vast)
+    return _both_changed(blob, vast, (blob_since, vast_since), equal=equal, rules=rules)
+
+
+def _content_held(now: Present, agreed: Base, side: Side) -> bool:
+    return now.version.etag == agreed.etag(side) or content_as_agreed(now, agreed)
+
+
+def _untouched(blob: Present, vast: Present, agreed: Base) -> Decision:
+    if (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag):
+        return Decision(Action.NOTHING, Reason.IN_STEP)
+    if _content_held(blob, agreed, Side.BLOB) and _content_held(vast, agreed, Side.VAST):
+        return Decision(Action.ADOPT, Reason.EQUAL)
+    # A side that is our own later copy counts as unchanged, so the side it was copied from leads.
+    source = Side.BLOB if not _content_held(vast, agreed, Side.VAST) else Side.VAST
+    return Decision(Action.COPY, Reason.CHANGED, source=source)
+
+
+def _one_changed(side: Side, rules: Rules, *, metadata_only: bool) -> Decision:
+    if rules.mode.writable(side):
+        action = Action.METADATA if metadata_only else Action.COPY
+        return Decision(action, Reason.METADATA_CHANGED if metadata_only else Reason.CHANGED, source=side)
+    # A write in a read-only zone is undone; its bytes are kept first.
+    if metadata_only:
+        return Decision(Action.METADATA, Reason.READ_ONLY_ZONE, source=side.other)
+    return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side.other, preserve=side)
+
+
+def _need_hash(blob: Present, vast: Present) -> Decision:
+    sides = tuple(side for side, here in ((Side.BLOB, blob), (Side.VAST, vast)) if here.version.md5 is None)
+    return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=sides)
+
+
+def _both_changed(blob: Present, vast: Present, since: tuple[Since, Since], *, equal: bool, rules: Rules) -> Decision:
+    if rules.mode.writable(Side.BLOB) and rules.mode.writable(Side.VAST):
+        winner, reason = precedence(logical_stamp(blob, Side.BLOB, rules), logical_stamp(vast, Side.VAST, rules), rules)
+    else:
+        winner = Side.BLOB if rules.mode.writable(Side.BLOB) else Side.VAST
+        reason = Reason.READ_ONLY_ZONE
+    action = Action.METADATA if equal else Action.COPY
+    # Where both are our own copies of something older (a base lost twice over), no user's version is at stake.
+    user_lost = since[1 if winner is Side.BLOB else 0] is not Since.SAME
+    return Decision(action, reason, source=winner, preserve=winner.other if user_lost else None)
+
+
+def _winner(edit: Stamp, delete: Stamp, edit_side: Side, rules: Rules) -> tuple[Side, Reason]:
+    blob, vast = (edit, delete) if edit_side is Side.BLOB else (delete, edit)
+    return precedence(blob, vast, rules)

@@ -1,0 +1,49 @@
+"""Predicates that run before a write, and the named states they lead to (design 4.5). Pure."""
+
+from __future__ import annotations
+
+from federation.model import Hint, Present, Side, StampOrigin
+
+SIDE_EMPTIED = "side_emptied"
+"""Halt: a whole listing of one side is empty while the base knows objects there."""
+
+DELETE_FLOOR = 25
+"""Deletes always allowed per window, so that a small pair is not held up by its share."""
+
+
+def delete_limit(objects: int, *, count: int, share: float) -> int:
+    """Deletes allowed in one window: *count*, and no more than *share* of the known *objects* beyond a small floor."""
+    return min(count, max(DELETE_FLOOR, int(objects * share)))
+
+
+def side_emptied(listed: int, known: int) -> bool:
+    """Whether a complete listing of a side with *known* agreed objects came back empty."""
+    return listed == 0 and known > 0
+
+
+def vouched(present: Present, hint: Hint) -> bool:
+    """Whether an S3 event names exactly this version: then it was written in one atomic step."""
+    return any(
+        entry.etag == present.version.etag
+        and entry.at is not None
+        and entry.at.origin in (StampOrigin.EVENT, StampOrigin.CHANGE_FEED)
+        for entry in hint.vast
+    )
+
+
+def quiet_until_us(present: Present, hint: Hint, *, quiet_us: int) -> int:
+    """Earliest time, on VAST's clock, at which this VAST version may be read; 0 when it may be read now.
+
+    A write over NFS or SMB has no close that an S3 reader could see (facts/vast.md 4), so a version that no event vouches for
+    must have been unchanged for *quiet_us*.
+    """
+    if vouched(present, hint):
+        return 0
+    return present.version.modified.at_us + present.version.modified.precision_us + quiet_us
+
+
+def changed_side(hint: Hint) -> Side | None:
+    """The only side the hint speaks of; None when it speaks of both or of none."""
+    if bool(hint.blob) == bool(hint.vast):
+        return None
+    return Side.BLOB if hint.blob else Side.VAST
