@@ -171,9 +171,10 @@ class Base:
     size_bytes: int = 0
     deleted: bool = False
     lossy: bool = False
-    vast_modified_us: int = 0
-    """Upper bound of the agreed VAST version's Last-Modified; 0: not known. An S3 ETag is a content hash: a metadata-only
-    change or a rewrite of equal bytes keeps it, so on that side a version is ETag *and* time (facts/vast.md 3)."""
+    vast_as_of_us: int = 0
+    """VAST's own time as of which this version was seen or written there; 0: not known. An S3 ETag is a content hash: a
+    metadata-only change or a rewrite of equal bytes keeps it, so on that side a version is ETag *and* time: a change that may be
+    later than this is news although its ETag is the agreed one (facts/vast.md 3)."""
 
     @property
     def live(self) -> bool:

@@ -1,0 +1,237 @@
+"""Carry one decision out with conditional writes and return the base that now holds (design 4.1).
+
+Only what a write returned, or what was read, moves the base; every write is conditional on what was decided from (rule 5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
+from federation.ports import Lease, ObjectStore, Reader, WriteResult
+from federation.rules.decision import Action, Decision, Rules
+from federation.rules.guards import delete_limit
+from federation.rules.precedence import logical_stamp
+from federation.sync.context import PairContext
+from federation.sync.observe import new_stamp
+from federation.sync.preserve import preserve_loser
+from federation.sync.transfer import still_the_same
+
+
+class DeleteHeld(Exception):
+    """The delete budget is used up: this delete waits for a person (rule 8)."""
+
+    def __init__(self, delete_on: Side) -> None:
+        super().__init__(f"delete on {delete_on} is over the budget")
+        self.delete_on = delete_on
+
+
+@dataclass(slots=True)
+class Scene:
+    """What is known of one key while it is worked on. ``reader``/``data``: the source's content, where a GET is under way."""
+
+    key: str
+    lease: Lease
+    base: Base | None
+    blob: Present | Absent
+    vast: Present | Absent
+    rules: Rules
+    vast_as_of_us: int
+    delete_released: bool = False
+    reader: Reader | None = None
+    data: bytes | None = None
+
+    def of(self, side: Side) -> Present | Absent:
+        """What *side* holds."""
+        return self.blob if side is Side.BLOB else self.vast
+
+    def present(self, side: Side) -> Present:
+        """What *side* holds, where the decision implies that it holds something."""
+        here = self.of(side)
+        if isinstance(here, Absent):
+            raise AssertionError(f"{side} holds nothing, yet the decision reads it")  # noqa: TRY004 - a broken invariant
+        return here
+
+
+async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | None:
+    """Do it. Returns the base to settle with; None forgets the key. Raises Reobserve, DeleteHeld and the stores' errors."""
+    match decision.action:
+        case Action.NOTHING:
+            return _seen_again(scene)
+        case Action.ADOPT:
+            return _adopt(ctx, scene)
+        case Action.KEEP:
+            return _keep(scene, decision)
+        case Action.COPY:
+            return await _copy(ctx, scene, decision)
+        case Action.METADATA:
+            return await _metadata(ctx, scene, decision)
+        case Action.DELETE:
+            return await _delete(ctx, scene, decision)
+        case Action.WAIT | Action.HASH:
+            raise AssertionError(f"{decision.action} is answered before apply")
+
+
+def _seen_again(scene: Scene) -> Base | None:
+    if scene.base is None or isinstance(scene.vast, Absent):
+        return scene.base
+    return replace(scene.base, vast_as_of_us=max(scene.base.vast_as_of_us, scene.vast_as_of_us))
+
+
+def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
+    if isinstance(scene.blob, Absent) or isinstance(scene.vast, Absent):
+        if scene.base is None:
+            return None
+        return Base(deleted=True, written=Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN))
+    written = min(
+        logical_stamp(scene.blob, Side.BLOB, scene.rules),
+        logical_stamp(scene.vast, Side.VAST, scene.rules),
+        key=lambda stamp: stamp.at_us,
+    )
+    agreed = scene.base.md5 if scene.base is not None and scene.base.live else None
+    return Base(
+        blob_etag=scene.blob.version.etag,
+        vast_etag=scene.vast.version.etag,
+        md5=scene.blob.version.md5 or scene.vast.version.md5 or agreed,
+        metadata_digest=scene.blob.metadata_digest,
+        written=written,
+        size_bytes=scene.blob.version.size_bytes,
+        lossy=scene.base.lossy if scene.base is not None else False,
+        vast_as_of_us=scene.vast_as_of_us,
+    )
+
+
+def _keep(scene: Scene, decision: Decision) -> Base:
+    if decision.source is None:
+        raise AssertionError("KEEP names the side that keeps its object")
+    here = scene.present(decision.source)
+    one_sided = Base(
+        md5=here.version.md5,
+        metadata_digest=here.metadata_digest,
+        written=logical_stamp(here, decision.source, scene.rules),
+        size_bytes=here.version.size_bytes,
+        vast_as_of_us=scene.vast_as_of_us,
+    )
+    if decision.source is Side.BLOB:
+        return replace(one_sided, blob_etag=here.version.etag)
+    return replace(one_sided, vast_etag=here.version.etag)
+
+
+async def _preserve(ctx: PairContext, scene: Scene, decision: Decision, *, copy_bytes: bool) -> None:
+    if decision.preserve is None:
+        return
+    loser = scene.present(decision.preserve)
+    there = scene.of(decision.preserve.other)
+    now = Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN)
+    winner = there if isinstance(there, Present) else there.deleted or now
+    await preserve_loser(ctx, scene.key, (decision.preserve, loser), winner, decision.reason, copy_bytes=copy_bytes)
+
+
+async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
+    side = decision.destination.other
+    source, target = scene.present(side), scene.of(decision.destination)
+    destination = ctx.stores[decision.destination]
+    await _preserve(ctx, scene, decision, copy_bytes=True)
+    written = logical_stamp(source, side, scene.rules)
+    expected = target.version.etag if isinstance(target, Present) else None
+    if scene.base is None or not scene.base.live:
+        # No record of agreement yet: should we die after the write, this tells our copy from a user's (rules 1 and 4).
+        await ctx.state.intend(scene.lease, scene.key, _base(scene, side, source, written, other_etag="", md5=source.version.md5))
+    if ctx.transfer.is_small(source.version.size_bytes):
+        md5, result = await _copy_small(ctx, scene, destination, (side, source, written), expected)
+    else:
+        reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
+        try:
+            stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
+            copied = await ctx.transfer.send_large(
+                reader, destination, scene.key, metadata=source.metadata, stamp=stamp, expected_etag=expected
+            )
+        finally:
+            await reader.close()
+        md5, result = copied.md5, copied.result
+    base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
+    return replace(base, vast_as_of_us=await _as_of(ctx, scene, decision.destination))
+
+
+async def _copy_small(
+    ctx: PairContext, scene: Scene, destination: ObjectStore, origin: tuple[Side, Present, Stamp], expected: str | None
+) -> tuple[str, WriteResult]:
+    side, source, written = origin
+    async with ctx.transfer.budget.take(source.version.size_bytes):
+        data = scene.data
+        if data is None:
+            reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
+            try:
+                data = await ctx.transfer.read_small(reader)
+            finally:
+                await reader.close()
+        await still_the_same(ctx.stores[side], scene.key, source)
+        md5 = md5_hex(data)
+        known = replace(source, version=replace(source.version, md5=md5))
+        stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
+        return md5, await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
+
+
+async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
+    side = decision.destination.other
+    source, target = scene.present(side), scene.present(decision.destination)
+    await _preserve(ctx, scene, decision, copy_bytes=False)
+    written = logical_stamp(source, side, scene.rules)
+    md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
+    known = replace(source, version=replace(source.version, md5=md5))
+    result = await ctx.stores[decision.destination].replace_metadata(
+        scene.key,
+        source.metadata,
+        stamp=new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None,
+        expected_etag=target.version.etag,
+    )
+    base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
+    return replace(base, vast_as_of_us=await _as_of(ctx, scene, decision.destination))
+
+
+async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
+    on = decision.destination
+    target = scene.present(on)
+    if not scene.delete_released:
+        await _reserve_delete(ctx, on)
+    await _preserve(ctx, scene, decision, copy_bytes=True)
+    await ctx.stores[on].delete(scene.key, expected_etag=target.version.etag)
+    gone = scene.of(on.other)
+    when = gone.deleted if isinstance(gone, Absent) else None
+    return Base(deleted=True, written=when or Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN))
+
+
+async def _reserve_delete(ctx: PairContext, on: Side) -> None:
+    limit = delete_limit(await ctx.known_objects(), count=ctx.delete_budget.count, share=ctx.delete_budget.share)
+    granted = await ctx.state.reserve_deletes(
+        1, limit=limit, window_seconds=ctx.delete_budget.window_seconds, now_us=ctx.clock.now_us()
+    )
+    if not granted:
+        raise DeleteHeld(on)
+
+
+async def _as_of(ctx: PairContext, scene: Scene, written_side: Side) -> int:
+    # A version we wrote is as of the answer to our write; one we read is as of when we asked.
+    return await ctx.vast_now_us() if written_side is Side.VAST else scene.vast_as_of_us
+
+
+def _base(
+    scene: Scene, side: Side, source: Present, written: Stamp, *, other_etag: str, md5: str | None, lossy: bool = False
+) -> Base:
+    etags = {side: source.version.etag, side.other: other_etag}
+    return Base(
+        blob_etag=etags[Side.BLOB],
+        vast_etag=etags[Side.VAST],
+        md5=md5,
+        metadata_digest=source.metadata_digest,
+        written=written,
+        size_bytes=source.version.size_bytes,
+        lossy=lossy,
+        vast_as_of_us=scene.vast_as_of_us,
+    )
+
+
+def md5_hex(data: bytes) -> str:
+    """Content hash as both sides report it."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

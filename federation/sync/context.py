@@ -1,0 +1,69 @@
+"""Everything the work on one pair's keys needs, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from federation.model import SECOND_US, Side
+from federation.ports import Clock, ObjectStore, State
+from federation.rules.decision import Rules
+from federation.sync.transfer import Transfer
+
+SKEW_NOISE_US = 2 * SECOND_US
+"""A ``Date`` header shows whole seconds: a smaller difference between two services is noise and corrected by nobody."""
+
+_COUNT_LIFE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBudget:
+    """See ``rules.guards.delete_limit``."""
+
+    count: int
+    share: float
+    window_seconds: float
+
+
+@dataclass(slots=True)
+class _Counted:
+    objects: int = 0
+    until_seconds: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class PairContext:
+    """One pair at work. ``quiet_us``: how long a file-side version must have been unchanged before it is read."""
+
+    name: str
+    stores: Mapping[Side, ObjectStore]
+    state: State
+    clock: Clock
+    transfer: Transfer
+    rules: Rules
+    delete_budget: DeleteBudget
+    quiet_us: int
+    origin_stamps: bool = True
+    _counted: _Counted = field(default_factory=_Counted)
+
+    async def known_objects(self) -> int:
+        """Objects the base knows, read at most every few seconds: it only sizes the delete budget."""
+        now = self.clock.monotonic_seconds()
+        if now >= self._counted.until_seconds:
+            self._counted.objects = (await self.state.backlog()).objects
+            self._counted.until_seconds = now + _COUNT_LIFE_SECONDS
+        return self._counted.objects
+
+    async def current_rules(self) -> Rules:
+        """The rules with the measured difference of the two services' clocks."""
+        blob = await self.stores[Side.BLOB].server_clock_skew_us()
+        vast = await self.stores[Side.VAST].server_clock_skew_us()
+        return replace(self.rules, vast_ahead_us=_beyond_noise(vast - blob))
+
+    async def vast_now_us(self) -> int:
+        """The time by VAST's clock."""
+        return self.clock.now_us() + _beyond_noise(await self.stores[Side.VAST].server_clock_skew_us())
+
+
+def _beyond_noise(skew_us: int) -> int:
+    return skew_us if abs(skew_us) > SKEW_NOISE_US else 0

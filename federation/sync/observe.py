@@ -1,0 +1,75 @@
+"""Read what a side holds now and complete it with what the hint and the origin stamp prove."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from federation import metadata
+from federation.errors import NotPresent
+from federation.model import Absent, Base, Hint, OriginStamp, Present, Side, Stamp, StampOrigin, Version
+from federation.ports import ObjectStore
+
+
+def seal(key: str, metadata_digest: bytes) -> str:
+    """What binds an origin stamp to this key and this metadata.
+
+    Users copy objects with their metadata, and edit metadata keeping what they do not know: either breaks the seal.
+    """
+    return metadata.key_digest(f"{key}\0{metadata_digest.hex()}")
+
+
+def complete(present: Present, key: str, side: Side, hint: Hint) -> Present:
+    """Fill in the metadata digest, drop a stamp whose seal is broken, and take the time of the event that names this ETag."""
+    digest = metadata.digest(present.metadata)
+    origin = present.origin
+    if origin is not None and (origin.key_digest != seal(key, digest) or origin.side is side):
+        origin = None
+    return replace(present, metadata_digest=digest, origin=origin, written=event_time(hint, side, present.version.etag))
+
+
+def event_time(hint: Hint, side: Side, etag: str) -> Stamp | None:
+    """Time of the latest event that names *etag*; None when only a scan or nobody named it."""
+    times = [
+        entry.at
+        for entry in hint.entries(side)
+        if entry.etag == etag and entry.at is not None and entry.at.origin in (StampOrigin.EVENT, StampOrigin.CHANGE_FEED)
+    ]
+    return max(times, key=lambda at: at.at_us, default=None)
+
+
+def delete_time(hint: Hint, side: Side) -> Stamp | None:
+    """Time of the latest delete event of *side*; None when no event told of one."""
+    times = [
+        entry.at
+        for entry in hint.entries(side)
+        if entry.deleted and entry.at is not None and entry.at.origin in (StampOrigin.EVENT, StampOrigin.CHANGE_FEED)
+    ]
+    return max(times, key=lambda at: at.at_us, default=None)
+
+
+async def observe(store: ObjectStore, key: str, hint: Hint) -> Present | Absent:
+    """One HEAD. Anything but a proved absence raises (rule 3)."""
+    try:
+        present = await store.head(key)
+    except NotPresent:
+        return Absent(delete_time(hint, store.side))
+    return complete(present, key, store.side, hint)
+
+
+def as_agreed(base: Base | None, side: Side) -> Present | Absent:
+    """What *side* holds if nobody touched it since the base: assumed on the fast path, proved by the conditional write."""
+    if base is None or not base.live or not base.etag(side):
+        return Absent()
+    version = Version(etag=base.etag(side), size_bytes=base.size_bytes, modified=base.written, md5=base.md5)
+    return Present(version=version, metadata_digest=base.metadata_digest)
+
+
+def new_stamp(key: str, source: Present, side: Side, written: Stamp) -> OriginStamp:
+    """The stamp for our copy of *source*, which a user wrote on *side* at *written*."""
+    return OriginStamp(
+        side=side,
+        etag=source.version.etag,
+        written=written,
+        md5=source.version.md5,
+        key_digest=seal(key, source.metadata_digest),
+    )

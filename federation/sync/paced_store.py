@@ -1,0 +1,157 @@
+"""A store behind its gate: paces, counts what one key cost, and tells the gate how it went."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeVar
+
+from federation.errors import FederationError, RetryLater
+from federation.model import ListEntry, Metadata, OriginStamp, Present
+from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
+from federation.sync.pacing import Gate
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one key's work cost in calls to the stores and in content bytes."""
+
+    requests: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+tally: ContextVar[Tally] = ContextVar("tally")
+"""The tally of the key at work in this task; set by the worker."""
+
+
+class PacedStore:
+    """``ports.ObjectStore`` around another."""
+
+    def __init__(self, store: ObjectStore, gate: Gate) -> None:
+        self._store = store
+        self.gate = gate
+        self.side = store.side
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Of the store behind."""
+        return self._store.capabilities
+
+    @capabilities.setter
+    def capabilities(self, value: Capabilities) -> None:
+        self._store.capabilities = value
+
+    @property
+    def race_windows(self) -> int:
+        """Of the store behind."""
+        return self._store.race_windows
+
+    @race_windows.setter
+    def race_windows(self, value: int) -> None:
+        self._store.race_windows = value
+
+    async def _call(self, call: Awaitable[_T], requests: int = 1) -> _T:
+        current = tally.get(None)
+        if current is not None:
+            current.requests += requests
+        try:
+            result = await call
+        except RetryLater as error:
+            self.gate.failed(error)
+            raise
+        except FederationError:
+            self.gate.succeeded()  # an answer, if not the one hoped for
+            raise
+        self.gate.succeeded()
+        return result
+
+    async def check(self) -> None:
+        """As in the port; passes a closed gate, since it is how a side is found to be back."""
+        await self._call(self._store.check())
+
+    async def probe(self) -> Capabilities:
+        """As in the port."""
+        self.gate.admit()
+        return await self._call(self._store.probe())
+
+    async def head(self, key: str) -> Present:
+        """As in the port."""
+        self.gate.admit()
+        return await self._call(self._store.head(key))
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
+        """As in the port."""
+        self.gate.admit()
+        return await self._call(self._store.open(key, if_match=if_match, start=start, length=length))
+
+    async def put(
+        self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
+    ) -> WriteResult:
+        """As in the port."""
+        self.gate.admit()
+        result = await self._call(self._store.put(key, data, metadata, stamp=stamp, expected_etag=expected_etag))
+        _wrote(len(data))
+        return result
+
+    async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
+        """As in the port."""
+        self.gate.admit()
+        upload = await self._call(self._store.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
+        return _PacedUpload(upload, self)
+
+    async def replace_metadata(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+    ) -> WriteResult:
+        """As in the port."""
+        self.gate.admit()
+        return await self._call(self._store.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag))
+
+    async def delete(self, key: str, *, expected_etag: str) -> None:
+        """As in the port."""
+        self.gate.admit()
+        await self._call(self._store.delete(key, expected_etag=expected_etag))
+
+    async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
+        """As in the port."""
+        self.gate.admit()
+        return await self._call(self._store.copy(source_key, target_key, source_etag=source_etag))
+
+    def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        """As in the port; not paced, a scan paces itself."""
+        return self._store.list(prefix=prefix, start_after=start_after)
+
+    async def server_clock_skew_us(self) -> int:
+        """As in the port."""
+        return await self._store.server_clock_skew_us()
+
+    async def close(self) -> None:
+        """As in the port."""
+        await self._store.close()
+
+
+class _PacedUpload:
+    """An upload whose calls are counted and reported too."""
+
+    def __init__(self, upload: Upload, store: PacedStore) -> None:
+        self._upload = upload
+        self._store = store
+
+    async def put_part(self, number: int, data: bytes) -> None:
+        await self._store._call(self._upload.put_part(number, data))  # noqa: SLF001 - one unit with PacedStore
+        _wrote(len(data))
+
+    async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
+        return await self._store._call(self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))  # noqa: SLF001
+
+    async def abort(self) -> None:
+        await self._upload.abort()
+
+
+def _wrote(size_bytes: int) -> None:
+    current = tally.get(None)
+    if current is not None:
+        current.written_bytes += size_bytes

@@ -1,0 +1,230 @@
+"""One key, end to end (design 4.1): hint and base in, the base to settle with out.
+
+(a) every hinted version is the agreed one: no request. (b) one side changed: read it, write the other side against the base: two
+requests, and the conditional write proves what was assumed. (c) anything else, or a failed precondition: look at both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from federation.errors import NotPresent, Reobserve, RetryLater
+from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, Side
+from federation.ports import Claim, Held, Lease
+from federation.rules.decide import decide
+from federation.rules.decision import Action, Decision, Reason
+from federation.rules.guards import changed_side, quiet_until_us
+from federation.rules.proof import copy_of
+from federation.sync.apply import Scene, apply, md5_hex
+from federation.sync.context import PairContext
+from federation.sync.observe import as_agreed, complete, delete_time, observe
+
+ROUNDS = 4
+"""Times one claim looks again after a failed precondition before the key goes back to the queue."""
+
+
+class NotQuiet(Exception):
+    """A file-side version that may still be written: come back at ``until_us`` of our clock."""
+
+    def __init__(self, until_us: int) -> None:
+        super().__init__("the object may still be being written")
+        self.until_us = until_us
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What one pass over a key decided and left behind."""
+
+    decision: Decision
+    base: Base | None
+
+
+async def sync_key(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
+    """Bring one key in step. Raises NotQuiet, DeleteHeld, RetryLater, Park and Halt; nothing is recorded by this function."""
+    hint, base = claim.hint, claim.base
+    if claim.intent is None and claim.held is None:
+        if only_echoes(hint, base):
+            return Synced(Decision(Action.NOTHING, Reason.IN_STEP), base)
+        side = changed_side(unagreed(hint, base))
+        if side is not None:
+            try:
+                done = await _fast(ctx, lease, claim, side)
+            except Reobserve:
+                done = None  # the assumption did not hold; nothing was written
+            if done is not None:
+                return done
+    for _ in range(ROUNDS):
+        try:
+            return await _look_at_both(ctx, lease, claim)
+        except Reobserve:
+            continue
+    raise RetryLater("the object changes faster than it can be copied", reason="moving", key=hint.key)
+
+
+# ------------------------------------------------------------------------------------------------------------- no request
+
+
+def is_echo(entry: HintEntry, base: Base | None, side: Side) -> bool:
+    """Whether a hinted version is the agreed one: our own write come back, or a repeat (rule 7)."""
+    if base is None:
+        return False
+    if base.deleted:
+        return entry.deleted
+    if entry.deleted or entry.etag is None or entry.etag != base.etag(side):
+        return False
+    return side is Side.BLOB or entry.at is None or entry.at.at_us + entry.at.precision_us - 1 <= base.vast_as_of_us
+
+
+def only_echoes(hint: Hint, base: Base | None) -> bool:
+    """Whether nothing in the hint is news."""
+    entries = [(side, entry) for side in Side for entry in hint.entries(side)]
+    return bool(entries) and all(is_echo(entry, base, side) for side, entry in entries)
+
+
+def unagreed(hint: Hint, base: Base | None) -> Hint:
+    """The hint without its echoes."""
+    return replace(
+        hint,
+        blob=tuple(entry for entry in hint.blob if not is_echo(entry, base, Side.BLOB)),
+        vast=tuple(entry for entry in hint.vast if not is_echo(entry, base, Side.VAST)),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- two requests
+
+
+async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Synced | None:
+    """Read the changed side, assume the other is as agreed. None: not a case for this path; nothing was written."""
+    scene = await _read_one(ctx, lease, claim, side)
+    try:
+        here = scene.of(side)
+        if isinstance(here, Present):
+            await _require_quiet(ctx, scene, claim.hint)
+            here = await _with_small_content(ctx, scene, here)
+            scene = _with(scene, side, here)
+        decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
+        if not _fits_fast_path(decision, side):
+            return None
+        return Synced(decision, await apply(ctx, scene, decision))
+    finally:
+        if scene.reader is not None:
+            await scene.reader.close()
+
+
+def _fits_fast_path(decision: Decision, side: Side) -> bool:
+    # Whatever needs the other side's real content, or loses a version, looks at both sides first.
+    if decision.preserve is not None:
+        return False
+    if decision.action is Action.NOTHING or (decision.action is Action.ADOPT and decision.reason is Reason.EQUAL):
+        return True
+    return decision.action in (Action.COPY, Action.METADATA, Action.DELETE) and decision.source is side
+
+
+async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Scene:
+    key, store = claim.hint.key, ctx.stores[side]
+    scene = await _scene(ctx, lease, claim)
+    entries = unagreed(claim.hint, claim.base).entries(side)
+    if all(entry.etag is None for entry in entries) and claim.base is not None:
+        # A delete to confirm, or "look at it": most often nothing is to be read.
+        return _with(scene, side, await observe(store, key, claim.hint))
+    try:
+        reader = await store.open(key)
+    except NotPresent:
+        return _with(scene, side, Absent(delete_time(claim.hint, side)))
+    scene.reader = reader
+    return _with(scene, side, complete(reader.present, key, side, claim.hint))
+
+
+async def _with_small_content(ctx: PairContext, scene: Scene, here: Present) -> Present:
+    """Read a small body at once when its hash is not known: it decides, and is needed anyway."""
+    if scene.reader is None or here.version.md5 is not None or not ctx.transfer.is_small(here.version.size_bytes):
+        return here
+    scene.data = await ctx.transfer.read_small(scene.reader)
+    return replace(here, version=replace(here.version, md5=md5_hex(scene.data)))
+
+
+# -------------------------------------------------------------------------------------------------------------- both sides
+
+
+async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
+    hint, key = claim.hint, claim.hint.key
+    scene = await _scene(ctx, lease, claim)
+    scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
+    scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    scene.base = recovered(scene.base, claim.intent, scene)
+    await _require_quiet(ctx, scene, hint)
+    decision = await decide_with_hashes(ctx, scene)
+    decision, scene.delete_released = _verdict(decision, claim.held)
+    return Synced(decision, await apply(ctx, scene, decision))
+
+
+async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
+    """Decide; where equality of the contents decides and is not known, read and hash, then decide again."""
+    decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
+    if decision.action is not Action.HASH:
+        return decision
+    for side in decision.sides:
+        here = scene.present(side)
+        md5 = await ctx.transfer.hash_object(ctx.stores[side], scene.key, here)
+        hashed = replace(here, version=replace(here.version, md5=md5))
+        if side is Side.BLOB:
+            scene.blob = hashed
+        else:
+            scene.vast = hashed
+    return decide(scene.blob, scene.vast, scene.base, scene.rules)
+
+
+def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
+    """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there."""
+    if intent is None or (base is not None and base.live):
+        return base
+    source = Side.BLOB if intent.blob_etag else Side.VAST
+    there = scene.of(source.other)
+    if isinstance(there, Absent) or there.origin is None:
+        return base
+    ours = there.origin.side is source and there.origin.etag == intent.etag(source)
+    # A multipart ETag is no content hash, but an intent for this very version stands behind the stamp.
+    if not ours or not (copy_of(there, source) or there.version.etag_kind is ETagKind.MULTIPART):
+        return base
+    done = replace(intent, md5=there.version.md5 or intent.md5, metadata_digest=there.metadata_digest)
+    etag = there.version.etag
+    return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
+
+
+def _verdict(decision: Decision, held: Held | None) -> tuple[Decision, bool]:
+    """A person's word on a held delete: released deletes it, rejected puts the object back where it is gone."""
+    if decision.action is not Action.DELETE or held is None:
+        return decision, False
+    if held.verdict == "rejected":
+        return Decision(Action.COPY, Reason.REJECTED_DELETE, source=decision.destination), False
+    return decision, held.verdict == "released"
+
+
+# ----------------------------------------------------------------------------------------------------------------- shared
+
+
+async def _scene(ctx: PairContext, lease: Lease, claim: Claim) -> Scene:
+    return Scene(
+        key=claim.hint.key,
+        lease=lease,
+        base=claim.base,
+        blob=as_agreed(claim.base, Side.BLOB),
+        vast=as_agreed(claim.base, Side.VAST),
+        rules=await ctx.current_rules(),
+        vast_as_of_us=await ctx.vast_now_us(),
+    )
+
+
+def _with(scene: Scene, side: Side, here: Present | Absent) -> Scene:
+    return replace(scene, blob=here) if side is Side.BLOB else replace(scene, vast=here)
+
+
+async def _require_quiet(ctx: PairContext, scene: Scene, hint: Hint) -> None:
+    here = scene.vast
+    if isinstance(here, Absent) or copy_of(here, Side.BLOB):
+        return
+    if scene.base is not None and here.version.etag == scene.base.vast_etag:
+        return  # read and agreed on before
+    wait_us = quiet_until_us(here, hint, quiet_us=ctx.quiet_us) - await ctx.vast_now_us()
+    if wait_us > 0:
+        raise NotQuiet(ctx.clock.now_us() + wait_us)

@@ -1,0 +1,163 @@
+"""Moving the bytes of one object from one side to the other (design 8).
+
+Small objects go in one request each way. Large ones stream from one GET of one version into parts, and become visible in one
+conditional commit; a version that changes midway can therefore never be mixed with another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from dataclasses import dataclass
+
+from federation.errors import FederationError, Reobserve, RetryLater
+from federation.model import ETagKind, Metadata, OriginStamp, Present
+from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
+from federation.sync.budget import ByteBudget
+from federation.sync.paced_store import tally
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLimits:
+    """Sizes in bytes; see ``settings.TransferSettings``."""
+
+    small_object_bytes: int
+    part_bytes: int
+    parallel_parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy left on the destination, and the content hash computed while the bytes passed."""
+
+    result: WriteResult
+    md5: str
+
+
+def part_size_bytes(size_bytes: int, preferred_bytes: int, capabilities: Capabilities) -> int:
+    """Bytes a part: *preferred_bytes*, more when the object would need more parts than the side allows, in whole MiB."""
+    needed = math.ceil(size_bytes / capabilities.max_parts)
+    part = max(preferred_bytes, capabilities.min_part_bytes, needed)
+    return math.ceil(part / _MIB) * _MIB
+
+
+class Transfer:
+    """Copies objects within one process-wide byte budget."""
+
+    def __init__(self, limits: TransferLimits, budget: ByteBudget) -> None:
+        self.limits = limits
+        self.budget = budget
+
+    def is_small(self, size_bytes: int) -> bool:
+        """Whether the object moves in one request."""
+        return size_bytes <= self.limits.small_object_bytes
+
+    async def read_small(self, reader: Reader) -> bytes:
+        """The whole body, checked against its announced size and MD5."""
+        data = await reader.read()
+        _read(len(data))
+        check_content(reader.present, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+        return data
+
+    async def send_large(
+        self,
+        reader: Reader,
+        destination: ObjectStore,
+        key: str,
+        *,
+        metadata: Metadata,
+        stamp: OriginStamp | None,
+        expected_etag: str | None,
+    ) -> Copied:
+        """Stream *reader* into parts on *destination* and commit conditionally. Raises as ``Upload.complete`` and ``Reader``."""
+        present = reader.present
+        size = present.version.size_bytes
+        part_bytes = part_size_bytes(size, self.limits.part_bytes, destination.capabilities)
+        # One chunk being read, one waiting for a lane, the others being sent.
+        async with self.budget.take(part_bytes * (self.limits.parallel_parts + 2)):
+            upload = await destination.begin_upload(key, metadata, stamp=stamp, size_bytes=size)
+            try:
+                md5 = await self._send_parts(reader, upload, part_bytes)
+                check_content(present, size, md5)
+                result = await upload.complete(expected_etag=expected_etag, md5_hex=md5)
+            except BaseException:
+                await _abort(upload)
+                raise
+        return Copied(result, md5)
+
+    async def _send_parts(self, reader: Reader, upload: Upload, part_bytes: int) -> str:
+        digest = hashlib.md5(usedforsecurity=False)
+        lanes = asyncio.Semaphore(self.limits.parallel_parts)
+        number = 0
+        try:
+            async with asyncio.TaskGroup() as parts:
+                async for chunk in reader.chunks(part_bytes):
+                    number += 1
+                    _read(len(chunk))
+                    await asyncio.to_thread(digest.update, chunk)
+                    await lanes.acquire()
+                    parts.create_task(self._send_part(upload, number, chunk, lanes))
+        except* FederationError as group:
+            # One fault speaks for all: the first part that failed cancelled the others.
+            raise _first(group) from None
+        return digest.hexdigest()
+
+    @staticmethod
+    async def _send_part(upload: Upload, number: int, chunk: bytes, lanes: asyncio.Semaphore) -> None:
+        try:
+            await upload.put_part(number, chunk)
+        finally:
+            lanes.release()
+
+    async def hash_object(self, store: ObjectStore, key: str, present: Present) -> str:
+        """MD5 of exactly the version *present*, by reading it. Raises Reobserve when it is no longer that version."""
+        reader = await store.open(key, if_match=present.version.etag)
+        digest = hashlib.md5(usedforsecurity=False)
+        try:
+            async with self.budget.take(self.limits.part_bytes):
+                async for chunk in reader.chunks(self.limits.part_bytes):
+                    _read(len(chunk))
+                    await asyncio.to_thread(digest.update, chunk)
+        finally:
+            await reader.close()
+        await still_the_same(store, key, present)
+        return digest.hexdigest()
+
+
+async def still_the_same(store: ObjectStore, key: str, present: Present) -> None:
+    """Raise Reobserve when a file-side version changed while it was read; S3 writes are atomic and need no second look."""
+    if present.version.etag_kind is not ETagKind.FILE_SIDE:
+        return
+    again = await store.head(key)
+    if (again.version.etag, again.version.size_bytes) != (present.version.etag, present.version.size_bytes):
+        raise Reobserve("the file changed while it was read", reason="changed_while_read", key=key, side=store.side)
+
+
+def check_content(present: Present, size_bytes: int, md5: str) -> None:
+    """Raise RetryLater when what was read is not what the side says it holds: a damaged or mixed answer is never passed on."""
+    version = present.version
+    if size_bytes != version.size_bytes or (version.md5 is not None and version.md5 != md5):
+        raise RetryLater("the bytes read do not match the object's size or MD5; reading again", reason="content_mismatch")
+
+
+async def _abort(upload: Upload) -> None:
+    try:
+        await asyncio.shield(upload.abort())
+    except FederationError:
+        # The fault that led here is the one to report; parts left behind are swept by the side's own lifecycle.
+        return
+
+
+def _first(group: BaseExceptionGroup[FederationError]) -> FederationError:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")
+
+
+def _read(size_bytes: int) -> None:
+    current = tally.get(None)
+    if current is not None:
+        current.read_bytes += size_bytes

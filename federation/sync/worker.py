@@ -1,0 +1,303 @@
+"""The worker of one process for one pair: takes shards by lease, claims due keys, works on many at once, records the outcome.
+
+Per key only the lease holder works, and a key is never handed out twice at a time; storage writes are conditional anyway, so
+a stale worker can do no harm (design 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from federation.errors import FederationError, LeaseLost, RetryLater
+from federation.model import Side
+from federation.ports import Claim, HaltRecord, Held, Lease
+from federation.sync.apply import DeleteHeld
+from federation.sync.context import PairContext
+from federation.sync.leases import Leases
+from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
+from federation.sync.paced_store import Tally, tally
+from federation.sync.pacing import Gate, backoff_seconds
+from federation.sync.stats import DecisionLine, WorkerStats
+from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
+from federation.telemetry import DECISION_LOGGER, logger
+
+_T = TypeVar("_T")
+_CLAIM_AT_MOST = 16
+_IDLE_POLL_SECONDS = 1.0
+_HALT_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """See ``settings.WorkerSettings``."""
+
+    concurrency: int
+    lease_seconds: float
+    drain_seconds: float
+    max_attempts: int
+
+
+class Worker:
+    """Runs until cancelled; then drains within ``drain_seconds`` and gives its leases back."""
+
+    def __init__(self, ctx: PairContext, gates: dict[Side, Gate], limits: WorkerLimits, *, owner: str) -> None:
+        self._ctx = ctx
+        self._gates = gates
+        self._limits = limits
+        self._leases = Leases(ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake)
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._ready: dict[int, None] = {}
+        self._rung = asyncio.Event()
+        self._work: set[asyncio.Task[None]] = set()
+        self._halts: tuple[float, list[HaltRecord]] = (float("-inf"), [])
+        self._log = logger(DECISION_LOGGER).bind(pair=ctx.name)
+        self.stats = WorkerStats()
+
+    @property
+    def in_flight(self) -> int:
+        """Keys at work now."""
+        return len(self._work)
+
+    @property
+    def shards_held(self) -> int:
+        """Shards this worker holds."""
+        return len(self._leases.held)
+
+    def wake(self, shard: int) -> None:
+        """Something may be due in *shard*."""
+        self._ready[shard] = None
+        self._rung.set()
+
+    def wake_keys(self, keys: list[str]) -> None:
+        """These keys were just marked."""
+        for key in keys:
+            self.wake(self._ctx.state.shard_of(key))
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._leases.keep())
+                group.create_task(self._poll())
+                group.create_task(self._claim_for_ever())
+        finally:
+            await self._drain()
+
+    async def _drain(self) -> None:
+        if self._work:
+            _, late = await asyncio.wait(self._work, timeout=self._limits.drain_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        with contextlib.suppress(RetryLater):  # Redis away: the leases expire by themselves
+            await self._leases.release_all()
+
+    async def _poll(self) -> None:
+        """Look at every held shard now and then: other processes mark too, and deferred keys come due."""
+        while True:
+            for shard in list(self._leases.held):
+                self.wake(shard)
+            await self._ctx.clock.sleep(_IDLE_POLL_SECONDS)
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            await self._rung.wait()
+            if not self._ready:
+                self._rung.clear()
+                continue
+            if await self._must_rest():
+                continue
+            shard = next(iter(self._ready))
+            del self._ready[shard]
+            lease = self._leases.held.get(shard)
+            if lease is not None:
+                await self._claim_from(lease)
+
+    async def _must_rest(self) -> bool:
+        """Whether to leave the dirty set alone for a moment: a side asked for rest, or the pair is halted."""
+        pause = max(gate.closed_for_seconds() for gate in self._gates.values())
+        if pause <= 0 and not await self._halted():
+            return False
+        await self._ctx.clock.sleep(min(max(pause, 0.05), _HALT_POLL_SECONDS) if pause > 0 else _HALT_POLL_SECONDS)
+        return True
+
+    async def _halted(self) -> bool:
+        checked, halts = self._halts
+        now = self._ctx.clock.monotonic_seconds()
+        if now - checked < _HALT_POLL_SECONDS:
+            return bool(halts)
+        try:
+            halts = await self._ctx.state.halts()
+            if any(record.self_lifting for record in halts) and await self._sides_answer():
+                for record in [record for record in halts if record.self_lifting]:
+                    await self._ctx.state.lift(record.name)
+                halts = [record for record in halts if not record.self_lifting]
+        except RetryLater:
+            return True  # not known: nothing may be written (rule 9)
+        self._halts = (now, halts)
+        return bool(halts)
+
+    async def _sides_answer(self) -> bool:
+        try:
+            for store in self._ctx.stores.values():
+                await store.check()
+        except FederationError:
+            return False
+        return True
+
+    async def _claim_from(self, lease: Lease) -> None:
+        await self._slots.acquire()
+        self._slots.release()
+        free = self._limits.concurrency - len(self._work)
+        limit = max(1, min(_CLAIM_AT_MOST, free))
+        try:
+            claims = await self._ctx.state.claim(lease, limit=limit, now_us=self._ctx.clock.now_us())
+        except LeaseLost:
+            self._leases.lost(lease)
+            return
+        except RetryLater as error:
+            await self._ctx.clock.sleep(error.after_seconds or 0.2)
+            self.wake(lease.shard)
+            return
+        if len(claims) == limit:
+            self.wake(lease.shard)
+        for claim in claims:
+            await self._slots.acquire()
+            task = asyncio.create_task(self._work_on(lease, claim))
+            self._work.add(task)
+            task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        self._slots.release()
+
+    # --------------------------------------------------------------------------------------------------------- one key
+
+    async def _work_on(self, lease: Lease, claim: Claim) -> None:
+        cost = Tally()
+        tally.set(cost)
+        started = self._ctx.clock.monotonic_seconds()
+        synced: Synced | None = None
+        error: Exception | None = None
+        try:
+            synced = await sync_key(self._ctx, lease, claim)
+        except Exception as caught:  # noqa: BLE001 - every error has an ending; see outcome.ending
+            error = caught
+        try:
+            outcome = await self._record(lease, claim, synced, error)
+        except LeaseLost:
+            self._leases.lost(lease)
+            outcome = "lease_lost"
+        self._report(claim, synced, error, _Spent(outcome, cost, self._ctx.clock.monotonic_seconds() - started))
+
+    async def _record(self, lease: Lease, claim: Claim, synced: Synced | None, error: Exception | None) -> str:
+        key, generation, state = claim.hint.key, claim.hint.generation, self._ctx.state
+        if isinstance(error, LeaseLost):
+            raise error
+        if error is None and synced is not None:
+            base = synced.base
+            if not await self._persist(lambda: state.settle(lease, key, generation, base)):
+                self.wake(lease.shard)
+                return "settled_dirty_again"
+            return "settled"
+        now = self._ctx.clock.now_us()
+        failure = error if error is not None else AssertionError("no outcome")
+        what = ending(failure, attempts=claim.hint.attempts, max_attempts=self._limits.max_attempts, now_us=now)
+        return await self._end(lease, claim, what, now)
+
+    async def _end(self, lease: Lease, claim: Claim, what: Ending, now: int) -> str:
+        key, generation, state = claim.hint.key, claim.hint.generation, self._ctx.state
+        match what:
+            case Deferred():
+                await self._defer(lease, claim, what)
+                return "deferred"
+            case ToPark():
+                await self._persist(
+                    lambda: state.park(lease, key, generation, reason=what.reason, detail=what.detail, now_us=now)
+                )
+                return "parked"
+            case ToHold():
+                held = Held(key=key, delete_on=what.delete_on, reason="delete_budget", since_us=now)
+                await self._persist(lambda: state.hold(lease, key, generation, held))
+                return "held"
+            case ToHalt():
+                record = HaltRecord(name=what.name, detail=what.detail, since_us=now, self_lifting=what.self_lifting)
+                await self._persist(lambda: state.halt(record))
+                self._halts = (float("-inf"), [])
+                await self._defer(lease, claim, what.deferred)
+                return "halted"
+
+    async def _defer(self, lease: Lease, claim: Claim, what: Deferred) -> None:
+        await self._persist(
+            lambda: self._ctx.state.defer(
+                lease,
+                claim.hint.key,
+                claim.hint.generation,
+                not_before_us=what.at_us,
+                error=what.error,
+                count_attempt=what.count_attempt,
+            )
+        )
+        wait = max(0.0, (what.at_us - self._ctx.clock.now_us()) / 1_000_000)
+        asyncio.get_running_loop().call_later(wait, self.wake, lease.shard)
+
+    async def _persist(self, step: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat a state step while Redis is away: what was done to storage must not be forgotten by the one who knows it.
+
+        Ends with LeaseLost when somebody else took over, who will find the same by looking.
+        """
+        attempts = 0
+        while True:
+            try:
+                return await step()
+            except RetryLater as error:
+                await self._ctx.clock.sleep(min(5.0, error.after_seconds or backoff_seconds(attempts, first_seconds=0.1)))
+                attempts += 1
+
+    def _report(self, claim: Claim, synced: Synced | None, error: Exception | None, spent: _Spent) -> None:
+        decision = synced.decision if synced is not None else None
+        if decision is not None and only_echoes(claim.hint, claim.base):
+            self.stats.echoes += 1
+            self.stats.echo_requests += spent.cost.requests
+        now = self._ctx.clock.now_us()
+        delay = _apply_delay_seconds(claim, decision.source if decision else None, now)
+        line = DecisionLine(
+            key=claim.hint.key,
+            action=decision.action.value if decision else "none",
+            reason=decision.reason.value if decision else (getattr(error, "reason", "") or type(error).__name__),
+            source=(decision.source or "") if decision else "",
+            outcome=spent.outcome,
+            requests=spent.cost.requests,
+            read_bytes=spent.cost.read_bytes,
+            written_bytes=spent.cost.written_bytes,
+            seconds=round(spent.seconds, 6),
+            apply_delay_seconds=delay if spent.outcome.startswith("settled") and spent.cost.requests else None,
+            attempt=claim.hint.attempts,
+            at_us=now,
+            error=str(error) if error is not None else "",
+        )
+        self.stats.add(line)
+        bug = error is not None and not isinstance(error, FederationError | NotQuiet | DeleteHeld)
+        self._log.log(logging.ERROR if bug else logging.INFO, "decision", **_fields(line), exc_info=error if bug else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    outcome: str
+    cost: Tally
+    seconds: float
+
+
+def _fields(line: DecisionLine) -> dict[str, object]:
+    return {name: getattr(line, name) for name in DecisionLine.__slots__ if name != "at_us"}
+
+
+def _apply_delay_seconds(claim: Claim, source: Side | None, now_us: int) -> float | None:
+    sides = [source] if source is not None else list(Side)
+    times = [entry.at.at_us for side in sides for entry in claim.hint.entries(side) if entry.at is not None]
+    return round((now_us - min(times)) / 1_000_000, 6) if times else None
