@@ -1,0 +1,167 @@
+"""The one composition root of the engine: settings in, a pair ready to work out. Imports of SDKs happen here, late."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from federation.clock import SystemClock
+from federation.model import Change, Side
+from federation.ports import Clock, MarkResult, ObjectStore, Source, State
+from federation.rules.decision import Rules
+from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
+from federation.sync.budget import ByteBudget
+from federation.sync.context import DeleteBudget, PairContext
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate
+from federation.sync.transfer import Transfer, TransferLimits
+from federation.sync.worker import Worker, WorkerLimits
+
+DeadLetter = Callable[[str, str, bytes], None]
+"""Called with source, reason and the raw record that could not be parsed."""
+
+
+@dataclass(slots=True)
+class PairRuntime:
+    """One pair, opened. ``fresh_state``: Redis held nothing of it, so it is in union mode until a whole scan (design 4.5)."""
+
+    settings: PairSettings
+    context: PairContext
+    gates: dict[Side, Gate]
+    state: State
+    worker: Worker
+    fresh_state: bool
+    sink: WakingSink = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sink = WakingSink(self.state, self.worker)
+
+    @property
+    def stores(self) -> Mapping[Side, ObjectStore]:
+        """Both sides, paced and counted."""
+        return self.context.stores
+
+
+class WakingSink:
+    """``ports.ChangeSink`` that wakes this process's own worker once the marks are durable."""
+
+    def __init__(self, state: State, worker: Worker) -> None:
+        self._state = state
+        self._worker = worker
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """As ``State.mark``."""
+        result = await self._state.mark(changes)
+        self._worker.wake_keys([change.key for change in changes])
+        return result
+
+
+@asynccontextmanager
+async def open_state(settings: Settings, pair: PairSettings, clock: Clock | None = None) -> AsyncIterator[State]:
+    """The pair's state in Redis, opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError."""
+    from federation.state.embedded import connect  # noqa: PLC0415 - keeps start-up of thin triggers light
+    from federation.state.redis_state import RedisState  # noqa: PLC0415
+
+    client, server = await connect(settings.redis)
+    state = RedisState(client, pair.name, shards=settings.worker.shards, clock=clock or SystemClock())
+    try:
+        yield state
+    finally:
+        await state.close()
+        if server is not None:
+            await server.stop()
+
+
+@asynccontextmanager
+async def open_pair(
+    settings: Settings, pair: PairSettings, clock: Clock | None = None, budget: ByteBudget | None = None
+) -> AsyncIterator[PairRuntime]:
+    """Open state and both sides and build the worker. Share one *budget* among the pairs of a process."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        state = await stack.enter_async_context(open_state(settings, pair, clock))
+        had_state = await state.open()
+        gates = {side: Gate(side, clock) for side in Side}
+        stores: dict[Side, ObjectStore] = {}
+        for side, store in ((Side.BLOB, await _blob_store(stack, pair.blob)), (Side.VAST, _vast_store(pair.vast))):
+            stack.push_async_callback(store.close)
+            stores[side] = PacedStore(store, gates[side])
+        context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
+        worker = Worker(context, gates, _limits(settings), owner=owner_name())
+        yield PairRuntime(pair, context, gates, state, worker, fresh_state=not had_state)
+
+
+def owner_name() -> str:
+    """Who holds a lease, for people: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _context(  # noqa: PLR0917 - called once, above
+    settings: Settings,
+    pair: PairSettings,
+    stores: Mapping[Side, ObjectStore],
+    state: State,
+    clock: Clock,
+    budget: ByteBudget,
+) -> PairContext:
+    rules, transfer = pair.rules, settings.transfer
+    limits = TransferLimits(transfer.small_object_bytes, transfer.part_bytes, transfer.parallel_parts)
+    return PairContext(
+        name=pair.name,
+        stores=stores,
+        state=state,
+        clock=clock,
+        transfer=Transfer(limits, budget),
+        rules=Rules(
+            mode=pair.mode,
+            tie_winner=rules.tie_winner,
+            deletes_to_blob=rules.deletes_to(Side.BLOB),
+            deletes_to_vast=rules.deletes_to(Side.VAST),
+            clock_uncertainty_us=int(rules.clock_uncertainty_seconds * 1_000_000),
+        ),
+        delete_budget=DeleteBudget(rules.delete_budget_count, rules.delete_budget_share, rules.delete_budget_window_seconds),
+        quiet_us=int(settings.reconcile.quiet_seconds * 1_000_000),
+        origin_stamps=pair.origin_stamps,
+    )
+
+
+def _limits(settings: Settings) -> WorkerLimits:
+    worker = settings.worker
+    return WorkerLimits(worker.concurrency, worker.lease_seconds, worker.drain_seconds, worker.max_attempts)
+
+
+async def _blob_store(stack: AsyncExitStack, blob: BlobSettings) -> ObjectStore:
+    from federation.stores.azure_blob import AzureBlobStore  # noqa: PLC0415
+
+    if blob.connection_string_env:
+        text = secret(blob.connection_string_env, "pair.blob.connection_string_env")
+        return AzureBlobStore(account_url=blob.account_url, container=blob.container, prefix=blob.prefix, connection_string=text)
+    from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
+
+    credential = await stack.enter_async_context(DefaultAzureCredential())
+    return AzureBlobStore(account_url=blob.account_url, container=blob.container, prefix=blob.prefix, credential=credential)
+
+
+def _vast_store(vast: VastSettings) -> ObjectStore:
+    from federation.stores.vast_s3 import VastS3Store  # noqa: PLC0415
+
+    return VastS3Store(
+        endpoint=vast.endpoint,
+        bucket=vast.bucket,
+        prefix=vast.prefix,
+        region=vast.region,
+        access_key=secret(vast.access_key_env, "pair.vast.access_key_env"),
+        secret_key=secret(vast.secret_key_env, "pair.vast.secret_key_env"),
+        ca_file=vast.ca_file,
+        name_policy=vast.name_policy,
+    )
+
+
+def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None], dead_letter: DeadLetter) -> list[Source]:
+    """The listeners that the pair's settings ask for. *on_gap* is called when a source knows that it missed something."""
+    from federation.sources import build  # noqa: PLC0415
+
+    return build.sources(runtime.settings, runtime.state, runtime.sink, on_gap=on_gap, dead_letter=dead_letter)
