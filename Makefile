@@ -1,0 +1,58 @@
+# Two commands matter to a new user: `make run` and `make test`. Both set up everything they need from the package registries.
+# Needs: Python 3.11 to 3.13 on PATH (or PYTHON=/path/to/python). Everything else comes through pip and npm.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test check lint types layers unit servers accept accept-quick bench full-stack setup lock clean
+
+run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
+	@$(BIN)/fedplane run --with-stack
+
+test: setup lint types layers ## everything a change must pass
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -q
+
+accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
+	@$(BIN)/python tests/acceptance/run.py
+
+accept-quick: setup ## the same, smaller
+	@$(BIN)/python tests/acceptance/run.py --quick
+
+setup: $(READY)
+
+$(READY): requirements/lock.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found on PATH. Install one (for example your system's python3.11 package with its venv module), or run: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv/ensurepip module. Install your system's python3-venv package, or use another Python: make PYTHON=/path/to/python"; exit 2; }
+	@echo "Setting up $(VENV) with $(PYTHON) (about a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+layers: setup
+	@$(BIN)/lint-imports --no-cache
+
+unit: setup ## the fast tests only
+	@$(BIN)/python -m pytest tests/unit -q
+
+bench: setup ## figures, not assertions
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+full-stack: setup ## versitygw and Apache Kafka for the full local stack (needs Go, JDK 17 and Maven)
+	@$(BIN)/python -m fedplane.localstack.full_stack
+
+lock: setup ## renew the pins
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --extra local --group dev pyproject.toml -o requirements/lock.txt
+
+clean:
+	@rm -rf $(VENV) .fedplane .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
