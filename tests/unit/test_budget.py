@@ -1,0 +1,73 @@
+"""The process-wide byte budget."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from federation.sync.budget import ByteBudget
+
+
+async def _hold(budget: ByteBudget, size: int, log: list[str], name: str, release: asyncio.Event) -> None:
+    async with budget.take(size):
+        log.append(name)
+        await release.wait()
+
+
+async def test_budget_is_never_exceeded_and_served_in_order() -> None:
+    """What does not fit waits its turn, and a small request does not overtake a large one that came first."""
+    budget, log, release = ByteBudget(10), list[str](), asyncio.Event()
+    tasks = [asyncio.create_task(_hold(budget, size, log, name, release)) for name, size in (("a", 6), ("b", 8), ("c", 2))]
+    await asyncio.sleep(0)
+
+    assert log == ["a"]
+    assert budget.free_bytes == 4
+
+    release.set()
+    await asyncio.gather(*tasks)
+    assert log == ["a", "b", "c"]
+    assert budget.free_bytes == 10
+
+
+async def test_a_request_above_the_total_gets_the_total() -> None:
+    """An object larger than the whole budget still moves, alone."""
+    budget = ByteBudget(10)
+    async with budget.take(1_000):
+        assert budget.free_bytes == 0
+    assert budget.free_bytes == 10
+
+
+async def test_cancelling_a_waiter_gives_nothing_away() -> None:
+    """A cancelled waiter leaves the queue, and those behind it are served."""
+    budget, log, release = ByteBudget(10), list[str](), asyncio.Event()
+    first = asyncio.create_task(_hold(budget, 9, log, "first", release))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(_hold(budget, 9, log, "waiting", release))
+    small = asyncio.create_task(_hold(budget, 1, log, "small", release))
+    await asyncio.sleep(0)
+    assert log == ["first"]
+
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0)
+    assert log == ["first", "small"]
+
+    release.set()
+    await asyncio.gather(first, small)
+    assert budget.free_bytes == 10
+
+
+async def test_cancelling_in_the_tick_of_the_grant_returns_the_bytes() -> None:
+    """A grant and a cancellation in the same tick leak nothing."""
+    budget = ByteBudget(10)
+    gate = budget.take(10)
+    await gate.__aenter__()
+    waiter = asyncio.create_task(budget.take(5).__aenter__())
+    await asyncio.sleep(0)
+    await gate.__aexit__(None, None, None)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert budget.free_bytes == 10

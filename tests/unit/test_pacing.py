@@ -1,0 +1,66 @@
+"""Back-off and the gate in front of a side."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.errors import RetryLater
+from federation.model import Side
+from federation.sync.pacing import LONGEST_BACKOFF_SECONDS, Gate, backoff_seconds
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def now_us(self) -> int:
+        return int(self.seconds * 1_000_000)
+
+    def monotonic_seconds(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@given(st.integers(0, 10_000), st.floats(0, 0.999))
+def test_backoff_grows_to_a_bound_and_keeps_at_least_half(attempts: int, jitter: float) -> None:
+    """Whatever the attempt and the jitter, the pause lies between half of the bounded doubling and all of it."""
+    full = min(LONGEST_BACKOFF_SECONDS, 2.0 ** min(attempts, 16))
+    assert full / 2 <= backoff_seconds(attempts, jitter=jitter) <= full
+
+
+def test_gate_honours_retry_after_then_opens_by_itself() -> None:
+    """A throttled side is left alone exactly as long as it asked, without a request being sent."""
+    clock = _Clock()
+    gate = Gate(Side.BLOB, clock)
+    gate.admit()
+    gate.failed(RetryLater("503 ServerBusy", reason="throttled", after_seconds=7))
+
+    with pytest.raises(RetryLater) as caught:
+        gate.admit()
+    assert caught.value.reason == "paced"
+    assert caught.value.after_seconds == pytest.approx(7)
+    assert gate.failing_since_us == 100_000_000
+
+    clock.seconds += 7.01
+    gate.admit()
+
+
+def test_gate_backs_off_over_consecutive_failures_and_forgets_them_on_success() -> None:
+    """Without Retry-After the pauses grow; one good answer starts over and ends the failing state."""
+    clock = _Clock()
+    gate = Gate(Side.VAST, clock)
+    pauses = []
+    for _ in range(6):
+        gate.failed(RetryLater("connection refused", reason="unreachable"))
+        pauses.append(gate.closed_for_seconds())
+        clock.seconds += pauses[-1] + 0.001
+    assert pauses[-1] > pauses[0] * 4
+    assert gate.failing_since_us is not None
+
+    gate.succeeded()
+    assert gate.failing_since_us is None
+    assert gate.failures == 0
