@@ -1,0 +1,368 @@
+"""The in-memory twin of ``RedisState``, for unit tests and the simulation. Same contract suite."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from zlib import crc32
+
+from federation.errors import LeaseLost
+from federation.model import Base, Change, Hint, HintEntry, Side, Source
+from federation.ports import Backlog, Claim, Clock, ConflictRecord, Cursor, HaltRecord, Held, Lease, MarkResult, Parked
+
+ENTRIES_A_SIDE = 4
+"""Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
+
+
+@dataclass(slots=True)
+class _Dirty:
+    generation: int = 0
+    entries: dict[Side, list[HintEntry]] = field(default_factory=lambda: {side: [] for side in Side})
+    since_us: dict[Side, int] = field(default_factory=dict)
+    sources: set[Source] = field(default_factory=set)
+    due_us: int | None = None
+    """None while claimed."""
+    claimed: bool = False
+    attempts: int = 0
+    last_error: str = ""
+
+
+@dataclass(slots=True)
+class _Owner:
+    lease: Lease
+    until_seconds: float
+
+
+class MemoryState:
+    """``ports.State`` in plain dictionaries; lives as long as the object."""
+
+    def __init__(self, pair: str, *, shards: int, clock: Clock) -> None:
+        self.pair = pair
+        self.shards = shards
+        self._clock = clock
+        self._opened = False
+        self._dirty: dict[str, _Dirty] = {}
+        self._base: dict[str, Base] = {}
+        self._intents: dict[str, Base] = {}
+        self._parked: dict[str, Parked] = {}
+        self._held: dict[str, Held] = {}
+        self._owners: dict[int, _Owner] = {}
+        self._fences: dict[int, int] = {}
+        self._deletes: list[int] = []
+        self._conflicts: dict[str, ConflictRecord] = {}
+        self._halts: dict[str, HaltRecord] = {}
+        self._cursors: dict[str, Cursor] = {}
+        self._notes: dict[str, bytes] = {}
+
+    async def open(self) -> bool:
+        """As in the port."""
+        was, self._opened = self._opened, True
+        return was
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def shard_of(self, key: str) -> int:
+        """As in the port."""
+        return crc32(key.encode()) % self.shards
+
+    # ------------------------------------------------------------------------------------------------------------- marks
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """As in the port."""
+        marked = sum(self._mark(change) for change in changes)
+        return MarkResult(marked=marked, echoes=len(changes) - marked)
+
+    def _mark(self, change: Change) -> bool:
+        if self._is_echo(change):
+            return False
+        now = self._clock.now_us()
+        dirty = self._dirty.setdefault(change.key, _Dirty())
+        dirty.generation += 1
+        dirty.sources.add(change.source)
+        _add_entry(dirty, change)
+        at_us = change.at.at_us if change.at is not None else now
+        dirty.since_us[change.side] = min(at_us, dirty.since_us.get(change.side, at_us))
+        due_us = max(now, change.not_before_us)
+        if dirty.claimed:
+            dirty.due_us = None
+        else:
+            dirty.due_us = due_us if dirty.due_us is None else min(dirty.due_us, due_us)
+        self._parked.pop(change.key, None)
+        if change.source is not Source.OPERATOR:
+            self._held.pop(change.key, None)
+        return True
+
+    def _is_echo(self, change: Change) -> bool:
+        base = self._base.get(change.key)
+        if base is None:
+            return False
+        if base.deleted:
+            return change.deleted
+        if change.deleted or change.etag is None or change.etag != base.etag(change.side):
+            return False
+        if change.side is Side.BLOB or change.at is None:
+            return True
+        return change.at.at_us + change.at.precision_us - 1 <= base.vast_as_of_us
+
+    # ------------------------------------------------------------------------------------------------------------ leases
+
+    async def acquire(self, shard: int, *, owner: str, ttl_seconds: float) -> Lease | None:
+        """As in the port."""
+        del owner
+        now = self._clock.monotonic_seconds()
+        current = self._owners.get(shard)
+        if current is not None and current.until_seconds > now:
+            return None
+        self._fences[shard] = self._fences.get(shard, 0) + 1
+        lease = Lease(shard=shard, token=secrets.token_hex(8), fence=self._fences[shard])
+        self._owners[shard] = _Owner(lease, now + ttl_seconds)
+        for key, dirty in self._dirty.items():
+            if dirty.claimed and self.shard_of(key) == shard:
+                dirty.claimed, dirty.due_us = False, self._clock.now_us()
+        return lease
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> bool:
+        """As in the port."""
+        owner = self._owners.get(lease.shard)
+        now = self._clock.monotonic_seconds()
+        if owner is None or owner.lease != lease or owner.until_seconds <= now:
+            return False
+        owner.until_seconds = now + ttl_seconds
+        return True
+
+    async def release(self, lease: Lease) -> None:
+        """As in the port."""
+        owner = self._owners.get(lease.shard)
+        if owner is not None and owner.lease == lease:
+            del self._owners[lease.shard]
+
+    def _owned(self, lease: Lease) -> None:
+        owner = self._owners.get(lease.shard)
+        if owner is None or owner.lease != lease or owner.until_seconds <= self._clock.monotonic_seconds():
+            raise LeaseLost(f"shard {lease.shard} belongs to another worker", reason="lease_lost")
+
+    # -------------------------------------------------------------------------------------------------------------- work
+
+    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
+        """As in the port."""
+        self._owned(lease)
+        due = [
+            (dirty.due_us, key)
+            for key, dirty in self._dirty.items()
+            if dirty.due_us is not None and dirty.due_us <= now_us and not dirty.claimed and self.shard_of(key) == lease.shard
+        ]
+        claims = []
+        for _, key in sorted(due)[:limit]:
+            dirty = self._dirty[key]
+            dirty.claimed, dirty.due_us = True, None
+            claims.append(Claim(_hint(key, dirty), self._base.get(key), self._held.get(key), self._intents.get(key)))
+        return claims
+
+    async def intend(self, lease: Lease, key: str, intent: Base) -> None:
+        """As in the port."""
+        self._owned(lease)
+        self._intents[key] = intent
+
+    async def settle(self, lease: Lease, key: str, generation: int, base: Base | None) -> bool:
+        """As in the port."""
+        self._owned(lease)
+        if base is None:
+            self._base.pop(key, None)
+        else:
+            self._base[key] = base
+        self._intents.pop(key, None)
+        self._held.pop(key, None)
+        dirty = self._dirty.get(key)
+        if dirty is None or dirty.generation == generation:
+            self._dirty.pop(key, None)
+            return True
+        self._keep_newer(dirty, generation)
+        return False
+
+    def _keep_newer(self, dirty: _Dirty, generation: int) -> None:
+        dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = False, self._clock.now_us(), 0, ""
+        for side in Side:
+            newer = [entry for entry in dirty.entries[side] if entry.generation > generation]
+            dirty.entries[side] = newer
+            times = [entry.at.at_us if entry.at is not None else self._clock.now_us() for entry in newer]
+            dirty.since_us.pop(side, None)
+            if times:
+                dirty.since_us[side] = min(times)
+
+    async def defer(
+        self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
+    ) -> None:
+        """As in the port."""
+        self._owned(lease)
+        dirty = self._dirty.get(key)
+        if dirty is None:
+            return
+        dirty.claimed = False
+        dirty.due_us = not_before_us if dirty.generation == generation else min(not_before_us, self._clock.now_us())
+        dirty.attempts += count_attempt
+        dirty.last_error = error
+
+    async def park(self, lease: Lease, key: str, generation: int, *, reason: str, detail: str, now_us: int) -> None:
+        """As in the port."""
+        self._owned(lease)
+        if self._taken_off(key, generation):
+            self._parked[key] = Parked(key, reason, detail, now_us)
+
+    async def hold(self, lease: Lease, key: str, generation: int, held: Held) -> None:
+        """As in the port."""
+        self._owned(lease)
+        if self._taken_off(key, generation):
+            self._held[key] = held
+
+    def _taken_off(self, key: str, generation: int) -> bool:
+        dirty = self._dirty.get(key)
+        if dirty is None:
+            return False
+        if dirty.generation == generation:
+            del self._dirty[key]
+            return True
+        dirty.claimed, dirty.due_us = False, self._clock.now_us()
+        return False
+
+    # ----------------------------------------------------------------------------------------------------------- queries
+
+    async def bases(self, keys: Sequence[str]) -> list[Base | None]:
+        """As in the port."""
+        return [self._base.get(key) for key in keys]
+
+    async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
+        """As in the port."""
+        return [key in self._dirty for key in keys]
+
+    async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
+        """As in the port."""
+        dirty = self._dirty.get(key)
+        hint = _hint(key, dirty) if dirty is not None else None
+        return hint, self._base.get(key), self._parked.get(key), self._held.get(key)
+
+    async def backlog(self) -> Backlog:
+        """As in the port."""
+        since = {side: [dirty.since_us[side] for dirty in self._dirty.values() if side in dirty.since_us] for side in Side}
+        return Backlog(
+            dirty=len(self._dirty),
+            dirty_by_side={side: len(since[side]) for side in Side},
+            oldest_us_by_side={side: min(since[side], default=None) for side in Side},
+            parked=len(self._parked),
+            held=len(self._held),
+            conflicts=len(self._conflicts),
+            objects=sum(base.live for base in self._base.values()),
+        )
+
+    async def dirty_keys(self, *, limit: int) -> list[str]:
+        """As in the port."""
+        return list(self._dirty)[:limit]
+
+    async def parked(self) -> list[Parked]:
+        """As in the port."""
+        return sorted(self._parked.values(), key=lambda one: one.since_us)
+
+    async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
+        """As in the port."""
+        del now_us
+        known = [key for key in keys if key in self._parked]
+        await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
+        return len(known)
+
+    async def held(self) -> list[Held]:
+        """As in the port."""
+        return sorted(self._held.values(), key=lambda one: one.since_us)
+
+    async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
+        """As in the port."""
+        del now_us
+        known = [key for key in keys if key in self._held]
+        for key in known:
+            self._held[key] = replace(self._held[key], verdict=verdict)
+        await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
+        return len(known)
+
+    async def reserve_deletes(self, count: int, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """As in the port."""
+        start = now_us - int(window_seconds * 1_000_000)
+        self._deletes = [at for at in self._deletes if at > start]
+        if len(self._deletes) + count > limit:
+            return False
+        self._deletes += [now_us] * count
+        return True
+
+    # ----------------------------------------------------------------------------------------------- records of the pair
+
+    async def record_conflict(self, record: ConflictRecord) -> None:
+        """As in the port."""
+        self._conflicts.setdefault(record.conflict_id, record)
+
+    async def conflicts(self) -> list[ConflictRecord]:
+        """As in the port."""
+        return sorted(self._conflicts.values(), key=lambda one: one.at_us)
+
+    async def drop_conflict(self, conflict_id: str) -> bool:
+        """As in the port."""
+        return self._conflicts.pop(conflict_id, None) is not None
+
+    async def halt(self, record: HaltRecord) -> None:
+        """As in the port."""
+        known = self._halts.get(record.name)
+        self._halts[record.name] = record if known is None else replace(record, since_us=known.since_us)
+
+    async def halts(self) -> list[HaltRecord]:
+        """As in the port."""
+        return sorted(self._halts.values(), key=lambda one: one.name)
+
+    async def lift(self, name: str) -> bool:
+        """As in the port."""
+        return self._halts.pop(name, None) is not None
+
+    async def cursor(self, source: str) -> Cursor | None:
+        """As in the port."""
+        return self._cursors.get(source)
+
+    async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
+        """As in the port."""
+        if self._cursors.get(source) != old:
+            return False
+        self._cursors[source] = new
+        return True
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """As in the port."""
+        self._notes[name] = value
+
+    async def note(self, name: str) -> bytes | None:
+        """As in the port."""
+        return self._notes.get(name)
+
+
+def _hint(key: str, dirty: _Dirty) -> Hint:
+    return Hint(
+        key=key,
+        generation=dirty.generation,
+        blob=tuple(dirty.entries[Side.BLOB]),
+        vast=tuple(dirty.entries[Side.VAST]),
+        sources=tuple(sorted(dirty.sources)),
+        attempts=dirty.attempts,
+        last_error=dirty.last_error,
+    )
+
+
+def _add_entry(dirty: _Dirty, change: Change) -> None:
+    entries = dirty.entries[change.side]
+    at = change.at
+    for index, entry in enumerate(entries):
+        if (entry.etag, entry.deleted) == (change.etag, change.deleted):
+            # Later news of one version: the latest time decides whether it can be an echo.
+            if entry.at is not None and (at is None or entry.at.at_us > at.at_us):
+                at = entry.at
+            del entries[index]
+            break
+    entries.append(HintEntry(change.etag, change.deleted, at, dirty.generation))
+    if len(entries) > ENTRIES_A_SIDE:
+        times = [entry.at for entry in entries if entry.at is not None]
+        at = min(times, key=lambda stamp: stamp.at_us, default=None)
+        dirty.entries[change.side] = [HintEntry(None, deleted=False, at=at, generation=dirty.generation)]

@@ -1,0 +1,266 @@
+"""The in-memory twin of the stores, with the real ones' semantics and vices. For tests and the simulation; same contract suite.
+
+Vices: Last-Modified in whole seconds, opaque ETags on Blob and content hashes on VAST, conditions that a server ignores,
+file-side writes without events, and calls that fail before or after their effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from itertools import count
+
+from federation import keys
+from federation.errors import FederationError, Halt, NotPresent, Reobserve
+from federation.model import (
+    PRESERVED_PREFIX,
+    SECOND_US,
+    ETagKind,
+    ListEntry,
+    Metadata,
+    OriginStamp,
+    Present,
+    Side,
+    Stamp,
+    Version,
+    s3_etag_kind,
+)
+from federation.ports import Capabilities, Clock, WriteResult
+
+Hook = Callable[[str, str], Awaitable[None]]
+"""Awaited before every call with its name and key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    data: bytes
+    metadata: Metadata
+    stamp: OriginStamp | None
+    etag: str
+    modified: Stamp
+
+
+@dataclass(slots=True)
+class _Fault:
+    call: str
+    error: FederationError
+    after_effect: bool
+
+
+class MemoryStore:
+    """``ports.ObjectStore`` in a dictionary."""
+
+    def __init__(self, side: Side, *, clock: Clock, hook: Hook | None = None, skew_us: int = 0) -> None:
+        self.side = side
+        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000)
+        self.race_windows = 0
+        self.missing_container = False
+        self.objects: dict[str, _Object] = {}
+        self.calls: list[tuple[str, str]] = []
+        self._clock = clock
+        self._hook = hook
+        self._skew_us = skew_us
+        self._faults: list[_Fault] = []
+        self._serial = count(1)
+
+    def fail_next(self, call: str, error: FederationError, *, after_effect: bool = False) -> None:
+        """Let the next *call* raise *error*, before its effect or after it (an answer that was lost)."""
+        self._faults.append(_Fault(call, error, after_effect))
+
+    def write_file(self, key: str, data: bytes) -> None:
+        """A write over NFS: no event, a metadata-derived ETag, user metadata kept (facts/vast.md 3 ETag)."""
+        before = self.objects.get(key)
+        etag = f"48ed760a74{next(self._serial):022x}"
+        metadata = before.metadata if before is not None else Metadata()
+        self.objects[key] = _Object(data, metadata, before.stamp if before is not None else None, etag, self._now())
+
+    # ----------------------------------------------------------------------------------------------------------- port
+
+    async def check(self) -> None:
+        """As in the port."""
+        await self._enter("check", "")
+
+    async def probe(self) -> Capabilities:
+        """As in the port; nothing to find out."""
+        await self._enter("probe", "")
+        return self.capabilities
+
+    async def head(self, key: str) -> Present:
+        """As in the port."""
+        await self._enter("head", key)
+        return self._present(self._get(key))
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        """As in the port."""
+        await self._enter("open", key)
+        found = self._get(key)
+        self._require(key, found, if_match, given=if_match is not None)
+        end = None if length is None else start + length
+        return MemoryReader(self._present(found), found.data[start:end])
+
+    async def put(
+        self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
+    ) -> WriteResult:
+        """As in the port."""
+        await self._enter("put", key)
+        if self.capabilities.conditional_put:
+            self._require(key, self.objects.get(key), expected_etag)
+        result = self._store(key, data, metadata, stamp, hashlib.md5(data, usedforsecurity=False).hexdigest())
+        self._leave("put")
+        return result
+
+    async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> MemoryUpload:
+        """As in the port."""
+        del size_bytes
+        await self._enter("begin_upload", key)
+        return MemoryUpload(self, key, metadata, stamp)
+
+    async def replace_metadata(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+    ) -> WriteResult:
+        """As in the port."""
+        await self._enter("replace_metadata", key)
+        found = self._get(key)
+        self._require(key, found, expected_etag)
+        result = self._store(key, found.data, metadata, stamp, found.etag)
+        self._leave("replace_metadata")
+        return result
+
+    async def delete(self, key: str, *, expected_etag: str) -> None:
+        """As in the port."""
+        await self._enter("delete", key)
+        found = self.objects.get(key)
+        if found is not None:
+            self._require(key, found, expected_etag)
+            del self.objects[key]
+        self._leave("delete")
+
+    async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
+        """As in the port."""
+        await self._enter("copy", source_key)
+        source = self._get(source_key)
+        self._require(source_key, source, source_etag)
+        if target_key in self.objects:
+            return WriteResult(self.objects[target_key].etag)
+        result = self._store(target_key, source.data, source.metadata, source.stamp, source.etag)
+        self._leave("copy")
+        return result
+
+    async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        """As in the port."""
+        await self._enter("list", prefix)
+        for key in sorted(self.objects, key=str.encode):
+            wanted = key.startswith(prefix) and (not start_after or key.encode() > start_after.encode())
+            if not wanted or (keys.excluded(key) and not prefix.startswith(PRESERVED_PREFIX)):
+                continue
+            found = self.objects.get(key)
+            if found is not None:
+                version = self._present(found).version
+                yield ListEntry(key, version.etag, version.size_bytes, version.modified, version.md5)
+
+    async def server_clock_skew_us(self) -> int:
+        """As in the port."""
+        return self._skew_us
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    # --------------------------------------------------------------------------------------------------------- inside
+
+    async def _enter(self, call: str, key: str) -> None:
+        self.calls.append((call, key))
+        if self._hook is not None:
+            await self._hook(call, key)
+        for fault in self._faults:
+            if fault.call == call and not fault.after_effect:
+                self._faults.remove(fault)
+                raise fault.error
+        if self.missing_container:
+            raise Halt(f"the {self.side} container is not there", reason="container_missing", side=self.side)
+
+    def _leave(self, call: str) -> None:
+        for fault in self._faults:
+            if fault.call == call and fault.after_effect:
+                self._faults.remove(fault)
+                raise fault.error
+
+    def _get(self, key: str) -> _Object:
+        found = self.objects.get(key)
+        if found is None:
+            raise NotPresent(f"{key} is not there", key=key, side=self.side)
+        return found
+
+    def _require(self, key: str, found: _Object | None, etag: str | None, *, given: bool = True) -> None:
+        if given and (found.etag if found is not None else None) != etag:
+            raise Reobserve(f"{key} is another version", reason="precondition", key=key, side=self.side)
+
+    def _store(self, key: str, data: bytes, metadata: Metadata, stamp: OriginStamp | None, s3_etag: str) -> WriteResult:
+        etag = f"0x8DC{next(self._serial):012X}" if self.side is Side.BLOB else s3_etag
+        clean = replace(metadata, user=tuple(sorted(metadata.user)))
+        self.objects[key] = _Object(data, clean, stamp, etag, self._now())
+        return WriteResult(etag)
+
+    def _now(self) -> Stamp:
+        return Stamp((self._clock.now_us() + self._skew_us) // SECOND_US * SECOND_US)
+
+    def _present(self, found: _Object) -> Present:
+        kind = ETagKind.OPAQUE if self.side is Side.BLOB else s3_etag_kind(found.etag)
+        known = self.side is Side.BLOB or kind is ETagKind.MD5
+        md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest() if known else None
+        version = Version(found.etag, len(found.data), found.modified, kind, md5)
+        return Present(version, found.metadata, found.stamp)
+
+
+class MemoryReader:
+    """``ports.Reader`` over bytes in hand."""
+
+    def __init__(self, present: Present, data: bytes) -> None:
+        self.present = present
+        self._data = data
+
+    async def read(self) -> bytes:
+        """As in the port."""
+        return self._data
+
+    async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
+        """As in the port."""
+        for start in range(0, len(self._data), size_bytes):
+            yield self._data[start : start + size_bytes]
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+class MemoryUpload:
+    """``ports.Upload`` into a dictionary."""
+
+    def __init__(self, store: MemoryStore, key: str, metadata: Metadata, stamp: OriginStamp | None) -> None:
+        self._store = store
+        self._key = key
+        self._metadata = metadata
+        self._stamp = stamp
+        self.parts: dict[int, bytes] = {}
+
+    async def put_part(self, number: int, data: bytes) -> None:
+        """As in the port."""
+        await self._store._enter("put_part", self._key)  # noqa: SLF001 - one unit with MemoryStore
+        self.parts[number] = data
+
+    async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
+        """As in the port."""
+        store = self._store
+        await store._enter("complete", self._key)  # noqa: SLF001
+        if store.capabilities.conditional_complete:
+            store._require(self._key, store.objects.get(self._key), expected_etag)  # noqa: SLF001
+        ordered = [self.parts[number] for number in sorted(self.parts)]
+        sums = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in ordered)
+        etag = f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(ordered)}"
+        del md5_hex
+        result = store._store(self._key, b"".join(ordered), self._metadata, self._stamp, etag)  # noqa: SLF001
+        store._leave("complete")  # noqa: SLF001
+        return result
+
+    async def abort(self) -> None:
+        """As in the port."""
+        self.parts.clear()

@@ -1,0 +1,193 @@
+"""The worker around sync_key: leases, concurrency, endings, halts, drain. In-memory twins, real event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from federation.clock import SystemClock
+from federation.errors import Park, RetryLater
+from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
+from federation.ports import HaltRecord
+from federation.rules.decision import Rules
+from federation.state.memory_state import MemoryState
+from federation.stores.memory import MemoryStore
+from federation.sync.budget import ByteBudget
+from federation.sync.context import DeleteBudget, PairContext
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate
+from federation.sync.transfer import Transfer, TransferLimits
+from federation.sync.worker import Worker, WorkerLimits
+
+
+class _Bench:
+    """Stores, state and workers of one pair."""
+
+    def __init__(self, shards: int = 4) -> None:
+        self.clock = SystemClock()
+        self.raw = {side: MemoryStore(side, clock=self.clock) for side in Side}
+        self.state = MemoryState("pair", shards=shards, clock=self.clock)
+        self.gates = {side: Gate(side, self.clock) for side in Side}
+        self.ctx = PairContext(
+            name="pair",
+            stores={side: PacedStore(store, self.gates[side]) for side, store in self.raw.items()},
+            state=self.state,
+            clock=self.clock,
+            transfer=Transfer(TransferLimits(1 << 20, 1 << 20, 2), ByteBudget(1 << 30)),
+            rules=Rules(),
+            delete_budget=DeleteBudget(count=1, share=0.0, window_seconds=600),
+            quiet_us=0,
+        )
+
+    def worker(self, owner: str = "w", lease_seconds: float = 5.0) -> Worker:
+        """A worker over the shared state."""
+        return Worker(self.ctx, self.gates, WorkerLimits(8, lease_seconds, 2.0, 2), owner=owner)
+
+    async def write(self, key: str, side: Side = Side.BLOB) -> None:
+        """A user's write and its event."""
+        result = await self.raw[side].put(key, key.encode(), Metadata(), stamp=None, expected_etag=None)
+        at = Stamp(self.clock.now_us(), 1, StampOrigin.EVENT)
+        await self.state.mark([Change(key, side, Source.EVENT_GRID, etag=result.etag, at=at)])
+
+
+@asynccontextmanager
+async def _running(worker: Worker) -> AsyncIterator[Worker]:
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_everything_marked_is_applied_and_leases_are_given_back() -> None:
+    """Many keys over several shards arrive on the other side; after a stop another worker can take the shards at once."""
+    bench = _Bench()
+    for number in range(50):
+        await bench.write(f"k{number}")
+    async with _running(bench.worker()):
+        await _until(lambda: len(bench.raw[Side.VAST].objects) == 50)
+        await _until(lambda: not bench.state._dirty)
+
+    assert await bench.state.acquire(0, owner="next", ttl_seconds=1) is not None
+
+
+async def test_two_workers_share_and_neither_does_the_others_work_twice() -> None:
+    """Each key is written once although two workers run over the same state."""
+    bench = _Bench(shards=8)
+    async with _running(bench.worker("one")), _running(bench.worker("two")):
+        for number in range(40):
+            await bench.write(f"k{number}")
+        await _until(lambda: len(bench.raw[Side.VAST].objects) == 40)
+
+    puts = [key for call, key in bench.raw[Side.VAST].calls if call == "put"]
+    assert len(puts) == len(set(puts)) == 40
+
+
+async def test_a_parked_key_leaves_the_queue_with_its_reason() -> None:
+    """Park ends in the parked list, and the rest goes on."""
+    bench = _Bench()
+    bench.raw[Side.BLOB].fail_next("open", Park("the blob is archived", reason="archived"))
+    await bench.write("cold")
+    async with _running(bench.worker()):
+        await _until(lambda: bool(bench.state._parked))
+        await bench.write("warm")
+        await _until(lambda: "warm" in bench.raw[Side.VAST].objects)
+
+    [parked] = await bench.state.parked()
+    assert (parked.key, parked.reason) == ("cold", "archived")
+
+
+async def test_a_throttled_side_gets_its_rest_and_then_everything_arrives() -> None:
+    """After a 503 with Retry-After nothing is sent until it is over."""
+    bench = _Bench()
+    bench.raw[Side.VAST].fail_next("put", RetryLater("503", reason="throttled", after_seconds=0.3))
+    await bench.write("k")
+    async with _running(bench.worker()):
+        await _until(lambda: bench.gates[Side.VAST].closed_for_seconds() > 0)
+        assert bench.gates[Side.VAST].failing_since_us is not None
+        await _until(lambda: "k" in bench.raw[Side.VAST].objects)
+
+    assert bench.gates[Side.VAST].failing_since_us is None
+
+
+async def test_a_halted_pair_does_nothing_until_lifted() -> None:
+    """A named halt stops all work; lifting it lets the work go on."""
+    bench = _Bench()
+    await bench.state.halt(HaltRecord("side_emptied_vast", "", 0, self_lifting=False))
+    await bench.write("k")
+    async with _running(bench.worker()) as worker:
+        await _until(lambda: worker.shards_held == 4)
+        assert bench.raw[Side.VAST].calls == []
+        await bench.state.lift("side_emptied_vast")
+        await _until(lambda: "k" in bench.raw[Side.VAST].objects)
+
+
+async def test_a_missing_container_halts_the_pair_by_name_and_loses_no_key() -> None:
+    """A container that is gone is a halt, never an absence: no delete, and the key stays dirty."""
+    bench = _Bench()
+    bench.raw[Side.VAST].missing_container = True
+    await bench.write("k")
+    async with _running(bench.worker()):
+        await _until(lambda: bool(bench.state._halts))
+
+    assert [record.name for record in await bench.state.halts()] == ["container_missing"]
+    assert await bench.state.dirty_keys(limit=5) == ["k"]
+
+
+async def test_a_delete_past_the_budget_is_held_for_a_person_and_released_by_one() -> None:
+    """Held deletes do nothing by themselves; a release carries them out."""
+    bench = _Bench(shards=1)
+    bench.ctx = PairContext(
+        **{name: getattr(bench.ctx, name) for name in ("name", "stores", "state", "clock", "transfer", "rules", "quiet_us")},
+        delete_budget=DeleteBudget(count=0, share=0.0, window_seconds=600),
+    )
+    await bench.write("k")
+    async with _running(bench.worker()):
+        await _until(lambda: "k" in bench.raw[Side.VAST].objects and not bench.state._dirty)
+        del bench.raw[Side.BLOB].objects["k"]
+        await bench.state.mark([Change("k", Side.BLOB, Source.EVENT_GRID, deleted=True)])
+        await _until(lambda: bool(bench.state._held))
+        assert "k" in bench.raw[Side.VAST].objects
+
+        await bench.state.judge(["k"], verdict="released", now_us=0)
+        await _until(lambda: "k" not in bench.raw[Side.VAST].objects)
+
+
+async def test_a_rejected_delete_brings_the_object_back() -> None:
+    """Rejecting restores from the side that still holds it."""
+    bench = _Bench(shards=1)
+    await bench.write("k")
+    async with _running(bench.worker()):
+        await _until(lambda: "k" in bench.raw[Side.VAST].objects and not bench.state._dirty)
+        del bench.raw[Side.BLOB].objects["k"]
+        await bench.state.reserve_deletes(25, limit=25, window_seconds=600, now_us=bench.clock.now_us())
+        await bench.state.mark([Change("k", Side.BLOB, Source.EVENT_GRID, deleted=True)])
+        await _until(lambda: bool(bench.state._held))
+        await bench.state.judge(["k"], verdict="rejected", now_us=0)
+        await _until(lambda: "k" in bench.raw[Side.BLOB].objects)
+
+
+async def test_a_stolen_lease_stops_the_work_without_harm() -> None:
+    """A worker whose token is refused drops the shard and records nothing."""
+    bench = _Bench(shards=1)
+    async with _running(bench.worker(lease_seconds=30)) as worker:
+        await _until(lambda: worker.shards_held == 1)
+        bench.state._owners.clear()
+        thief = await bench.state.acquire(0, owner="thief", ttl_seconds=60)
+        await bench.write("k")
+        worker.wake(0)
+        await _until(lambda: worker.shards_held == 0)
+
+    assert thief is not None
+    assert "k" not in bench.raw[Side.VAST].objects
