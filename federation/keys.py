@@ -1,7 +1,7 @@
 """Names: the pair-relative key is the raw name; each side's name is derived from it, reversibly and injectively (design 9).
 
 A character that is illegal on a side becomes its full-width form (U+FF01 ..) or control picture (U+2400 ..), as in rclone. The
-quote character U+201B keeps a replacement that a user really wrote apart. A run of k quotes before such a pair of characters is doubled
+quote character U+201B keeps a replacement that a user really wrote apart. A run of k quotes before such a character is doubled
 (then the replacement stands for the illegal character) or doubled plus one (then it stands for itself), so that encoding is a
 bijection between keys and legal names, and a key without any of these characters is its own name.
 """

@@ -1,0 +1,244 @@
+"""Metadata: the pair's common form, the form each side stores, and the origin stamp (design 5 and 9). Pure.
+
+The common form has lower-case S3-style names and decoded values. A hyphen of a name is an underscore on Blob, whose names are C#
+identifiers; S3 names with an underscore are legal but dropped by common HTTP servers, so Blob's names stay readable there.
+Any other character that a side refuses becomes ``_xHH_`` (Blob) or ``-xHH-`` (S3), its code point in hexadecimal; a value that is
+no plain ASCII header value becomes ``utf-8''`` and percent-encoded UTF-8 (RFC 8187). Both escape themselves, so decoding what was
+encoded gives back exactly what went in.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from urllib.parse import quote, unquote_to_bytes
+
+from federation.model import Metadata, OriginStamp, Side, Stamp, StampOrigin
+
+HEADER_FIELDS = ("content_type", "content_encoding", "content_language", "content_disposition", "cache_control")
+"""The fields of ``Metadata`` that are HTTP headers of the same name."""
+DEFAULT_CONTENT_TYPES = frozenset({"application/octet-stream", "binary/octet-stream"})
+"""What the services say of an object whose writer gave no type."""
+
+_MARKER = "utf-8''"
+_PLAIN_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z")
+_CODE = re.compile(r"x([0-9a-f]{2,6})")
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
+_DIGITS = frozenset("0123456789")
+_HYPHEN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What one side takes as user metadata."""
+
+    stamp_name: str
+    limit_bytes: int
+    """Sum of names and values."""
+    hyphen: str
+    """What stands for a hyphen, and begins and ends an escape."""
+    legal: frozenset[str]
+    legal_first: frozenset[str]
+
+    def legal_at(self, position: int) -> frozenset[str]:
+        """The characters a name may have at *position*."""
+        return self.legal if position else self.legal_first
+
+
+_TOKEN = _LETTERS | _DIGITS | frozenset("!#$%&'*+.^_`|~")
+FORMS: Mapping[Side, Form] = {
+    # facts/azure.md 3.4: C# identifiers, 8 KiB
+    Side.BLOB: Form("fedplane_origin", 8 * 1024, "_", _LETTERS | _DIGITS, _LETTERS),
+    # facts/vast.md 3: 2 KB for an object; names are HTTP tokens
+    Side.VAST: Form("fedplane-origin", 2 * 1024, _HYPHEN, _TOKEN, _TOKEN),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One side's form: header values by field of ``Metadata``, user metadata by name, and whether something did not fit."""
+
+    headers: dict[str, str]
+    user: dict[str, str]
+    lossy: bool
+
+
+def to_side(metadata: Metadata, stamp: OriginStamp | None, side: Side) -> Stored:
+    """What to send to *side*. What it cannot hold is left out and ``lossy`` is set; so is a stamp, without that."""
+    form = FORMS[side]
+    headers: dict[str, str] = {}
+    lossy = False
+    for name in HEADER_FIELDS:
+        value = getattr(metadata, name)
+        if value and _PLAIN_VALUE.match(value):
+            headers[name] = value
+        elif value:
+            lossy = True
+    user: dict[str, str] = {}
+    room_bytes = form.limit_bytes
+    for name, value in metadata.user:
+        stored_name, stored_value = encode_name(name, side), encode_value(value)
+        cost_bytes = len(stored_name) + len(stored_value)
+        if not name or cost_bytes > room_bytes or stored_name == form.stamp_name:
+            lossy = True
+            continue
+        room_bytes -= cost_bytes
+        user[stored_name] = stored_value
+    if stamp is not None:
+        text = format_stamp(stamp)
+        if len(form.stamp_name) + len(text) <= room_bytes:
+            user[form.stamp_name] = text
+    return Stored(headers, user, lossy)
+
+
+def from_side(headers: Mapping[str, str | None], user: Mapping[str, str], side: Side) -> tuple[Metadata, OriginStamp | None]:
+    """The common form of what *side* holds, and the origin stamp on it, proved or not.
+
+    Args:
+        headers: values by field of ``Metadata``; missing, None and empty mean the same.
+        user: the side's own names (in any case) and values.
+        side: whose form it is.
+    """
+    form = FORMS[side]
+    stamp: OriginStamp | None = None
+    common: dict[str, str] = {}
+    for raw_name, value in user.items():
+        name = raw_name.lower()
+        if name == form.stamp_name:
+            stamp = parse_stamp(value)
+        else:
+            common[decode_name(name, side)] = decode_value(value)
+    fields = {name: headers.get(name) or None for name in HEADER_FIELDS}
+    return Metadata(**fields, user=tuple(sorted(common.items()))), stamp
+
+
+def encode_name(name: str, side: Side) -> str:
+    """*side*'s form of a common name. Common names are lower-case."""
+    form, name = FORMS[side], name.lower()
+    parts = []
+    for position, char in enumerate(name):
+        if char == _HYPHEN and not _ambiguous(name, position, form):
+            parts.append(form.hyphen)
+        elif char in form.legal_at(position):
+            parts.append(char)
+        else:
+            parts.append(f"{form.hyphen}x{ord(char):02x}{form.hyphen}")
+    return "".join(parts)
+
+
+def decode_name(name: str, side: Side) -> str:
+    """Inverse of ``encode_name``. Only what it would have escaped counts as an escape."""
+    form, name = FORMS[side], name.lower()
+    parts: list[str] = []
+    at = 0
+    while at < len(name):
+        escape = _CODE.match(name, at + 1) if name[at] == form.hyphen else None
+        char = _escaped_char(name, at, escape, form) if escape is not None else ""
+        if escape is not None and char:
+            parts.append(char)
+            at = escape.end() + 1
+        else:
+            parts.append(_HYPHEN if name[at] == form.hyphen else name[at])
+            at += 1
+    return "".join(parts)
+
+
+def _ambiguous(name: str, position: int, form: Form) -> bool:
+    # A hyphen that, written plainly, would look like the start of an escape once what follows it is written too.
+    code = _CODE.match(name, position + 1)
+    return code is not None and code.end() < len(name) and name[code.end()] not in form.legal
+
+
+def _escaped_char(name: str, at: int, escape: re.Match[str], form: Form) -> str:
+    code = int(escape[1], 16)
+    if not name.startswith(form.hyphen, escape.end()) or code > sys.maxunicode or escape[1] != f"{code:02x}":
+        return ""
+    char = chr(code)
+    if char == _HYPHEN:
+        following = _CODE.match(name, escape.end() + 1)
+        return char if following and name.startswith(form.hyphen, following.end()) else ""
+    return "" if char in form.legal_at(at) or char != char.lower() else char
+
+
+def encode_value(value: str) -> str:
+    """A plain ASCII header value that stands for *value*; *value* itself where it is one."""
+    if _PLAIN_VALUE.match(value) and not value.startswith(_MARKER):
+        return value
+    return _MARKER + quote(value.encode("utf-8", "surrogateescape"), safe="")
+
+
+def decode_value(value: str) -> str:
+    """Inverse of ``encode_value``; a value with no marker is itself."""
+    if not value.startswith(_MARKER):
+        return value
+    return unquote_to_bytes(value[len(_MARKER) :]).decode("utf-8", "surrogateescape")
+
+
+def digest(metadata: Metadata) -> bytes:
+    """8 bytes that are equal for metadata that means the same; a default content type counts as none."""
+    content_type = metadata.content_type
+    if content_type in DEFAULT_CONTENT_TYPES:
+        content_type = None
+    canonical = replace(metadata, content_type=content_type)
+    parts = [getattr(canonical, name) or "" for name in HEADER_FIELDS]
+    parts += [text for pair in sorted(metadata.user) for text in pair]
+    state = blake2b(digest_size=8)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        state.update(len(data).to_bytes(4, "big") + data)
+    return state.digest()
+
+
+# ------------------------------------------------------------------------------------------------------------ origin stamp
+
+_STAMP_VERSION = "1"
+_NO_MD5 = "-"
+_MD5_HEX = re.compile(r"[0-9a-f]{32}\Z")
+_SEAL_HEX = re.compile(r"[0-9a-f]{16}\Z")
+_SIGNED = re.compile(r"-?[0-9]{1,18}\Z")
+
+
+def key_digest(key: str, metadata_digest: bytes = b"") -> str:
+    """Seal over a pair-relative key and, when given, ``digest`` of the metadata written with it: 16 hexadecimal digits."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=metadata_digest).hexdigest()
+
+
+def format_stamp(stamp: OriginStamp) -> str:
+    """The stamp as one metadata value: version; side; ETag; time, precision (microseconds) and origin; MD5; seal."""
+    written = stamp.written
+    return ";".join(
+        (
+            _STAMP_VERSION,
+            stamp.side.value,
+            quote(stamp.etag, safe=""),
+            str(written.at_us),
+            str(written.precision_us),
+            written.origin.value,
+            stamp.md5 or _NO_MD5,
+            stamp.key_digest,
+        )
+    )
+
+
+def parse_stamp(text: str) -> OriginStamp | None:
+    """The stamp in a metadata value; None for anything ``format_stamp`` cannot have written."""
+    match text.split(";"):
+        case ["1", side, etag, at_us, precision_us, origin, md5, seal]:
+            well_formed = (
+                side in set(Side)
+                and origin in set(StampOrigin)
+                and _SIGNED.match(at_us)
+                and _SIGNED.match(precision_us)
+                and (md5 == _NO_MD5 or _MD5_HEX.match(md5))
+                and _SEAL_HEX.match(seal)
+            )
+            if not well_formed:
+                return None
+            written = Stamp(int(at_us), int(precision_us), StampOrigin(origin))
+            etag_text = unquote_to_bytes(etag).decode("utf-8", "replace")
+            return OriginStamp(Side(side), etag_text, written, None if md5 == _NO_MD5 else md5, seal)
+        case _:
+            return None
