@@ -39,6 +39,8 @@ class Capabilities:
     conditional_put: bool = True
     conditional_delete: bool = True
     conditional_complete: bool = True
+    conditional_copy: bool = True
+    """Whether a server-side copy honours the condition on its source."""
     versioning: bool = False
     max_single_put_bytes: int = 256 * 1024 * 1024
     min_part_bytes: int = 5 * 1024 * 1024
