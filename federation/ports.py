@@ -395,7 +395,7 @@ class State(Protocol):
         ...
 
     async def halt(self, record: HaltRecord) -> None:
-        """Stop the pair; keeps the earliest ``since_us``."""
+        """Stop the pair; the first record of a name stays."""
         ...
 
     async def halts(self) -> list[HaltRecord]:
@@ -415,7 +415,7 @@ class State(Protocol):
         ...
 
     async def put_note(self, name: str, value: bytes) -> None:
-        """Small named values of a pair (scan reports, process heartbeats)."""
+        """Small named values of a pair (scan reports, process heartbeats); an empty value removes the note."""
         ...
 
     async def note(self, name: str) -> bytes | None:

@@ -308,8 +308,7 @@ class MemoryState:
 
     async def halt(self, record: HaltRecord) -> None:
         """As in the port."""
-        known = self._halts.get(record.name)
-        self._halts[record.name] = record if known is None else replace(record, since_us=known.since_us)
+        self._halts.setdefault(record.name, record)
 
     async def halts(self) -> list[HaltRecord]:
         """As in the port."""
@@ -332,7 +331,10 @@ class MemoryState:
 
     async def put_note(self, name: str, value: bytes) -> None:
         """As in the port."""
-        self._notes[name] = value
+        if value:
+            self._notes[name] = value
+        else:
+            self._notes.pop(name, None)
 
     async def note(self, name: str) -> bytes | None:
         """As in the port."""

@@ -1,0 +1,262 @@
+"""Packed forms of what Redis holds (design 5). Pure.
+
+An ordinary object's base record stays within 64 bytes, so that Redis keeps a bucket of them in its compact encoding::
+
+    byte    version << 4 | flags (1 deleted, 2 lossy, 4 content hash is the VAST ETag, 8 has a content hash)
+    field   Blob ETag, VAST ETag: length byte, packed ETag (below); Lua compares these without decoding the rest
+    6 bytes time as of which the VAST version is known, milliseconds, rounded up
+    7 bytes logical write time, microseconds
+    1 byte  precision (2 bits: 1 us, 1 ms, 1 s, other) and origin (3 bits) of that time
+    field   metadata digest
+    16      content hash, if flagged and not equal to the VAST ETag
+    varint  size in bytes
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+import msgspec
+
+from federation.errors import UsageError
+from federation.model import SECOND_US, Base, Change, Hint, HintEntry, Source, Stamp, StampOrigin
+
+RECORD_VERSION = 1
+_DELETED, _LOSSY, _HASH_IS_ETAG, _HAS_HASH = 1, 2, 4, 8
+_PRECISIONS_US = (1, 1_000, SECOND_US)
+_ORIGINS = tuple(StampOrigin)
+_SOURCES = tuple(Source)
+_AZURE = re.compile(r"0x[0-9A-F]{1,16}\Z")
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+_MULTIPART = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,4})\Z")
+_LONGEST_FIELD = 0xFF
+_MORE = 0x80
+"""Continuation bit of a varint."""
+_RAW, _AZURE_TAG, _MD5_TAG, _MULTIPART_TAG = 0, 1, 2, 3
+
+
+def key_digest(key: str) -> bytes:
+    """Name of a key inside the base hashes: 16 bytes."""
+    return blake2b(key.encode(), digest_size=16).digest()
+
+
+# ------------------------------------------------------------------------------------------------------------------ ETags
+
+
+def pack_etag(etag: str) -> bytes:
+    """A tag byte and the shortest exact form; any string survives."""
+    if not etag:
+        return b""
+    if _AZURE.match(etag) and not etag.startswith("0x0"):
+        digits = etag[2:]
+        return bytes([_AZURE_TAG]) + int(digits, 16).to_bytes(8, "big").lstrip(b"\0")
+    if _MD5.match(etag):
+        return bytes([_MD5_TAG]) + bytes.fromhex(etag)
+    parts = _MULTIPART.match(etag)
+    if parts:
+        return bytes([_MULTIPART_TAG]) + bytes.fromhex(parts[1]) + int(parts[2]).to_bytes(3, "big")
+    return bytes([_RAW]) + etag.encode()
+
+
+def unpack_etag(packed: bytes) -> str:
+    """The exact string that was packed. Raises ValueError on an unknown tag."""
+    if not packed:
+        return ""
+    tag, body = packed[0], packed[1:]
+    match tag:
+        case 0:
+            return body.decode()
+        case 1:
+            return f"0x{int.from_bytes(body, 'big'):X}"
+        case 2:
+            return body.hex()
+        case 3:
+            return f"{body[:16].hex()}-{int.from_bytes(body[16:], 'big')}"
+    raise ValueError(f"unknown ETag form {tag}")
+
+
+# ------------------------------------------------------------------------------------------------------------------- base
+
+
+def pack_base(base: Base) -> bytes:
+    """The record of *base*. Times are kept to the microsecond, ``vast_as_of_us`` to the next millisecond."""
+    vast = pack_etag(base.vast_etag)
+    flags = (_DELETED if base.deleted else 0) | (_LOSSY if base.lossy else 0)
+    content = b""
+    if base.md5 is not None:
+        same = base.md5 == base.vast_etag
+        flags |= _HAS_HASH | (_HASH_IS_ETAG if same else 0)
+        content = b"" if same else bytes.fromhex(base.md5)
+    return b"".join(
+        (
+            bytes([RECORD_VERSION << 4 | flags]),
+            _field(pack_etag(base.blob_etag)),
+            _field(vast),
+            (-(-base.vast_as_of_us // 1_000)).to_bytes(6, "big"),
+            base.written.at_us.to_bytes(7, "big"),
+            _stamp_byte(base.written),
+            _field(base.metadata_digest),
+            content,
+            _varint(base.size_bytes),
+        )
+    )
+
+
+def unpack_base(record: bytes) -> Base:
+    """The base of *record*.
+
+    Raises:
+        UsageError: the record was written by a newer program, or is damaged; the text says what to do.
+    """
+    if not record or record[0] >> 4 != RECORD_VERSION:
+        raise UsageError(
+            "A base record in Redis has an unknown version: a newer fedplane wrote it. Use that version, or empty the state.",
+            reason="record_version",
+        )
+    try:
+        return _unpack_base(record)
+    except (IndexError, ValueError) as error:
+        raise UsageError(
+            f"A base record in Redis is damaged ({error}). Restore Redis, or empty the state.", reason="record_damaged"
+        ) from None
+
+
+def _unpack_base(record: bytes) -> Base:
+    flags = record[0] & 0x0F
+    blob, at = _read_field(record, 1)
+    vast, at = _read_field(record, at)
+    as_of_ms = int.from_bytes(_exactly(record, at, 6), "big")
+    written_us = int.from_bytes(_exactly(record, at + 6, 7), "big")
+    written = _stamp(written_us, _exactly(record, at + 13, 1)[0])
+    digest, at = _read_field(record, at + 14)
+    vast_etag = unpack_etag(vast)
+    md5: str | None = None
+    if flags & _HAS_HASH:
+        md5 = vast_etag
+        if not flags & _HASH_IS_ETAG:
+            md5, at = _exactly(record, at, 16).hex(), at + 16
+    size, at = _read_varint(record, at)
+    if at != len(record):
+        raise ValueError("trailing bytes")
+    return Base(
+        blob_etag=unpack_etag(blob),
+        vast_etag=vast_etag,
+        md5=md5,
+        metadata_digest=digest,
+        written=written,
+        size_bytes=size,
+        deleted=bool(flags & _DELETED),
+        lossy=bool(flags & _LOSSY),
+        vast_as_of_us=as_of_ms * 1_000,
+    )
+
+
+def _exactly(record: bytes, at: int, length: int) -> bytes:
+    part = record[at : at + length]
+    if len(part) != length:
+        raise ValueError("cut short")
+    return part
+
+
+def _field(value: bytes) -> bytes:
+    if len(value) > _LONGEST_FIELD:
+        raise ValueError(f"a field of {len(value)} bytes does not fit a record")
+    return bytes([len(value)]) + value
+
+
+def _read_field(record: bytes, at: int) -> tuple[bytes, int]:
+    length = record[at]
+    return _exactly(record, at + 1, length), at + 1 + length
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= _MORE:
+        out.append((value & 0x7F) | _MORE)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(record: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = record[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < _MORE:
+            return value, at
+        shift += 7
+
+
+def _stamp_byte(stamp: Stamp) -> bytes:
+    # A precision that has no code is kept as the next coarser one: never finer than it was.
+    code = next((code for code, us in enumerate(_PRECISIONS_US) if stamp.precision_us <= us), len(_PRECISIONS_US))
+    return bytes([code | _ORIGINS.index(stamp.origin) << 2])
+
+
+def _stamp(at_us: int, byte: int) -> Stamp:
+    code = byte & 0x03
+    precision = _PRECISIONS_US[code] if code < len(_PRECISIONS_US) else 60 * SECOND_US
+    return Stamp(at_us, precision, _ORIGINS[byte >> 2])
+
+
+# ------------------------------------------------------------------------------------------------------------------ hints
+
+
+def change_arguments(change: Change) -> list[bytes | str | int]:
+    """One change as ``mark.lua`` takes it."""
+    return [
+        change.key,
+        0 if change.side.value == "blob" else 1,
+        1 << _SOURCES.index(change.source),
+        change.etag or "",
+        pack_etag(change.etag or ""),
+        int(change.deleted),
+        change.at.at_us if change.at is not None else -1,
+        change.at.precision_us if change.at is not None else 0,
+        _ORIGINS.index(change.at.origin) if change.at is not None else 0,
+        change.not_before_us,
+        int(change.source is Source.OPERATOR),
+        key_digest(change.key),
+    ]
+
+
+class _Entry(msgspec.Struct, array_like=True, frozen=True):
+    etag: str
+    deleted: int
+    at_us: int
+    precision_us: int
+    origin: int
+    generation: int
+
+    def entry(self) -> HintEntry:
+        at = Stamp(self.at_us, self.precision_us, _ORIGINS[self.origin]) if self.at_us >= 0 else None
+        return HintEntry(self.etag or None, bool(self.deleted), at, self.generation)
+
+
+class _Hint(msgspec.Struct, array_like=True, frozen=True):
+    generation: int
+    attempts: int
+    last_error: str
+    sources: int
+    blob: list[_Entry]
+    vast: list[_Entry]
+
+
+_HINT = msgspec.msgpack.Decoder(_Hint)
+
+
+def unpack_hint(key: str, packed: bytes) -> Hint:
+    """The hint that the scripts packed."""
+    hint = _HINT.decode(packed)
+    return Hint(
+        key=key,
+        generation=hint.generation,
+        blob=tuple(entry.entry() for entry in hint.blob),
+        vast=tuple(entry.entry() for entry in hint.vast),
+        sources=tuple(source for bit, source in enumerate(_SOURCES) if hint.sources >> bit & 1),
+        attempts=hint.attempts,
+        last_error=hint.last_error,
+    )

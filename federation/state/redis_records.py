@@ -1,0 +1,169 @@
+"""The reading half of ``RedisState``, and the records of a pair: conflicts, halts, cursors, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from federation.model import Base, Hint, Side
+from federation.ports import Backlog, ConflictRecord, Cursor, HaltRecord, Held, Parked
+from federation.state.faults import redis_faults
+from federation.state.layout import Layout
+from federation.state.records import key_digest, unpack_base, unpack_hint
+
+
+class RecordQueries:
+    """See ``ports.State``; the docstrings there hold."""
+
+    def __init__(self, client: Redis, layout: Layout) -> None:
+        self._redis = client
+        self._layout = layout
+
+    def shard_of(self, key: str) -> int:
+        """As in the port."""
+        return self._layout.shard_of(key)
+
+    async def _pipe(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with redis_faults():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return await pipe.execute()
+
+    # ----------------------------------------------------------------------------------------------------------- queries
+
+    async def bases(self, keys: Sequence[str]) -> list[Base | None]:
+        """As in the port; one round trip."""
+        found = await self._pipe([("HGET", self._layout.base_bucket(key), key_digest(key)) for key in keys])
+        return [unpack_base(record) if record else None for record in found]
+
+    async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
+        """As in the port; one round trip."""
+        return [bool(n) for n in await self._pipe([("HEXISTS", self._of(key, "hint"), key) for key in keys])]
+
+    def _of(self, key: str, name: str) -> str:
+        return self._layout.of_shard(self.shard_of(key), name)
+
+    async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
+        """As in the port."""
+        hint, base, parked, held = await self._pipe(
+            [
+                ("HGET", self._of(key, "hint"), key),
+                ("HGET", self._layout.base_bucket(key), key_digest(key)),
+                ("HGET", self._of(key, "parked"), key),
+                ("HGET", self._of(key, "held"), key),
+            ]
+        )
+        return (
+            unpack_hint(key, hint) if hint else None,
+            unpack_base(base) if base else None,
+            msgspec.json.decode(parked, type=Parked) if parked else None,
+            msgspec.json.decode(held, type=Held) if held else None,
+        )
+
+    async def backlog(self) -> Backlog:
+        """As in the port; one round trip."""
+        commands: list[tuple[Any, ...]] = [("HLEN", self._layout.of_pair("conflicts"))]
+        for shard in range(self._layout.shards):
+            commands += [("HLEN", self._layout.of_shard(shard, name)) for name in ("hint", "parked", "held")]
+            commands.append(("GET", self._layout.of_shard(shard, "count")))
+            for side in Side:
+                since = self._layout.since(shard, side)
+                commands += [("ZCARD", since), ("ZRANGE", since, 0, 0, "WITHSCORES")]
+        conflicts, *replies = await self._pipe(commands)
+        rows = [replies[at : at + 8] for at in range(0, len(replies), 8)]
+        oldest = {side: [row[5 + 2 * i][0][1] for row in rows if row[5 + 2 * i]] for i, side in enumerate(Side)}
+        return Backlog(
+            dirty=sum(row[0] for row in rows),
+            dirty_by_side={side: sum(row[4 + 2 * i] for row in rows) for i, side in enumerate(Side)},
+            oldest_us_by_side={side: int(min(times)) if times else None for side, times in oldest.items()},
+            parked=sum(row[1] for row in rows),
+            held=sum(row[2] for row in rows),
+            conflicts=conflicts,
+            objects=sum(int(row[3] or 0) for row in rows),
+        )
+
+    async def dirty_keys(self, *, limit: int) -> list[str]:
+        """As in the port."""
+        keys: list[str] = []
+        for shard in range(self._layout.shards):
+            with redis_faults():
+                found: Any
+                _, found = await self._redis.hscan(self._layout.of_shard(shard, "hint"), count=limit)
+            keys += [key.decode() for key in found]
+            if len(keys) >= limit:
+                break
+        return keys[:limit]
+
+    async def parked(self) -> list[Parked]:
+        """As in the port."""
+        found = await self._pipe([("HVALS", self._layout.of_shard(shard, "parked")) for shard in range(self._layout.shards)])
+        records = [msgspec.json.decode(value, type=Parked) for values in found for value in values]
+        return sorted(records, key=lambda one: (one.since_us, one.key))
+
+    async def held(self) -> list[Held]:
+        """As in the port."""
+        found = await self._pipe([("HVALS", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)])
+        records = [msgspec.json.decode(value, type=Held) for values in found for value in values]
+        return sorted(records, key=lambda one: (one.since_us, one.key))
+
+    # ----------------------------------------------------------------------------------------------- records of the pair
+
+    async def record_conflict(self, record: ConflictRecord) -> None:
+        """As in the port."""
+        with redis_faults():
+            await self._redis.hsetnx(self._layout.of_pair("conflicts"), record.conflict_id, _json(record))
+
+    async def conflicts(self) -> list[ConflictRecord]:
+        """As in the port."""
+        with redis_faults():
+            found = await self._redis.hvals(self._layout.of_pair("conflicts"))
+        return sorted((msgspec.json.decode(one, type=ConflictRecord) for one in found), key=lambda one: (one.at_us, one.key))
+
+    async def drop_conflict(self, conflict_id: str) -> bool:
+        """As in the port."""
+        with redis_faults():
+            return bool(await self._redis.hdel(self._layout.of_pair("conflicts"), conflict_id))
+
+    async def halt(self, record: HaltRecord) -> None:
+        """As in the port; the first record of a name stays."""
+        with redis_faults():
+            await self._redis.hsetnx(self._layout.of_pair("halts"), record.name, _json(record))
+
+    async def halts(self) -> list[HaltRecord]:
+        """As in the port."""
+        with redis_faults():
+            found = await self._redis.hvals(self._layout.of_pair("halts"))
+        return sorted((msgspec.json.decode(one, type=HaltRecord) for one in found), key=lambda one: one.name)
+
+    async def lift(self, name: str) -> bool:
+        """As in the port."""
+        with redis_faults():
+            return bool(await self._redis.hdel(self._layout.of_pair("halts"), name))
+
+    async def cursor(self, source: str) -> Cursor | None:
+        """As in the port."""
+        with redis_faults():
+            found = await self._redis.get(self._layout.of_pair(f"cursor:{source}"))
+        return msgspec.json.decode(found, type=Cursor) if found else None
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """As in the port; an empty value removes the note."""
+        with redis_faults():
+            if value:
+                await self._redis.set(self._layout.of_pair(f"note:{name}"), value)
+            else:
+                await self._redis.delete(self._layout.of_pair(f"note:{name}"))
+
+    async def note(self, name: str) -> bytes | None:
+        """As in the port."""
+        with redis_faults():
+            found: Any = await self._redis.get(self._layout.of_pair(f"note:{name}"))
+        return bytes(found) if found is not None else None
+
+
+def _json(record: object) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes
+    return msgspec.json.encode(record)
