@@ -273,6 +273,10 @@ class Backlog:
     """Keys whose base says both sides hold them."""
 
 
+UNION_NOTE = "union"
+"""Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
+
+
 class State(Protocol):
     """All progress of one pair. Every multi-key step is atomic. RetryLater when the store cannot be reached."""
 

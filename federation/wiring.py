@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from federation.clock import SystemClock
 from federation.model import Change, Side
-from federation.ports import Clock, MarkResult, ObjectStore, Source, State
+from federation.ports import UNION_NOTE, Clock, MarkResult, ObjectStore, Source, State
 from federation.rules.decision import Rules
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
 from federation.sync.budget import ByteBudget
@@ -84,6 +84,8 @@ async def open_pair(
     async with AsyncExitStack() as stack:
         state = await stack.enter_async_context(open_state(settings, pair, clock))
         had_state = await state.open()
+        if not had_state:
+            await state.put_note(UNION_NOTE, b"1")
         gates = {side: Gate(side, clock) for side in Side}
         stores: dict[Side, ObjectStore] = {}
         for side, store in ((Side.BLOB, await _blob_store(stack, pair.blob)), (Side.VAST, _vast_store(pair.vast))):

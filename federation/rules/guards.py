@@ -7,6 +7,9 @@ from federation.model import Hint, Present, Side, StampOrigin
 SIDE_EMPTIED = "side_emptied"
 """Halt: a whole listing of one side is empty while the base knows objects there."""
 
+SELF_LIFTING_HALTS = frozenset({"credentials_refused"})
+"""Halts that end when the cause is seen to be gone; every other waits for a person."""
+
 DELETE_FLOOR = 25
 """Deletes always allowed per window, so that a small pair is not held up by its share."""
 

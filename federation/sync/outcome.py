@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from federation.errors import FederationError, Halt, Park, RetryLater
 from federation.model import Side
+from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.apply import DeleteHeld
 from federation.sync.pacing import backoff_seconds
 from federation.sync.sync_key import NotQuiet
@@ -51,7 +52,6 @@ class ToHalt:
 Ending = Deferred | ToPark | ToHold | ToHalt
 
 _HALT_RECHECK_SECONDS = 10.0
-_SELF_LIFTING = frozenset({"credentials_refused"})
 
 
 def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int) -> Ending:
@@ -64,7 +64,7 @@ def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int) -
         case Halt():
             name = error.reason or "halted"
             back = Deferred(_later(now_us, _HALT_RECHECK_SECONDS), str(error), count_attempt=False)
-            return ToHalt(name, str(error), name in _SELF_LIFTING, back)
+            return ToHalt(name, str(error), name in SELF_LIFTING_HALTS, back)
         case RetryLater() if error.reason in NOT_THE_KEYS_FAULT:
             wait = error.after_seconds if error.after_seconds is not None else backoff_seconds(0)
             return Deferred(_later(now_us, wait), str(error), count_attempt=False)

@@ -1,0 +1,81 @@
+"""What a listing row and the base say about each side. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from federation.model import Base, Change, ListEntry, Side, Source
+from reconciler.merge import Row
+
+
+class News(StrEnum):
+    """What became of one side since the base, as far as a listing tells."""
+
+    SAME = "same"
+    CHANGED = "changed"
+    GONE = "gone"
+    UNVERIFIED = "unverified"
+    """The agreed ETag, but perhaps later than what we know: on VAST metadata may have changed under it (docs/adr/0001)."""
+
+
+class Drift(StrEnum):
+    """Kind of difference, for the report."""
+
+    ONLY_BLOB = "only_on_blob"
+    ONLY_VAST = "only_on_vast"
+    CHANGED_BLOB = "changed_on_blob"
+    CHANGED_VAST = "changed_on_vast"
+    CHANGED_BOTH = "changed_on_both"
+    DELETED_BLOB = "deleted_on_blob"
+    DELETED_VAST = "deleted_on_vast"
+    CHANGED_AND_DELETED = "changed_and_deleted"
+    NOT_AGREED = "on_both_without_base"
+    UNVERIFIED = "to_be_verified"
+
+
+def news(entry: ListEntry | None, base: Base | None, side: Side) -> News:
+    """Compare one listing entry with the base."""
+    agreed = base.etag(side) if base is not None and base.live else ""
+    if entry is None:
+        return News.GONE if agreed else News.SAME
+    if not agreed or entry.etag != agreed:
+        return News.CHANGED
+    if side is Side.VAST and base is not None and _may_be_later(entry, base):
+        return News.UNVERIFIED
+    return News.SAME
+
+
+def _may_be_later(entry: ListEntry, base: Base) -> bool:
+    return entry.modified.at_us + entry.modified.precision_us - 1 > base.vast_as_of_us
+
+
+def drift(row: Row, base: Base | None) -> Drift | None:
+    """The kind of difference; None when the row is as agreed."""
+    blob, vast = news(row.blob, base, Side.BLOB), news(row.vast, base, Side.VAST)
+    if blob is vast is News.SAME:
+        return None
+    if base is None or base.deleted:
+        return Drift.NOT_AGREED if row.blob and row.vast else Drift.ONLY_BLOB if row.blob else Drift.ONLY_VAST
+    if News.GONE in (blob, vast) and News.CHANGED in (blob, vast):
+        return Drift.CHANGED_AND_DELETED
+    if News.GONE in (blob, vast):
+        return Drift.DELETED_BLOB if blob is News.GONE else Drift.DELETED_VAST
+    if blob is News.CHANGED:
+        return Drift.CHANGED_BOTH if vast is News.CHANGED else Drift.CHANGED_BLOB
+    return Drift.CHANGED_VAST if vast is News.CHANGED else Drift.UNVERIFIED
+
+
+def changes(row: Row, base: Base | None, *, young_until_us: int = 0) -> list[Change]:
+    """The hints that the row gives, one for each side with news. *young_until_us*: do not look at VAST's version earlier."""
+    found = []
+    for side in Side:
+        entry, what = row.of(side), news(row.of(side), base, side)
+        if what is News.GONE:
+            found.append(Change(row.key, side, Source.RECONCILER, deleted=True, not_before_us=young_until_us))
+        elif what is News.UNVERIFIED:
+            found.append(Change(row.key, side, Source.RECONCILER))
+        elif what is News.CHANGED and entry is not None:
+            found.append(
+                Change(row.key, side, Source.RECONCILER, etag=entry.etag, at=entry.modified, not_before_us=young_until_us)
+            )
+    return found

@@ -1,0 +1,73 @@
+"""What a scan found, for machines and for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from federation.model import Side
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """One scan. Times in microseconds since 1970 UTC. ``complete`` False: it says nothing about what it did not reach."""
+
+    started_us: int
+    finished_us: int = 0
+    prefix: str = ""
+    complete: bool = False
+    fresh_state: bool = False
+    listed: dict[Side, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Side, 0))
+    in_step: int = 0
+    drift: dict[str, int] = msgspec.field(default_factory=dict)
+    in_flight: int = 0
+    """Differences of keys that were dirty already: an event had told of them."""
+    recent: int = 0
+    """Differences so young that their event may still be on its way."""
+    missed_by_events: dict[Side, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Side, 0))
+    """Keys whose change on that side no event had told of."""
+    young: int = 0
+    """VAST versions not yet quiet: looked at later."""
+    marked: int = 0
+    halted: str = ""
+    error: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Keys compared."""
+        return self.in_step + sum(self.drift.values())
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return max(0, self.finished_us - self.started_us) / 1_000_000
+
+    @property
+    def whole(self) -> bool:
+        """Whether it compared the whole pair, to the end."""
+        return self.complete and not self.prefix
+
+    def text(self) -> str:
+        """A page for people."""
+        state = "complete" if self.complete else f"INCOMPLETE: {self.halted or self.error or 'stopped'}"
+        rate = self.rows / self.seconds if self.seconds else 0.0
+        lines = [
+            f"Scan of {self.prefix or 'the whole pair'}, started {_iso(self.started_us)}: {state}",
+            f"  listed: {self.listed[Side.BLOB]} on blob, {self.listed[Side.VAST]} on vast",
+            f"  compared: {self.rows} keys in {self.seconds:.1f} s ({rate:.0f}/s)",
+            f"  in step: {self.in_step}",
+        ]
+        lines += [f"  {kind.replace('_', ' ')}: {count}" for kind, count in sorted(self.drift.items())]
+        if self.drift:
+            lines += [
+                f"  known already, in flight: {self.in_flight}; too recent to tell: {self.recent}",
+                f"  missed by events: {self.missed_by_events[Side.BLOB]} on blob, {self.missed_by_events[Side.VAST]} on vast",
+                f"  marked: {self.marked} changes; waiting to be quiet: {self.young}",
+            ]
+        if self.fresh_state:
+            lines.append("  state was empty: union mode, nothing is deleted")
+        return "\n".join(lines)
+
+
+def _iso(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
