@@ -201,9 +201,9 @@ _SEAL_HEX = re.compile(r"[0-9a-f]{16}\Z")
 _SIGNED = re.compile(r"-?[0-9]{1,18}\Z")
 
 
-def key_digest(key: str, metadata_digest: bytes = b"") -> str:
-    """Seal over a pair-relative key and, when given, ``digest`` of the metadata written with it: 16 hexadecimal digits."""
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=metadata_digest).hexdigest()
+def key_digest(key: str) -> str:
+    """Seal over a text: 16 hexadecimal digits."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def format_stamp(stamp: OriginStamp) -> str:

@@ -1,0 +1,138 @@
+"""Ways to authorise a request to Azure Storage: a SAS made from the account key, a SAS given, or a bearer token."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from federation.errors import Halt, RetryLater, UsageError
+from federation.model import SECOND_US, Side
+
+SCOPE = "https://storage.azure.com/.default"
+_SAS_LIFE = timedelta(hours=4)
+_RENEW_EARLY_US = 3600 * SECOND_US
+_TOKEN_EARLY_US = 300 * SECOND_US
+_EMULATOR_ACCOUNT = "devstoreaccount1"
+_EMULATOR_URL = f"http://127.0.0.1:10000/{_EMULATOR_ACCOUNT}"
+# The emulator's published key, the same for everybody: no secret.
+_EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+class AzureAuth(Protocol):
+    """Authorises requests. Raises Halt (credentials_refused) or RetryLater when it cannot."""
+
+    async def query(self) -> str:
+        """What to append to the query, without a leading ampersand; may be empty."""
+        ...
+
+    async def headers(self) -> dict[str, str]:
+        """Headers to add."""
+        ...
+
+
+class SasAuth:
+    """An account SAS: given, or made from the account key and renewed before it expires."""
+
+    def __init__(self, now_us: Callable[[], int], *, account: str = "", key: str = "", sas: str = "") -> None:
+        self._now_us = now_us
+        self._account = account
+        self._key = key
+        self._sas = sas.removeprefix("?")
+        self._renew_at_us = 0
+
+    async def query(self) -> str:
+        """As in the protocol."""
+        if self._key and self._now_us() >= self._renew_at_us:
+            self._sas = self._make()
+        return self._sas
+
+    async def headers(self) -> dict[str, str]:
+        """None: the query says it all."""
+        return {}
+
+    def _make(self) -> str:
+        from azure.storage.blob import (  # noqa: PLC0415 - a heavy import that bearer tokens do not need
+            AccountSasPermissions,
+            ResourceTypes,
+            generate_account_sas,
+        )
+
+        now_us = self._now_us()
+        self._renew_at_us = now_us + int(_SAS_LIFE.total_seconds()) * SECOND_US - _RENEW_EARLY_US
+        try:
+            return generate_account_sas(
+                self._account,
+                self._key,
+                ResourceTypes(container=True, object=True),
+                AccountSasPermissions(read=True, write=True, delete=True, list=True, create=True, tag=True),
+                datetime.fromtimestamp(now_us / SECOND_US, UTC) + _SAS_LIFE,
+            )
+        except ValueError:
+            raise Halt("the account key is not valid base64", reason="credentials_refused", side=Side.BLOB) from None
+
+
+class TokenAuth:
+    """Bearer tokens of an azure-identity credential, of its async or its blocking kind. The caller closes the credential."""
+
+    def __init__(self, credential: Any, now_us: Callable[[], int]) -> None:  # noqa: ANN401 - two unrelated SDK protocols
+        self._credential = credential
+        self._now_us = now_us
+        self._token = ""
+        self._renew_at_us = 0
+        self._lock = asyncio.Lock()
+
+    async def query(self) -> str:
+        """Nothing."""
+        return ""
+
+    async def headers(self) -> dict[str, str]:
+        """As in the protocol."""
+        if self._now_us() >= self._renew_at_us:
+            async with self._lock:
+                if self._now_us() >= self._renew_at_us:
+                    await self._renew()
+        return {"Authorization": f"Bearer {self._token}"}
+
+    async def _renew(self) -> None:
+        from azure.core.exceptions import AzureError, ClientAuthenticationError  # noqa: PLC0415
+
+        get_token = self._credential.get_token
+        try:
+            if inspect.iscoroutinefunction(get_token):
+                token = await get_token(SCOPE)
+            else:
+                token = await asyncio.to_thread(get_token, SCOPE)
+        except ClientAuthenticationError:
+            text = "no token for Azure Storage: the credential was refused. Check the service's identity."
+            raise Halt(text, reason="credentials_refused", side=Side.BLOB) from None
+        except AzureError as error:
+            text = f"no token for Azure Storage: {type(error).__name__}"
+            raise RetryLater(text, reason="unreachable", side=Side.BLOB) from None
+        self._token = token.token
+        self._renew_at_us = int(token.expires_on) * SECOND_US - _TOKEN_EARLY_US
+
+
+def from_connection_string(text: str, now_us: Callable[[], int]) -> tuple[SasAuth, str]:
+    """The authorisation and the blob endpoint in a connection string.
+
+    Raises:
+        UsageError: it names no account key and no SAS; the text never holds its value.
+    """
+    fields = dict(part.strip().split("=", 1) for part in text.split(";") if "=" in part)
+    if fields.get("UseDevelopmentStorage", "").lower() == "true":
+        return SasAuth(now_us, account=_EMULATOR_ACCOUNT, key=_EMULATOR_KEY), _EMULATOR_URL
+    account, key, sas = fields.get("AccountName", ""), fields.get("AccountKey", ""), fields.get("SharedAccessSignature", "")
+    endpoint = fields.get("BlobEndpoint", "")
+    if not endpoint and account:
+        scheme = fields.get("DefaultEndpointsProtocol", "https")
+        endpoint = f"{scheme}://{account}.blob.{fields.get('EndpointSuffix', 'core.windows.net')}"
+    if not (sas or (account and key)):
+        raise UsageError(
+            "The Azure connection string has neither AccountName and AccountKey nor SharedAccessSignature. Copy it whole from the"
+            " storage account's page 'Access keys'.",
+            reason="bad_connection_string",
+        )
+    return SasAuth(now_us, account=account, key="" if sas else key, sas=sas), endpoint

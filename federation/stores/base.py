@@ -1,0 +1,234 @@
+"""What both stores share: names, one request and its refusal, the race guard, and finding out what the server honours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from uuid import uuid4
+
+import aiohttp
+
+from federation import keys
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
+from federation.keys import NamePolicy
+from federation.model import PRESERVED_PREFIX, ListEntry, Present, Side
+from federation.ports import Capabilities
+from federation.stores import faults, wire
+from federation.stores.lane import Answer, HttpLane, HttpReader, unquote_etag, wall_us
+from federation.stores.listing import OrderedListing, Page
+
+PROBE_PREFIX = f"{PRESERVED_PREFIX}probe/"
+WRONG_ETAG = "0" * 32
+"""An ETag that no probe object has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request before it is authorised. ``operation`` is for error texts."""
+
+    method: str
+    operation: str
+    name: str = ""
+    """The side's name of the object; empty: the container or bucket itself."""
+    query: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    body: bytes | None = None
+    key: str = ""
+
+
+class HttpStore(ABC):
+    """Base of the two real stores; a subclass knows its service's requests and how to authorise them."""
+
+    def __init__(
+        self, side: Side, policy: NamePolicy, prefix: str, *, ca_file: str = "", now_us: Callable[[], int] = wall_us
+    ) -> None:
+        self.side = side
+        self.capabilities = Capabilities()
+        self.race_windows = 0
+        self._policy = policy
+        self._prefix = prefix
+        self._lane = HttpLane(side, ca_file=ca_file, now_us=now_us)
+        self._listing = OrderedListing(side, policy, prefix, self._pages)
+
+    # ------------------------------------------------------------------------------------------------ what services differ in
+
+    @abstractmethod
+    async def _authorised(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """The whole URL and all headers of *request*."""
+
+    @abstractmethod
+    def _pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
+        """All list pages of names with *prefix*, in the service's order."""
+
+    @abstractmethod
+    async def check(self) -> None:
+        """As in the port."""
+
+    @abstractmethod
+    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+        """Write one byte under *key* with the given condition."""
+
+    @abstractmethod
+    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+        """What only this service has to be asked; an object is under *key*."""
+
+    # ---------------------------------------------------------------------------------------------------------- shared port
+
+    async def head(self, key: str) -> Present:
+        """As in the port."""
+        answer = await self.call(Request("HEAD", "HEAD", self._name(key), key=key))
+        return self._present(answer.headers, key)
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> HttpReader:
+        """As in the port; *length* is at least 1."""
+        headers = wire.byte_range(start, length)
+        if if_match is not None:
+            headers["If-Match"] = wire.quoted(if_match)
+        request = Request("GET", "GET", self._name(key), headers=headers, key=key)
+        response = await self._start(request)
+        try:
+            return HttpReader(self._lane, response, self._present(response.headers, key))
+        except FederationError:
+            response.close()
+            raise
+
+    async def delete(self, key: str, *, expected_etag: str) -> None:
+        """As in the port."""
+        conditions = await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_delete, gone_is_fine=True)
+        if conditions is None:
+            return
+        try:
+            await self.call(Request("DELETE", "DELETE", self._name(key), headers=conditions, key=key))
+        except NotPresent:
+            return
+        except Reobserve:
+            # Some servers answer 412 when there is nothing to match.
+            try:
+                await self.head(key)
+            except NotPresent:
+                return
+            raise
+
+    async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        """As in the port. Names that no key can have are left out and counted in ``skipped_names``."""
+        async for entry in self._listing.entries(prefix, start_after):
+            yield entry
+
+    @property
+    def skipped_names(self) -> int:
+        """Names of the last listing that are illegal under the name policy, and so belong to no key."""
+        return self._listing.skipped_names
+
+    async def server_clock_skew_us(self) -> int:
+        """As in the port."""
+        return self._lane.skew.skew_us
+
+    async def close(self) -> None:
+        """As in the port."""
+        await self._lane.close()
+
+    async def probe(self) -> Capabilities:
+        """As in the port."""
+        key = f"{PROBE_PREFIX}{uuid4().hex}"
+        found = self.capabilities
+        first = await self._put_probe(key, {})
+        try:
+            version_id = first.headers.get("x-ms-version-id") or first.headers.get("x-amz-version-id")
+            refused = [await self._refuses(self._put_probe(key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
+            right = wire.condition(unquote_etag(first.headers.get("ETag", "")))
+            honoured = all(refused) and not await self._refuses(self._put_probe(key, right))
+            found = replace(found, conditional_put=honoured, versioning=version_id not in {None, "null"})
+            found = await self._probe_more(key, found)
+            wrong = Request("DELETE", "DELETE", self._name(key), headers=wire.condition(WRONG_ETAG), key=key)
+            found = replace(found, conditional_delete=await self._refuses(self.call(wrong)))
+        finally:
+            await self._drop_probe(key)
+        self.capabilities = found
+        return found
+
+    # -------------------------------------------------------------------------------------------------------------- inside
+
+    def _name(self, key: str) -> str:
+        return keys.encode(key, self._policy, prefix=self._prefix)
+
+    def written_name(self, key: str) -> str:
+        """The name of *key*, which is about to be written. Raises Park (unrepresentable)."""
+        name = self._name(key)
+        if name != self._prefix + key and not keys.excluded(key):
+            self._listing.disturb()
+        return name
+
+    def _present(self, headers: Mapping[str, str], key: str) -> Present:
+        try:
+            return wire.present(headers, self.side)
+        except (KeyError, ValueError):
+            raise RetryLater("the answer does not describe an object", reason="bad_answer", key=key, side=self.side) from None
+
+    async def _start(self, request: Request) -> aiohttp.ClientResponse:
+        """Send; return when the answer is a success, its body unread. Raises what the refusal means."""
+        url, headers = await self._authorised(request)
+        response = await self._lane.start(request.method, url, headers, request.body)
+        if response.status < HTTPStatus.MULTIPLE_CHOICES:
+            return response
+        body = await self._lane.read(response)
+        raise await self._fault(request, faults.refusal(response.status, response.headers, body))
+
+    async def call(self, request: Request) -> Answer:
+        """Send and read the whole answer. Raises what the refusal means."""
+        response = await self._start(request)
+        return Answer(response.status, response.headers, await self._lane.read(response))
+
+    async def _fault(self, request: Request, refused: faults.Refusal) -> FederationError:
+        if refused.status == HTTPStatus.NOT_FOUND and not faults.known(self.side, refused.code):
+            # A HEAD answer has no body, so it cannot say whether the object or the container is missing (rule 3).
+            if request.name:
+                await self.check()
+                return NotPresent(f"{request.operation}: not there", reason="not_present", key=request.key, side=self.side)
+            return Halt(f"the container of side {self.side} is not there", reason="container_missing", side=self.side)
+        return faults.fault(self.side, refused, operation=request.operation, key=request.key)
+
+    async def write(self, request: Request) -> Answer:
+        """As ``call``; an object that is gone is a precondition that failed."""
+        try:
+            return await self.call(request)
+        except NotPresent as error:
+            raise Reobserve(str(error), reason="precondition", key=request.key, side=self.side) from None
+
+    async def conditions(
+        self, key: str, expected_etag: str | None, *, honoured: bool, gone_is_fine: bool = False
+    ) -> dict[str, str] | None:
+        """Headers that make a write conditional; where the server ignores them, look right now (rule 5).
+
+        Returns None only with *gone_is_fine*, when there is nothing left to delete.
+        """
+        if honoured:
+            return wire.condition(expected_etag)
+        # RACE: another writer may come between this look and our write; the server offers no condition to close the window.
+        self.race_windows += 1
+        try:
+            found: str | None = (await self.head(key)).version.etag
+        except NotPresent:
+            found = None
+        if found is None and gone_is_fine:
+            return None
+        if found != expected_etag:
+            raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
+        return {}
+
+    async def _refuses(self, call: Awaitable[object]) -> bool:
+        """Whether a precondition made *call* fail; a server that cannot do what is asked does not count as refusing."""
+        try:
+            await call
+        except Reobserve:
+            return True
+        except Park:
+            pass
+        return False
+
+    async def _drop_probe(self, key: str) -> None:
+        try:
+            await self.call(Request("DELETE", "DELETE", self._name(key), key=key))
+        except NotPresent:
+            return

@@ -1,0 +1,222 @@
+"""The HTTP lane of both stores: a pooled session, bounded timeouts, no hidden retries, network faults as our errors."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from http import HTTPStatus
+
+import aiohttp
+from yarl import URL
+
+from federation.errors import FederationError, Park, RetryLater
+from federation.model import SECOND_US, Present, Side
+
+USER_AGENT = "fedplane/0.1"
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+_BUFFER_BYTES = 256 * 1024
+_SAMPLES_BEFORE_RESET = 1_000
+
+
+def wall_us() -> int:
+    """Wall clock, microseconds since 1970 UTC."""
+    return time.time_ns() // 1_000
+
+
+@lru_cache(maxsize=4096)
+def http_date_us(text: str) -> int:
+    """Microseconds since 1970 of an HTTP date (whole seconds). Raises ValueError."""
+    return int(parsedate_to_datetime(text).timestamp()) * SECOND_US
+
+
+def unquote_etag(text: str) -> str:
+    """An ETag without its quotes and weakness mark."""
+    return text.removeprefix("W/").strip('"')
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the service did what was asked."""
+        return self.status < HTTPStatus.MULTIPLE_CHOICES
+
+
+class SkewMeter:
+    """Service's clock minus ours, from ``Date`` headers, which hold whole seconds.
+
+    Each answer bounds the skew by an interval; the bounds of many answers are intersected. An empty intersection means that a
+    clock was set: start over with the newest answer.
+    """
+
+    def __init__(self) -> None:
+        self._low_us = 0
+        self._high_us = 0
+        self._samples = 0
+
+    def note(self, date: str | None, sent_us: int, received_us: int) -> None:
+        """Take in the ``Date`` of one answer, if it had a readable one."""
+        try:
+            stamped_us = http_date_us(date or "")
+        except (TypeError, ValueError):
+            return
+        low_us, high_us = stamped_us - received_us, stamped_us + SECOND_US - sent_us
+        low_us, high_us = min(low_us, high_us), max(low_us, high_us)
+        narrowed = max(self._low_us, low_us), min(self._high_us, high_us)
+        if self._samples in {0, _SAMPLES_BEFORE_RESET} or narrowed[0] > narrowed[1]:
+            self._low_us, self._high_us, self._samples = low_us, high_us, 1
+        else:
+            self._low_us, self._high_us = narrowed
+            self._samples += 1
+
+    @property
+    def skew_us(self) -> int:
+        """Zero while the clocks may agree, else the middle of what is possible."""
+        if self._low_us <= 0 <= self._high_us:
+            return 0
+        return (self._low_us + self._high_us) // 2
+
+
+class HttpLane:
+    """Requests of one store. The session is made at the first request, in the running loop."""
+
+    def __init__(self, side: Side, *, ca_file: str = "", now_us: Callable[[], int] = wall_us) -> None:
+        self.side = side
+        self.skew = SkewMeter()
+        self._ca_file = ca_file
+        self._now_us = now_us
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> aiohttp.ClientResponse:
+        """Send one request and return when the head of the answer is there; the caller reads or closes it.
+
+        Args:
+            method: HTTP method.
+            url: fully percent-encoded, sent as it is.
+            headers: all headers but Host, User-Agent and Content-Length.
+            body: request body; None sends none.
+
+        Raises:
+            RetryLater: reason "unreachable" or "timeout".
+        """
+        sent_us = self._now_us()
+        try:
+            response = await self._ready().request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                skip_auto_headers=("Content-Type",),
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise network_fault(self.side, error) from None
+        self.skew.note(response.headers.get("Date"), sent_us, self._now_us())
+        return response
+
+    async def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Send one request and read the whole answer, whatever its status. Raises RetryLater."""
+        response = await self.start(method, url, headers, body)
+        return Answer(response.status, response.headers, await self.read(response))
+
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body of *response*, then release it. Raises RetryLater, also when it is shorter than announced."""
+        try:
+            return await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise network_fault(self.side, error) from None
+        finally:
+            response.release()
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _ready(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            tls = ssl.create_default_context(cafile=self._ca_file or None)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=tls),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
+                auto_decompress=False,
+                read_bufsize=_BUFFER_BYTES,
+            )
+        return self._session
+
+
+def network_fault(side: Side, error: Exception) -> FederationError:
+    """What a fault below HTTP means. The text never holds the URL, whose query may be a signature (rule 10)."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return Park(f"{side}: the name cannot be put in a URL", reason="name_refused", side=side)
+    if isinstance(error, TimeoutError):
+        return RetryLater(f"{side}: no answer in time", reason="timeout", side=side)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return RetryLater(f"{side}: the answer was cut short", reason="cut_short", side=side)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        text = f"{side}: the certificate of {error.host}:{error.port} was refused; set ca_file or correct the endpoint"
+        return RetryLater(text, reason="unreachable", side=side)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        text = f"{side}: cannot connect to {error.host}:{error.port} ({error.strerror or type(error).__name__})"
+        return RetryLater(text, reason="unreachable", side=side)
+    return RetryLater(f"{side}: the connection failed ({type(error).__name__})", reason="unreachable", side=side)
+
+
+class HttpReader:
+    """``ports.Reader`` over one response."""
+
+    def __init__(self, lane: HttpLane, response: aiohttp.ClientResponse, present: Present) -> None:
+        self.present = present
+        self._lane = lane
+        self._response = response
+
+    async def read(self) -> bytes:
+        """As in the port."""
+        data = await self._lane.read(self._response)
+        self._complete(len(data))
+        return data
+
+    async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
+        """As in the port."""
+        held: list[bytes] = []
+        held_bytes = total_bytes = 0
+        try:
+            async for block in self._response.content.iter_any():
+                total_bytes += len(block)
+                held.append(block)
+                held_bytes += len(block)
+                if held_bytes < size_bytes:
+                    continue
+                whole = b"".join(held)
+                end = held_bytes - held_bytes % size_bytes
+                for start in range(0, end, size_bytes):
+                    yield whole[start : start + size_bytes]
+                held, held_bytes = [whole[end:]], held_bytes - end
+        except (aiohttp.ClientError, OSError) as error:
+            raise network_fault(self._lane.side, error) from None
+        self._complete(total_bytes)
+        if held_bytes:
+            yield b"".join(held)
+
+    async def close(self) -> None:
+        """As in the port."""
+        self._response.close()
+
+    def _complete(self, received_bytes: int) -> None:
+        announced = self._response.headers.get("Content-Length")
+        if announced is not None and int(announced) != received_bytes:
+            raise RetryLater("the answer was cut short", reason="cut_short", side=self._lane.side)

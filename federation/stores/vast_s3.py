@@ -1,0 +1,201 @@
+"""The VAST side (facts/vast.md 3 and 4): one bucket and a prefix in it, over S3.
+
+One request is one request: no SDK retries, no hidden HEADs; botocore's signer signs them. Path style, no checksum trailers. What
+the server does with conditions is probed, never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from federation import metadata as mapping
+from federation.errors import NotPresent, Park, Reobserve, RetryLater
+from federation.keys import policy_for
+from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, s3_etag_kind
+from federation.ports import Capabilities, WriteResult
+from federation.stores import faults, wire
+from federation.stores.base import WRONG_ETAG, HttpStore, Request
+from federation.stores.lane import Answer, unquote_etag, wall_us
+from federation.stores.listing import Page, parse_s3_page
+from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
+
+COPY_LIMIT_BYTES = 5 * 1024**3
+"""Largest source of one CopyObject; beyond it a copy goes in parts."""
+PAGE_SIZE = 1_000
+
+
+class VastS3Store(HttpStore):
+    """``ports.ObjectStore`` over one bucket."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        bucket: str,
+        access_key: str,
+        secret_key: str,
+        prefix: str = "",
+        region: str = "us-east-1",
+        ca_file: str = "",
+        name_policy: str = "common",
+        now_us: Callable[[], int] = wall_us,
+    ) -> None:
+        """Address *bucket* in path style below *endpoint*; *ca_file* replaces the system's certificate authorities."""
+        super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, now_us=now_us)
+        self._bucket: Final = bucket
+        self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
+        self._signer: Final = S3SigV4Auth(Credentials(access_key, secret_key), "s3", region)
+
+    # ------------------------------------------------------------------------------------------------------------- writes
+
+    async def put(
+        self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
+    ) -> WriteResult:
+        """As in the port."""
+        stored = mapping.to_side(metadata, stamp, Side.VAST)
+        conditions = await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
+        headers = {**wire.s3_headers(stored), "Content-MD5": wire.md5_base64(data), **conditions}
+        answer = await self.write(Request("PUT", "PutObject", self.written_name(key), headers=headers, body=data, key=key))
+        return self.result(answer.headers.get("ETag"), lossy=stored.lossy)
+
+    async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> S3Upload:
+        """As in the port."""
+        del size_bytes
+        return await begin(self, key, self.written_name(key), mapping.to_side(metadata, stamp, Side.VAST))
+
+    async def replace_metadata(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+    ) -> WriteResult:
+        """As in the port: the object copied onto itself with other metadata."""
+        stored = mapping.to_side(metadata, stamp, Side.VAST)
+        headers = {**wire.s3_headers(stored), "x-amz-metadata-directive": "REPLACE"}
+        headers |= await self._source(key, expected_etag)
+        request = Request("PUT", "CopyObject", self._name(key), headers=headers, key=key)
+        try:
+            etag = etag_in(await self.call_and_check(request), self.side)
+        except Park:
+            present = await self.head(key)
+            if present.version.size_bytes <= COPY_LIMIT_BYTES:
+                raise
+            return await copy_in_parts(self, key, key, present, stored, expected_etag=expected_etag, target_etag=expected_etag)
+        if ETagKind.MD5 is s3_etag_kind(expected_etag) is s3_etag_kind(etag) and etag != expected_etag:
+            # The condition was not honoured: content that came meanwhile now has our metadata, so decide again.
+            raise Reobserve("the content changed meanwhile", reason="precondition", key=key, side=self.side)
+        return WriteResult(etag, stored.lossy)
+
+    async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
+        """As in the port; beyond the limit of one request it goes in parts."""
+        try:
+            return WriteResult((await self.head(target_key)).version.etag)
+        except NotPresent:
+            pass
+        source = await self.head(source_key)
+        if source.version.etag != source_etag:
+            raise Reobserve("the source is another version", reason="precondition", key=source_key, side=self.side)
+        if source.version.size_bytes > COPY_LIMIT_BYTES:
+            stored = mapping.to_side(source.metadata, source.origin, Side.VAST)
+            return await copy_in_parts(self, source_key, target_key, source, stored, expected_etag=source_etag, target_etag=None)
+        headers = self.copy_source(source_key, source_etag) | {"x-amz-metadata-directive": "COPY"}
+        request = Request("PUT", "CopyObject", self.written_name(target_key), headers=headers, key=source_key)
+        etag = etag_in(await self.call_and_check(request), self.side)
+        await self._copy_is_of(source_key, target_key, source, etag)
+        return WriteResult(etag)
+
+    async def check(self) -> None:
+        """As in the port."""
+        await self.call(Request("GET", "ListObjectsV2", query={"list-type": "2", "max-keys": "1"}))
+
+    # ------------------------------------------------------------------------------- also used by uploads and copies in parts
+
+    def copy_source(self, key: str, etag: str) -> dict[str, str]:
+        """Headers that name a copy's source and the version it must be."""
+        return {
+            "x-amz-copy-source": f"/{quote(self._bucket)}/{wire.url_path(self._name(key))}",
+            "x-amz-copy-source-if-match": wire.quoted(etag),
+        }
+
+    async def call_and_check(self, request: Request) -> bytes:
+        """As ``call``; an error that comes with status 200, after the server had begun to answer, is raised too."""
+        answer = await self.call(request)
+        if b"<Error" in answer.body:
+            refused = faults.refusal(answer.status, answer.headers, answer.body)
+            known = faults.known(self.side, refused.code)
+            raise await self._fault(request, refused if known else replace(refused, status=500))
+        return answer.body
+
+    def result(self, etag: str | None, *, lossy: bool = False) -> WriteResult:
+        """What a write left. Raises RetryLater when the server did not say."""
+        if not etag:
+            raise RetryLater("the server did not say what it wrote", reason="bad_answer", side=self.side)
+        return WriteResult(unquote_etag(etag), lossy)
+
+    # ------------------------------------------------------------------------------------------------------------- inside
+
+    async def _source(self, key: str, etag: str) -> dict[str, str]:
+        if not self.capabilities.conditional_copy:
+            # RACE: the server ignores the condition on a copy's source; the look narrows the window.
+            self.race_windows += 1
+            if (await self.head(key)).version.etag != etag:
+                raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
+        return self.copy_source(key, etag)
+
+    async def _copy_is_of(self, source_key: str, target_key: str, source: Present, etag: str) -> None:
+        """Undo a copy that is of another version than the one looked at. Raises Reobserve then."""
+        if source.version.etag_kind is ETagKind.MD5 and s3_etag_kind(etag) is ETagKind.MD5:
+            same = source.version.etag == etag
+        elif self.capabilities.conditional_copy:
+            return
+        else:
+            # RACE: neither a condition nor a hash proves the copy; the source still being that version after it does.
+            self.race_windows += 1
+            same = (await self.head(source_key)).version.etag == source.version.etag
+        if not same:
+            await self.delete(target_key, expected_etag=etag)
+            raise Reobserve("the source changed while it was copied", reason="precondition", key=source_key, side=self.side)
+
+    async def _authorised(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        url = f"{self._bucket_url}/{wire.url_path(request.name)}" if request.name else self._bucket_url
+        if request.query:
+            url = f"{url}?{urlencode(request.query, quote_via=quote, safe='')}"
+        signed = AWSRequest(request.method, url, headers=dict(request.headers or {}), data=request.body or b"")
+        if "Content-MD5" in signed.headers:
+            # Over TLS the body is covered by Content-MD5 and the channel; over plain HTTP botocore signs its hash all the same.
+            signed.context["payload_signing_enabled"] = False
+        self._signer.add_auth(signed)
+        return url, dict(signed.headers.items())
+
+    async def _pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_SIZE)}
+        query |= {"prefix": prefix} if prefix else {}
+        query |= {"start-after": start_after} if start_after else {}
+        while True:
+            answer = await self.call(Request("GET", "ListObjectsV2", query=query))
+            page = parse_s3_page(answer.body)
+            yield page
+            if not page.marker:
+                return
+            query["continuation-token"] = page.marker
+
+    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+        return await self.write(Request("PUT", "PutObject", self._name(key), headers=headers, body=b"1", key=key))
+
+    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+        name = self._name(key)
+        wrong_copy = {**self.copy_source(key, WRONG_ETAG), "x-amz-metadata-directive": "REPLACE", "x-amz-meta-probe": "1"}
+        copy = await self._refuses(self.call(Request("PUT", "CopyObject", name, headers=wrong_copy, key=key)))
+        complete = True
+        for etag in (None, WRONG_ETAG):
+            upload = await begin(self, key, name, mapping.Stored({}, {}, lossy=False))
+            await upload.put_part(1, b"1")
+            complete = await self._refuses(upload.commit(wire.condition(etag))) and complete
+            await upload.abort()
+        answer = await self.call(Request("GET", "GetBucketVersioning", query={"versioning": ""}))
+        versioning = b"<Status>Enabled</Status>" in answer.body
+        return replace(found, conditional_copy=copy, conditional_complete=complete, versioning=versioning)

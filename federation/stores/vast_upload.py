@@ -1,0 +1,145 @@
+"""Large writes over S3: multipart uploads, and copies in parts beyond what one CopyObject may hold (facts/vast.md 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape, unescape
+
+from federation import metadata as mapping
+from federation.errors import FederationError, NotPresent, Reobserve, RetryLater
+from federation.model import ETagKind, Present, Side, s3_etag_kind
+from federation.ports import WriteResult
+from federation.stores import wire
+from federation.stores.base import Request
+from federation.stores.lane import unquote_etag
+
+if TYPE_CHECKING:
+    from federation.stores.vast_s3 import VastS3Store
+
+COPY_PART_BYTES = 512 * 1024**2
+_MAX_PARTS = 10_000
+_UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
+_ETAG = re.compile(rb"<ETag>([^<]+)</ETag>")
+_ENTITIES = {"&quot;": '"', "&#34;": '"', "&#x22;": '"', "&apos;": "'"}
+
+
+def etag_in(body: bytes, side: Side) -> str:
+    """The ETag element of an answer, unquoted. Raises RetryLater when there is none."""
+    return unquote_etag(_element(_ETAG, body, side))
+
+
+async def begin(store: VastS3Store, key: str, name: str, stored: mapping.Stored) -> S3Upload:
+    """CreateMultipartUpload."""
+    request = Request("POST", "CreateMultipartUpload", name, {"uploads": ""}, wire.s3_headers(stored), key=key)
+    answer = await store.write(request)
+    return S3Upload(store, key, name, _element(_UPLOAD_ID, answer.body, store.side), lossy=stored.lossy)
+
+
+class S3Upload:
+    """``ports.Upload``."""
+
+    def __init__(self, store: VastS3Store, key: str, name: str, upload_id: str, *, lossy: bool) -> None:
+        self._store = store
+        self._key = key
+        self._name = name
+        self._upload_id = upload_id
+        self._lossy = lossy
+        self._etags: dict[int, str] = {}
+
+    async def put_part(self, number: int, data: bytes) -> None:
+        """As in the port."""
+        request = self._part("UploadPart", number, {"Content-MD5": wire.md5_base64(data)}, data)
+        answer = await self._store.write(request)
+        self._etags[number] = self._store.result(answer.headers.get("ETag")).etag
+
+    async def copy_part(self, number: int, headers: Mapping[str, str]) -> None:
+        """UploadPartCopy; *headers* name the source, its version and the range. Raises Reobserve."""
+        body = await self._store.call_and_check(self._part("UploadPartCopy", number, headers, None))
+        self._etags[number] = etag_in(body, self._store.side)
+
+    async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
+        """As in the port; S3 has no place for the content's MD5, so the parts' hashes are checked against the ETag."""
+        del md5_hex
+        honoured = self._store.capabilities.conditional_complete
+        conditions = await self._store.conditions(self._key, expected_etag, honoured=honoured) or {}
+        etag = await self.commit(conditions)
+        if s3_etag_kind(etag) is ETagKind.MULTIPART and etag.lower() != self._expected(etag):
+            raise RetryLater("the parts arrived damaged", reason="checksum_mismatch", key=self._key, side=self._store.side)
+        return WriteResult(etag, self._lossy)
+
+    async def commit(self, conditions: Mapping[str, str]) -> str:
+        """CompleteMultipartUpload; the new ETag. Raises Reobserve."""
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(wire.quoted(etag))}</ETag></Part>"
+            for number, etag in sorted(self._etags.items())
+        )
+        body = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</CompleteMultipartUpload>'
+        headers = {"Content-Type": "application/xml", **conditions}
+        query = {"uploadId": self._upload_id}
+        request = Request("POST", "CompleteMultipartUpload", self._name, query, headers, body.encode(), self._key)
+        try:
+            return etag_in(await self._store.call_and_check(request), self._store.side)
+        except NotPresent as error:
+            raise Reobserve(str(error), reason="precondition", key=self._key, side=self._store.side) from None
+
+    async def abort(self) -> None:
+        """As in the port."""
+        query = {"uploadId": self._upload_id}
+        try:
+            await self._store.call(Request("DELETE", "AbortMultipartUpload", self._name, query, key=self._key))
+        except (NotPresent, Reobserve):
+            return  # completed or aborted already
+
+    def _part(self, operation: str, number: int, headers: Mapping[str, str], data: bytes | None) -> Request:
+        query = {"partNumber": str(number), "uploadId": self._upload_id}
+        return Request("PUT", operation, self._name, query, headers, data, self._key)
+
+    def _expected(self, etag: str) -> str:
+        """The ETag that the parts must give; *etag* itself where a part's ETag is no hash."""
+        parts = [part for _, part in sorted(self._etags.items())]
+        if any(s3_etag_kind(part) is not ETagKind.MD5 for part in parts):
+            return etag.lower()
+        sums = b"".join(map(bytes.fromhex, parts))
+        return f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+async def copy_in_parts(
+    store: VastS3Store,
+    source_key: str,
+    target_key: str,
+    source: Present,
+    stored: mapping.Stored,
+    *,
+    expected_etag: str,
+    target_etag: str | None,
+) -> WriteResult:
+    """Copy *source* on the server in parts, with the metadata *stored*.
+
+    Raises:
+        Reobserve: the source is no longer *expected_etag*, or the target not *target_etag* (None: free).
+    """
+    size_bytes = source.version.size_bytes
+    part_bytes = max(COPY_PART_BYTES, math.ceil(size_bytes / _MAX_PARTS))
+    upload = await begin(store, target_key, store.written_name(target_key), stored)
+    try:
+        for number, start in enumerate(range(0, size_bytes, part_bytes), start=1):
+            end = min(start + part_bytes, size_bytes) - 1
+            headers = {**store.copy_source(source_key, expected_etag), "x-amz-copy-source-range": f"bytes={start}-{end}"}
+            await upload.copy_part(number, headers)
+        if not store.capabilities.conditional_copy and (await store.head(source_key)).version.etag != expected_etag:
+            raise Reobserve("the source changed while it was copied", reason="precondition", key=source_key, side=store.side)
+        return await upload.complete(expected_etag=target_etag, md5_hex="")
+    except FederationError:
+        await upload.abort()
+        raise
+
+
+def _element(pattern: re.Pattern[bytes], body: bytes, side: Side) -> str:
+    found = pattern.search(body)
+    if found is None:
+        raise RetryLater("the server did not say what it wrote", reason="bad_answer", side=side)
+    return unescape(found[1].decode(), _ENTITIES)

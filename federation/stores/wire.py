@@ -1,0 +1,110 @@
+"""Small conversions between HTTP headers and our values, shared by both stores. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from urllib.parse import quote, unquote, unquote_plus
+
+from federation import metadata
+from federation.model import ETagKind, Present, Side, Stamp, Version, s3_etag_kind
+from federation.stores.lane import http_date_us, unquote_etag
+
+_HEADER_NAMES = {
+    "content_type": "Content-Type",
+    "content_encoding": "Content-Encoding",
+    "content_language": "Content-Language",
+    "content_disposition": "Content-Disposition",
+    "cache_control": "Cache-Control",
+}
+USER_PREFIX = {Side.BLOB: "x-ms-meta-", Side.VAST: "x-amz-meta-"}
+_MD5_BYTES = 16
+
+
+def url_path(name: str) -> str:
+    """*name* percent-encoded byte by byte, slashes kept: no server may read anything else into it."""
+    return quote(name, safe="/")
+
+
+def from_url_form(text: str, *, plus: bool = False) -> str:
+    """Inverse of percent-encoding; with *plus*, a plus sign is a space."""
+    return unquote_plus(text) if plus else unquote(text)
+
+
+def md5_base64(data: bytes) -> str:
+    """Content-MD5 of *data*."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def md5_hex_of(content_md5: str | None) -> str | None:
+    """Lower-case hex of a Content-MD5 value; None when there is none or it is no MD5."""
+    try:
+        raw = base64.b64decode(content_md5 or "", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw.hex() if len(raw) == _MD5_BYTES else None
+
+
+def quoted(etag: str) -> str:
+    """An ETag as a header wants it."""
+    return f'"{etag}"'
+
+
+def condition(expected_etag: str | None) -> dict[str, str]:
+    """The header that makes a write conditional: on that version, or on absence."""
+    return {"If-None-Match": "*"} if expected_etag is None else {"If-Match": quoted(expected_etag)}
+
+
+def byte_range(start: int, length: int | None) -> dict[str, str]:
+    """The Range header of ``[start, start+length)``; none for the whole object."""
+    if start == 0 and length is None:
+        return {}
+    return {"Range": f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"}
+
+
+def present(headers: Mapping[str, str], side: Side) -> Present:
+    """The version that a HEAD or GET answer describes. Raises KeyError or ValueError when it is no such answer."""
+    etag = unquote_etag(headers["ETag"])
+    content_range = headers.get("Content-Range")
+    size_bytes = int(content_range.rpartition("/")[2] if content_range else headers["Content-Length"])
+    kind = ETagKind.OPAQUE if side is Side.BLOB else s3_etag_kind(etag)
+    if side is Side.BLOB:
+        md5 = md5_hex_of(headers.get("x-ms-blob-content-md5") or (None if content_range else headers.get("Content-MD5")))
+    else:
+        md5 = etag.lower() if kind is ETagKind.MD5 else None
+    version_id = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")
+    marker = USER_PREFIX[side]
+    user = {name[len(marker) :]: value for name, value in headers.items() if name.lower().startswith(marker)}
+    fields = {field: headers.get(name) for field, name in _HEADER_NAMES.items()}
+    fields["content_encoding"] = _without_chunked(fields["content_encoding"])
+    common, origin = metadata.from_side(fields, user, side)
+    modified = Stamp(http_date_us(headers["Last-Modified"]))
+    return Present(Version(etag, size_bytes, modified, kind, md5, version_id), common, origin)
+
+
+def s3_headers(stored: metadata.Stored) -> dict[str, str]:
+    """Headers of an S3 write."""
+    return {_HEADER_NAMES[field]: value for field, value in stored.headers.items()} | _user(stored, Side.VAST)
+
+
+def azure_properties(stored: metadata.Stored) -> dict[str, str]:
+    """The ``x-ms-blob-`` headers of a Blob write, without user metadata."""
+    return {f"x-ms-blob-{_HEADER_NAMES[field].lower()}": value for field, value in stored.headers.items()}
+
+
+def azure_user(stored: metadata.Stored) -> dict[str, str]:
+    """The ``x-ms-meta-`` headers of a Blob write."""
+    return _user(stored, Side.BLOB)
+
+
+def _user(stored: metadata.Stored, side: Side) -> dict[str, str]:
+    return {USER_PREFIX[side] + name: value for name, value in stored.user.items()}
+
+
+def _without_chunked(encoding: str | None) -> str | None:
+    # A writer's transfer framing that some S3 servers keep as if it were the content's encoding.
+    if not encoding or "aws-chunked" not in encoding:
+        return encoding
+    return ", ".join(part for part in (piece.strip() for piece in encoding.split(",")) if part != "aws-chunked") or None
