@@ -34,6 +34,8 @@ class PairRuntime:
     state: State
     worker: Worker
     fresh_state: bool
+    credential: object | None = None
+    """For Azure, where no connection string is set."""
     sink: WakingSink = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,12 +90,13 @@ async def open_pair(
             await state.put_note(UNION_NOTE, b"1")
         gates = {side: Gate(side, clock) for side in Side}
         stores: dict[Side, ObjectStore] = {}
-        for side, store in ((Side.BLOB, await _blob_store(stack, pair.blob)), (Side.VAST, _vast_store(pair.vast))):
+        credential = await _credential(stack, pair.blob)
+        for side, store in ((Side.BLOB, _blob_store(pair.blob, credential)), (Side.VAST, _vast_store(pair.vast))):
             stack.push_async_callback(store.close)
             stores[side] = PacedStore(store, gates[side])
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
         worker = Worker(context, gates, _limits(settings), owner=owner_name())
-        yield PairRuntime(pair, context, gates, state, worker, fresh_state=not had_state)
+        yield PairRuntime(pair, context, gates, state, worker, fresh_state=not had_state, credential=credential)
 
 
 def owner_name() -> str:
@@ -101,7 +104,7 @@ def owner_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _context(  # noqa: PLR0917 - called once, above
+def _context(
     settings: Settings,
     pair: PairSettings,
     stores: Mapping[Side, ObjectStore],
@@ -135,16 +138,27 @@ def _limits(settings: Settings) -> WorkerLimits:
     return WorkerLimits(worker.concurrency, worker.lease_seconds, worker.drain_seconds, worker.max_attempts)
 
 
-async def _blob_store(stack: AsyncExitStack, blob: BlobSettings) -> ObjectStore:
-    from federation.stores.azure_blob import AzureBlobStore  # noqa: PLC0415
-
-    if blob.connection_string_env:
-        text = secret(blob.connection_string_env, "pair.blob.connection_string_env")
-        return AzureBlobStore(account_url=blob.account_url, container=blob.container, prefix=blob.prefix, connection_string=text)
+async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | None:
+    """DefaultAzureCredential where anything of the Blob side has no connection string; closed with *stack*."""
+    if blob.connection_string_env and (blob.events.connection_string_env or not blob.events.queue_url):
+        return None
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
-    credential = await stack.enter_async_context(DefaultAzureCredential())
-    return AzureBlobStore(account_url=blob.account_url, container=blob.container, prefix=blob.prefix, credential=credential)
+    return await stack.enter_async_context(DefaultAzureCredential())
+
+
+def _blob_store(blob: BlobSettings, credential: object | None) -> ObjectStore:
+    from federation.stores.azure_blob import AzureBlobStore  # noqa: PLC0415
+
+    name = blob.connection_string_env
+    text = secret(name, "pair.blob.connection_string_env") if name else None
+    return AzureBlobStore(
+        account_url=blob.account_url,
+        container=blob.container,
+        prefix=blob.prefix,
+        connection_string=text,
+        credential=None if text else credential,
+    )
 
 
 def _vast_store(vast: VastSettings) -> ObjectStore:
@@ -166,4 +180,12 @@ def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None], dead_lett
     """The listeners that the pair's settings ask for. *on_gap* is called when a source knows that it missed something."""
     from federation.sources import build  # noqa: PLC0415
 
-    return build.sources(runtime.settings, runtime.state, runtime.sink, on_gap=on_gap, dead_letter=dead_letter)
+    return build.sources(
+        runtime.settings,
+        runtime.state,
+        runtime.sink,
+        runtime.context.clock,
+        credential=runtime.credential,
+        on_gap=on_gap,
+        dead_letter=dead_letter,
+    )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 
 from federation import keys
+from federation import metadata as mapping
 from federation.errors import FederationError, Halt, NotPresent, Reobserve
 from federation.model import (
     PRESERVED_PREFIX,
@@ -29,7 +30,7 @@ from federation.model import (
 from federation.ports import Capabilities, Clock, WriteResult
 
 Hook = Callable[[str, str], Awaitable[None]]
-"""Awaited before every call with its name and key."""
+"""Awaited before every call with its name and key, and as "race" between a look and the unconditional write after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class MemoryStore:
         self._clock = clock
         self._hook = hook
         self._skew_us = skew_us
+        self._policy = keys.policy_for(side)
         self._faults: list[_Fault] = []
         self._serial = count(1)
 
@@ -104,8 +106,7 @@ class MemoryStore:
     ) -> WriteResult:
         """As in the port."""
         await self._enter("put", key)
-        if self.capabilities.conditional_put:
-            self._require(key, self.objects.get(key), expected_etag)
+        await self._condition(key, expected_etag, honoured=self.capabilities.conditional_put)
         result = self._store(key, data, metadata, stamp, hashlib.md5(data, usedforsecurity=False).hexdigest())
         self._leave("put")
         return result
@@ -114,6 +115,7 @@ class MemoryStore:
         """As in the port."""
         del size_bytes
         await self._enter("begin_upload", key)
+        keys.encode(key, self._policy)
         return MemoryUpload(self, key, metadata, stamp)
 
     async def replace_metadata(
@@ -130,10 +132,9 @@ class MemoryStore:
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
         await self._enter("delete", key)
-        found = self.objects.get(key)
-        if found is not None:
-            self._require(key, found, expected_etag)
-            del self.objects[key]
+        if key in self.objects:
+            await self._condition(key, expected_etag, honoured=self.capabilities.conditional_delete)
+            self.objects.pop(key, None)
         self._leave("delete")
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
@@ -195,11 +196,21 @@ class MemoryStore:
         if given and (found.etag if found is not None else None) != etag:
             raise Reobserve(f"{key} is another version", reason="precondition", key=key, side=self.side)
 
+    async def _condition(self, key: str, expected_etag: str | None, *, honoured: bool) -> None:
+        """What a conditional write checks; a server that ignores conditions leaves a window after the look."""
+        self._require(key, self.objects.get(key), expected_etag)
+        if not honoured:
+            self.race_windows += 1
+            if self._hook is not None:
+                await self._hook("race", key)
+
     def _store(self, key: str, data: bytes, metadata: Metadata, stamp: OriginStamp | None, s3_etag: str) -> WriteResult:
+        keys.encode(key, self._policy)
         etag = f"0x8DC{next(self._serial):012X}" if self.side is Side.BLOB else s3_etag
-        clean = replace(metadata, user=tuple(sorted(metadata.user)))
-        self.objects[key] = _Object(data, clean, stamp, etag, self._now())
-        return WriteResult(etag)
+        stored = mapping.to_side(metadata, stamp, self.side)
+        held, origin = mapping.from_side(stored.headers, stored.user, self.side)
+        self.objects[key] = _Object(data, held, origin, etag, self._now())
+        return WriteResult(etag, stored.lossy)
 
     def _now(self) -> Stamp:
         return Stamp((self._clock.now_us() + self._skew_us) // SECOND_US * SECOND_US)
@@ -251,8 +262,7 @@ class MemoryUpload:
         """As in the port."""
         store = self._store
         await store._enter("complete", self._key)  # noqa: SLF001
-        if store.capabilities.conditional_complete:
-            store._require(self._key, store.objects.get(self._key), expected_etag)  # noqa: SLF001
+        await store._condition(self._key, expected_etag, honoured=store.capabilities.conditional_complete)  # noqa: SLF001
         ordered = [self.parts[number] for number in sorted(self.parts)]
         sums = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in ordered)
         etag = f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(ordered)}"

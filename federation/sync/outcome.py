@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, Park, RetryLater
 from federation.model import Side
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.apply import DeleteHeld
-from federation.sync.pacing import backoff_seconds
 from federation.sync.sync_key import NotQuiet
 
 NOT_THE_KEYS_FAULT = frozenset({"paced", "throttled", "unreachable", "timeout", "server_error", "redis_unavailable"})

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, RetryLater
 from federation.model import Side
 from federation.ports import Claim, HaltRecord, Held, Lease
@@ -21,7 +22,7 @@ from federation.sync.context import PairContext
 from federation.sync.leases import Leases
 from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
 from federation.sync.paced_store import Tally, tally
-from federation.sync.pacing import Gate, backoff_seconds
+from federation.sync.pacing import Gate
 from federation.sync.stats import DecisionLine, WorkerStats
 from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
 from federation.telemetry import DECISION_LOGGER, logger

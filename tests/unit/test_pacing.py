@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.backoff import LONGEST_BACKOFF_SECONDS, backoff_seconds
 from federation.errors import RetryLater
 from federation.model import Side
-from federation.sync.pacing import LONGEST_BACKOFF_SECONDS, Gate, backoff_seconds
+from federation.sync.pacing import Gate
 
 
 class _Clock:

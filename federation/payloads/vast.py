@@ -1,0 +1,118 @@
+"""VAST's S3 event records (facts/vast.md 1): plain notifications and DataEngine CloudEvents around them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+import msgspec
+
+from federation import keys
+from federation.errors import Park
+from federation.model import Change, Side, Source
+from federation.payloads import EVENT_LIMIT_BYTES, Malformed, Parsed
+from federation.payloads.times import event_stamp
+
+
+@dataclass(frozen=True, slots=True)
+class VastScope:
+    """What a record may name. ``key_encoding``: ``raw``, ``percent`` or ``auto`` (every candidate; facts/vast.md 1)."""
+
+    bucket: str
+    prefix: str
+    key_encoding: str
+    decode: Callable[[str], str]
+    """Side name (without the prefix) to key."""
+
+
+def parse(body: bytes, scope: VastScope) -> Parsed:
+    """All changes of one message.
+
+    Raises:
+        Malformed: no JSON, or nothing in it that VAST documents.
+    """
+    if len(body) > EVENT_LIMIT_BYTES:
+        raise Malformed(f"a message of {len(body)} bytes; the broker takes none above {EVENT_LIMIT_BYTES}")
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Malformed("not JSON") from None
+    parsed = Parsed()
+    records = _records(decoded)
+    if records is None:
+        if isinstance(decoded, dict) and decoded.get("Event") == "s3:TestEvent":
+            parsed.ignored["test_event"] += 1
+            return parsed
+        raise Malformed("no Records")
+    for record in records:
+        _one(record, scope, parsed)
+    return parsed
+
+
+def _records(decoded: Any) -> list[Any] | None:  # noqa: ANN401 - any JSON
+    """``Records`` at the top, or under ``data`` of a DataEngine CloudEvent."""
+    for place in (decoded, decoded.get("data") if isinstance(decoded, dict) else None):
+        if isinstance(place, dict) and isinstance(place.get("Records"), list):
+            records: list[Any] = place["Records"]
+            return records
+    return None
+
+
+def _one(record: Any, scope: VastScope, parsed: Parsed) -> None:  # noqa: ANN401 - any JSON
+    s3 = record.get("s3") if isinstance(record, dict) else None
+    bucket = s3.get("bucket") if isinstance(s3, dict) else None
+    item = s3.get("object") if isinstance(s3, dict) else None
+    name = record.get("eventName") if isinstance(record, dict) else None
+    if not isinstance(bucket, dict) or not isinstance(item, dict) or not isinstance(name, str):
+        raise Malformed("a record without eventName, bucket or object")
+    stamp = event_stamp(record.get("eventTime"))
+    parsed.newest_us = max(parsed.newest_us, stamp.at_us if stamp is not None else 0)
+    if bucket.get("name") != scope.bucket:
+        parsed.refused["foreign_bucket"] += 1
+        return
+    kind = name.removeprefix("s3:").partition(":")[0]
+    if kind not in ("ObjectCreated", "ObjectRemoved", "ObjectTagging"):
+        parsed.ignored["other_event"] += 1
+        return
+    raw = item.get("key")
+    if not isinstance(raw, str) or not raw:
+        raise Malformed("a record without a key")
+    etag = item.get("eTag") if kind == "ObjectCreated" else None
+    for key in _keys(raw, scope, parsed):
+        parsed.changes.append(
+            Change(
+                key,
+                Side.VAST,
+                Source.VAST_EVENTS,
+                etag=etag.strip('"') or None if isinstance(etag, str) else None,
+                deleted=kind == "ObjectRemoved",
+                at=stamp,
+            )
+        )
+
+
+def _keys(raw: str, scope: VastScope, parsed: Parsed) -> list[str]:
+    """The keys that *raw* may mean, ours only. Marking one that does not exist costs two looks and does no harm."""
+    if scope.key_encoding == "raw":
+        names = [raw]
+    elif scope.key_encoding == "percent":
+        names = [unquote(raw)]
+    else:
+        names = list(dict.fromkeys((unquote(raw), raw, unquote_plus(raw))))
+    found = []
+    for name in names:
+        if not name.startswith(scope.prefix) or name == scope.prefix:
+            continue
+        try:
+            key = scope.decode(name[len(scope.prefix) :])
+        except Park:
+            continue
+        if keys.excluded(key):
+            parsed.ignored["excluded"] += 1
+            return []
+        found.append(key)
+    if not found:
+        parsed.refused["outside_prefix"] += 1
+    return found

@@ -1,0 +1,65 @@
+"""What every listener counts and tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from federation.payloads import Parsed
+from federation.ports import MarkResult
+from federation.telemetry import logger
+
+_log = logger("fedplane.sources")
+
+
+@dataclass(slots=True)
+class Tell:
+    """Counters and state of one source, for ``Source.health``."""
+
+    source: str
+    counts: Counter[str] = field(default_factory=Counter)
+    connected: bool = False
+    last_error: str = ""
+    newest_us: int = 0
+    position: dict[str, int] = field(default_factory=dict)
+
+    def parsed(self, parsed: Parsed) -> None:
+        """Count one parsed payload; what names another account or container is told once a reason, then counted."""
+        self.newest_us = max(self.newest_us, parsed.newest_us)
+        for reason, count in parsed.refused.items():
+            if not self.counts[f"refused_{reason}"]:
+                _log.warning("event refused", source=self.source, reason=reason)
+            self.counts[f"refused_{reason}"] += count
+        for reason, count in parsed.ignored.items():
+            self.counts[f"ignored_{reason}"] += count
+
+    def marked(self, result: MarkResult) -> None:
+        """Count one mark."""
+        self.counts["marked"] += result.marked
+        self.counts["echoes"] += result.echoes
+
+    def dead(self, reason: str) -> None:
+        """Count a record that could not be parsed; it was kept."""
+        self.counts["dead_lettered"] += 1
+        _log.warning("record kept as dead letter", source=self.source, reason=reason)
+
+    def up(self) -> None:
+        """The far end answers."""
+        if not self.connected:
+            _log.info("source connected", source=self.source)
+        self.connected = True
+        self.last_error = ""
+
+    def down(self, error: BaseException | str) -> None:
+        """The far end does not answer."""
+        text = str(error)[:300]
+        if self.connected or text != self.last_error:
+            _log.warning("source cannot be read", source=self.source, error=text)
+        self.connected = False
+        self.last_error = text
+
+    def as_dict(self) -> dict[str, str | int | float | None]:
+        """For health."""
+        flat: dict[str, str | int | float | None] = dict(sorted(self.counts.items()))
+        flat |= {"connected": int(self.connected), "last_error": self.last_error, "newest_us": self.newest_us or None}
+        return flat | {f"position_{name}": at for name, at in sorted(self.position.items())}

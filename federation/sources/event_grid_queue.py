@@ -1,0 +1,149 @@
+"""Event Grid through a Storage Queue: receive, mark, then delete (rule 6).
+
+A message whose mark failed stays in the queue and comes back when its visibility ends. One that cannot be parsed is moved, whole
+and with its reason, to ``<queue>-poison`` and only then deleted, so the stream goes on and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.storage.queue import QueueMessage
+from azure.storage.queue.aio import QueueClient
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from federation.errors import RetryLater
+from federation.model import Change
+from federation.payloads import Malformed
+from federation.payloads.event_grid import BlobScope, decode_queue_text, parse
+from federation.ports import ChangeSink, Clock
+from federation.sources.common import Tell
+
+_AT_ONCE = 32
+_VISIBILITY_SECONDS = 60
+_DELETES_AT_ONCE = 16
+_IDLE_SECONDS = (0.1, 1.0)
+_POISON_SUFFIX = "-poison"
+
+
+class EventGridQueue:
+    """``ports.Source``. Build with ``open_queue``."""
+
+    name = "event_grid_queue"
+
+    def __init__(
+        self,
+        queue: QueueClient,
+        poison: QueueClient,
+        scope: BlobScope,
+        sink: ChangeSink,
+        clock: Clock,
+        on_gap: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._poison = poison
+        self._scope = scope
+        self._sink = sink
+        self._clock = clock
+        self._on_gap = on_gap
+        self._lanes = asyncio.Semaphore(_DELETES_AT_ONCE)
+        self._tell = Tell(self.name)
+
+    def health(self) -> dict[str, str | int | float | None]:
+        """As in the port."""
+        return self._tell.as_dict()
+
+    async def run(self) -> None:
+        """As in the port."""
+        idle = _IDLE_SECONDS[0]
+        async with self._queue, self._poison:
+            while True:
+                retrying = AsyncRetrying(
+                    retry=retry_if_exception_type((AzureError, RetryLater, TimeoutError)),
+                    wait=wait_exponential_jitter(initial=0.5, max=30),
+                    sleep=self._clock.sleep,
+                    before_sleep=lambda state: self._tell.down(state.outcome.exception() or "") if state.outcome else None,
+                )
+                async for attempt in retrying:
+                    with attempt:
+                        received = await self._round()
+                        self._tell.up()
+                        idle = _IDLE_SECONDS[0] if received else min(idle * 2, _IDLE_SECONDS[1])
+                        if not received:
+                            await self._clock.sleep(idle)
+
+    async def _round(self) -> int:
+        messages = [
+            message
+            async for message in self._queue.receive_messages(
+                messages_per_page=_AT_ONCE, max_messages=_AT_ONCE, visibility_timeout=_VISIBILITY_SECONDS
+            )
+        ]
+        changes: list[Change] = []
+        done: list[QueueMessage] = []
+        for message in messages:
+            try:
+                changes += self._read(message)
+            except Malformed as fault:
+                await self._bury(message, str(fault))
+            done.append(message)
+        if changes:
+            self._tell.marked(await self._sink.mark(changes))
+        await asyncio.gather(*(self._delete(message) for message in done))
+        return len(messages)
+
+    def _read(self, message: QueueMessage) -> list[Change]:
+        self._tell.counts["received"] += 1
+        parsed = parse(decode_queue_text(str(message.content)), self._scope)
+        self._tell.parsed(parsed)
+        if parsed.needs_scan:
+            self._on_gap()
+        return parsed.changes
+
+    async def _bury(self, message: QueueMessage, reason: str) -> None:
+        letter = {"reason": reason, "at_us": self._clock.now_us(), "message_id": message.id, "content": str(message.content)}
+        text = msgspec.json.encode(letter).decode()
+        try:
+            await self._poison.send_message(text)
+        except ResourceNotFoundError:
+            try:
+                await self._poison.create_queue()
+            except ResourceExistsError:
+                self._tell.counts["poison_queue_races"] += 1
+            await self._poison.send_message(text)
+        self._tell.dead(reason)
+
+    async def _delete(self, message: QueueMessage) -> None:
+        async with self._lanes:
+            try:
+                await self._queue.delete_message(message)
+            except ResourceNotFoundError:
+                # Its visibility ended and another receiver has it: it will be marked once more, which is harmless.
+                self._tell.counts["deleted_elsewhere"] += 1
+
+
+def open_queue(
+    queue_url: str,
+    connection_string: str | None,
+    credential: object | None,
+    *,
+    scope: BlobScope,
+    sink: ChangeSink,
+    clock: Clock,
+    on_gap: Callable[[], None],
+) -> EventGridQueue:
+    """The source over the queue at *queue_url*, with a connection string's key or a credential."""
+    name = queue_url.rstrip("/").rpartition("/")[2]
+    options: dict[str, Any] = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 30, "user_agent": "fedplane/0.1"}
+
+    def client(queue: str) -> QueueClient:
+        if connection_string is not None:
+            return QueueClient.from_connection_string(connection_string, queue, **options)
+        account_url = queue_url.rstrip("/").rpartition("/")[0]
+        return QueueClient(account_url, queue, credential=credential, **options)  # type: ignore[arg-type]
+
+    return EventGridQueue(client(name), client(f"{name}{_POISON_SUFFIX}"), scope, sink, clock, on_gap)
