@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -116,7 +117,7 @@ class HttpLane:
                 method,
                 URL(url, encoded=True),
                 headers=headers,
-                data=body,
+                data=body if body is None or len(body) <= _BUFFER_BYTES else io.BytesIO(body),
                 allow_redirects=False,
                 skip_auto_headers=("Content-Type",),
             )

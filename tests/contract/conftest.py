@@ -1,0 +1,180 @@
+"""Real servers and fresh stores for the contract suites.
+
+Servers that run already are used when ``FEDPLANE_TEST_BLOB`` (a connection string) and ``FEDPLANE_TEST_S3`` (endpoint, access key
+and secret key, blank-separated) name them: so the suite can be pointed at an Azure account and a VAST cluster too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from federation.clock import SystemClock
+from federation.model import Side
+from federation.ports import ObjectStore
+from federation.stores.azure_blob import AzureBlobStore
+from federation.stores.base import HttpStore, Request
+from federation.stores.memory import MemoryStore
+from federation.stores.vast_s3 import VastS3Store
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSITYGW = ROOT / ".fedplane/tools/bin/versitygw"
+
+
+@dataclass(frozen=True)
+class S3Address:
+    """Where an S3 server answers."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Base servers of this session."""
+
+    blob_connection_string: str
+    s3: S3Address
+
+
+@dataclass
+class Case:
+    """A store under test and how to make others beside it."""
+
+    kind: str
+    servers: Servers | None
+    s3: S3Address | None
+    container: str
+    opened: list[ObjectStore] = field(default_factory=list)
+
+    @property
+    def side(self) -> Side:
+        """Which side the store plays."""
+        return Side.BLOB if self.kind in {"memory-blob", "azurite"} else Side.VAST
+
+    def make(self, *, container: str | None = None, prefix: str = "", secret: str | None = None) -> ObjectStore:
+        """A store; *container* None: this case's own; *secret* replaces the right one."""
+        store = self._make(container or self.container, prefix, secret)
+        self.opened.append(store)
+        return store
+
+    def _make(self, container: str, prefix: str, secret: str | None) -> ObjectStore:
+        if self.kind.startswith("memory"):
+            store = MemoryStore(self.side, clock=SystemClock())
+            store.missing_container = container != self.container
+            return store
+        if self.side is Side.BLOB:
+            assert self.servers is not None
+            text = self.servers.blob_connection_string
+            if secret is not None:
+                text = ";".join(f"AccountKey={secret}" if part.startswith("AccountKey=") else part for part in text.split(";"))
+            return AzureBlobStore(container=container, prefix=prefix, connection_string=text)
+        assert self.s3 is not None
+        s3 = self.s3
+        secret_key = secret or s3.secret_key
+        return VastS3Store(endpoint=s3.endpoint, bucket=container, prefix=prefix, access_key=s3.access_key, secret_key=secret_key)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
+    """Azurite and an S3 server; past the event proxies, which have tests of their own."""
+    blob, s3 = os.environ.get("FEDPLANE_TEST_BLOB"), os.environ.get("FEDPLANE_TEST_S3")
+    if blob and s3:
+        yield Servers(blob, S3Address(*s3.split()))
+        return
+    from fedplane.localstack.stack import LocalStack, StackOptions  # noqa: PLC0415 - not needed with servers of one's own
+
+    options = StackOptions(state_dir=tmp_path_factory.mktemp("stack"))
+    async with LocalStack(options) as stack:
+        info = stack.info
+        address = S3Address(info.s3_direct_endpoint, info.access_key, info.secret_key)
+        yield Servers(info.blob_direct_connection_string, address)
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Address]:
+    """The second S3 server, which checks signatures; skipped where it is not installed, never in CI."""
+    binary = str(VERSITYGW) if VERSITYGW.exists() else shutil.which("versitygw")
+    if binary is None:
+        assert not os.environ.get("CI"), "versitygw must be there in CI (make full-stack)"
+        pytest.skip("not run: needs versitygw (make full-stack)")
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("versitygw")
+    arguments = ["--port", f"127.0.0.1:{port}", "--access", "contract", "--secret", "contract-secret", "--quiet", "--keep-alive"]
+    command = [binary, *arguments, "posix", str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own tool
+    try:
+        _wait_until_listening(port, server)
+        yield S3Address(f"http://127.0.0.1:{port}", "contract", "contract-secret")
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+@pytest.fixture(
+    params=[
+        "memory-blob",
+        "memory-vast",
+        pytest.param("azurite", marks=pytest.mark.servers),
+        pytest.param("moto", marks=pytest.mark.servers),
+        pytest.param("versitygw", marks=[pytest.mark.servers, pytest.mark.full]),
+    ]
+)
+def unprepared(request: pytest.FixtureRequest) -> Case:
+    """One kind of store and its server; only the servers that are needed are started."""
+    kind: str = request.param
+    servers: Servers | None = request.getfixturevalue("servers") if kind in {"azurite", "moto"} else None
+    s3 = request.getfixturevalue("versitygw") if kind == "versitygw" else servers.s3 if servers is not None else None
+    return Case(kind, servers, s3, f"contract-{uuid4().hex[:20]}")
+
+
+@pytest_asyncio.fixture
+async def case(unprepared: Case) -> AsyncIterator[Case]:
+    """One kind of store with a container of its own; every store made from it is closed."""
+    await _create_container(unprepared)
+    yield unprepared
+    for store in unprepared.opened:
+        await store.close()
+
+
+@pytest_asyncio.fixture
+async def store(case: Case) -> ObjectStore:
+    """A store, probed as at start-up."""
+    made = case.make()
+    await made.probe()
+    made.race_windows = 0
+    return made
+
+
+async def _create_container(case: Case) -> None:
+    """Create the container with the store's own signing."""
+    made = case.make()
+    if not isinstance(made, HttpStore):
+        return
+    query = {"restype": "container"} if case.side is Side.BLOB else {}
+    await made.call(Request("PUT", "create container", query=query))
+
+
+def _wait_until_listening(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "versitygw ended at start"
+        with closing(socket.socket()) as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError("versitygw does not listen")
