@@ -94,13 +94,14 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     if blob and s3:
         yield Servers(blob, S3Address(*s3.split()))
         return
-    from fedplane.localstack.stack import LocalStack, StackOptions  # noqa: PLC0415 - not needed with servers of one's own
+    from fedplane.localstack.info import StackOptions  # noqa: PLC0415 - not needed with servers of one's own
+    from fedplane.localstack.stack import LocalStack  # noqa: PLC0415
 
     options = StackOptions(state_dir=tmp_path_factory.mktemp("stack"))
     async with LocalStack(options) as stack:
         info = stack.info
         address = S3Address(info.s3_direct_endpoint, info.access_key, info.secret_key)
-        yield Servers(info.blob_direct_connection_string, address)
+        yield Servers(info.connection_string(direct=True), address)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,64 @@
+"""Fault knobs of a proxy: what happens to events, and what happens to requests. Set by flag and at run time."""
+
+from __future__ import annotations
+
+import msgspec
+
+Share = float
+
+
+class EventFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What happens to events on their way. Shares are between 0 and 1."""
+
+    drop: Share = 0.0
+    duplicate: Share = 0.0
+    delay_seconds: tuple[float, float] = (0.0, 0.0)
+    """Each event waits a random time between these."""
+    reorder: int = 1
+    """Events are shuffled in groups of this size (or of what came within half a second)."""
+    seed: int | None = None
+
+
+class RequestFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What happens to requests."""
+
+    error: Share = 0.0
+    status: int = 503
+    retry_after_seconds: int | None = 1
+    latency_ms: float = 0.0
+    cut: Share = 0.0
+    """Connections closed instead of answered."""
+    cut_after_effect: bool = False
+    """The server did the work and only the answer is lost."""
+    client: str = ""
+    """``fedplane`` or ``user``: only requests of that client; empty: all."""
+    for_seconds: float | None = None
+    """They end by themselves after this time."""
+
+
+class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """All knobs of one side."""
+
+    events: EventFaults = msgspec.field(default_factory=EventFaults)
+    requests: RequestFaults = msgspec.field(default_factory=RequestFaults)
+
+
+def check(faults: Faults) -> None:
+    """Raise ValueError naming the first knob out of its range."""
+    for place, name, value in (
+        ("events", "drop", faults.events.drop),
+        ("events", "duplicate", faults.events.duplicate),
+        ("requests", "error", faults.requests.error),
+        ("requests", "cut", faults.requests.cut),
+    ):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{place}.{name} is a share between 0 and 1, not {value}")
+    low, high = faults.events.delay_seconds
+    if not 0 <= low <= high:
+        raise ValueError("events.delay_seconds is two numbers, the smaller first")
+    if faults.events.reorder < 1:
+        raise ValueError("events.reorder is a group size of at least 1")
+    if faults.requests.client not in ("", "fedplane", "user"):
+        raise ValueError('requests.client is "fedplane", "user" or empty')
+    if faults.requests.status not in (429, 500, 503):
+        raise ValueError("requests.status is 429, 500 or 503")

@@ -1,0 +1,118 @@
+"""What the services' refusals mean: the tables, row by row, and what no table names."""
+
+from __future__ import annotations
+
+import pytest
+from azure.storage.blob import StorageErrorCode
+
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
+from federation.model import Side
+from federation.stores import faults
+
+ROWS = [
+    (Side.BLOB, 404, "BlobNotFound", NotPresent, "not_present"),
+    (Side.BLOB, 404, "ContainerNotFound", Halt, "container_missing"),
+    (Side.BLOB, 409, "ContainerBeingDeleted", Halt, "container_missing"),
+    (Side.BLOB, 403, "AuthenticationFailed", Halt, "credentials_refused"),
+    (Side.BLOB, 403, "AuthorizationPermissionMismatch", Halt, "credentials_refused"),
+    (Side.BLOB, 401, "InvalidAuthenticationInfo", Halt, "credentials_refused"),
+    (Side.BLOB, 412, "ConditionNotMet", Reobserve, "precondition"),
+    (Side.BLOB, 409, "BlobAlreadyExists", Reobserve, "precondition"),
+    (Side.BLOB, 409, "BlobArchived", Park, "archived"),
+    (Side.BLOB, 409, "BlobBeingRehydrated", Park, "rehydrating"),
+    (Side.BLOB, 412, "LeaseIdMissing", Park, "leased"),
+    (Side.BLOB, 409, "BlobImmutableDueToPolicy", Park, "immutable"),
+    (Side.BLOB, 409, "SnapshotsPresent", Park, "snapshots_present"),
+    (Side.BLOB, 503, "ServerBusy", RetryLater, "throttled"),
+    (Side.BLOB, 500, "OperationTimedOut", RetryLater, "server_error"),
+    (Side.BLOB, 400, "Md5Mismatch", RetryLater, "checksum_mismatch"),
+    (Side.BLOB, 400, "InvalidUri", Park, "name_refused"),
+    (Side.VAST, 404, "NoSuchKey", NotPresent, "not_present"),
+    (Side.VAST, 404, "NoSuchBucket", Halt, "container_missing"),
+    (Side.VAST, 403, "SignatureDoesNotMatch", Halt, "credentials_refused"),
+    (Side.VAST, 403, "RequestTimeTooSkewed", Halt, "clock_skewed"),
+    (Side.VAST, 412, "PreconditionFailed", Reobserve, "precondition"),
+    (Side.VAST, 409, "ConditionalRequestConflict", Reobserve, "precondition"),
+    (Side.VAST, 404, "NoSuchUpload", Reobserve, "precondition"),
+    (Side.VAST, 503, "SlowDown", RetryLater, "throttled"),
+    (Side.VAST, 400, "RequestTimeout", RetryLater, "server_error"),
+    (Side.VAST, 507, "", Park, "quota_full"),
+    (Side.VAST, 403, "QuotaExceeded", Park, "quota_full"),
+    (Side.VAST, 403, "InvalidObjectState", Park, "archived"),
+    (Side.VAST, 403, "", Halt, "credentials_refused"),
+    (Side.VAST, 416, "", Reobserve, "precondition"),
+    (Side.VAST, 304, "", Reobserve, "precondition"),
+]
+
+
+@pytest.mark.parametrize(("side", "status", "code", "kind", "reason"), ROWS)
+def test_rows(side: Side, status: int, code: str, kind: type[FederationError], reason: str) -> None:
+    """Each known refusal has the class by what the caller does about it, and a stable reason."""
+    error = faults.fault(side, faults.Refusal(status, code), operation="GET", key="k")
+    assert type(error) is kind
+    assert (error.reason, error.key, error.side) == (reason, "k", side)
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("status", [500, 502, 504, 520, 599])
+def test_unknown_server_error_may_be_tried_again(side: Side, status: int) -> None:
+    """A 5xx that no table names is RetryLater."""
+    assert isinstance(faults.fault(side, faults.Refusal(status, "NeverHeardOf"), operation="PUT"), RetryLater)
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("status", [302, 400, 402, 405, 409, 418])
+def test_unknown_refusal_is_parked_with_its_code(side: Side, status: int) -> None:
+    """Any other refusal that no table names parks the key and names the code."""
+    error = faults.fault(side, faults.Refusal(status, "NeverHeardOf"), operation="PUT")
+    assert isinstance(error, Park)
+    assert error.reason == "refused"
+    assert "NeverHeardOf" in str(error)
+    assert str(status) in str(error)
+
+
+def test_absence_has_exactly_two_codes() -> None:
+    """Only "no such object" of each service may ever mean absent (rule 3)."""
+    absent = {code for table in (faults.AZURE, faults.S3) for code, (kind, _) in table.items() if kind is NotPresent}
+    assert absent == {"BlobNotFound", "NoSuchKey"}
+
+
+def test_every_throttle_carries_retry_after() -> None:
+    """Retry-After, in seconds or as a date, reaches the error; nonsense is no time."""
+    refused = faults.refusal(503, {"Retry-After": "7"}, b"<Error><Code>SlowDown</Code></Error>")
+    error = faults.fault(Side.VAST, refused, operation="PUT")
+    assert isinstance(error, RetryLater)
+    assert error.after_seconds == pytest.approx(7)
+    assert faults.retry_after_seconds("Fri, 01 Jan 1990 00:00:00 GMT") == 0
+    assert faults.retry_after_seconds("soon") is None
+    assert faults.retry_after_seconds(None) is None
+
+
+def test_code_comes_from_header_or_body_and_texts_hold_nothing_else() -> None:
+    """The header wins over the body; what the service says in words, which may quote a signature, is dropped."""
+    body = b"<Error><Code>SignatureDoesNotMatch</Code><StringToSign>AKIASECRET</StringToSign></Error>"
+    refused = faults.refusal(403, {}, body)
+    assert refused.code == "SignatureDoesNotMatch"
+    assert "AKIASECRET" not in str(faults.fault(Side.VAST, refused, operation="GET"))
+    assert faults.refusal(404, {"x-ms-error-code": "BlobNotFound"}, b"").code == "BlobNotFound"
+
+
+def test_a_locked_object_is_not_a_lost_credential() -> None:
+    """AccessDenied that speaks of an object lock parks the object; any other halts the pair."""
+    locked = faults.refusal(
+        403, {}, b"<Error><Code>AccessDenied</Code><Message>object protected by object lock</Message></Error>"
+    )
+    assert isinstance(faults.fault(Side.VAST, locked, operation="DELETE"), Park)
+    denied = faults.refusal(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+    assert isinstance(faults.fault(Side.VAST, denied, operation="DELETE"), Halt)
+
+
+def test_no_code_of_the_azure_sdk_falls_to_a_dangerous_class() -> None:
+    """Every error code the SDK knows, named here or not, is mapped; none of the unnamed ones may mean absence."""
+    for code in StorageErrorCode:
+        kind, _ = faults.meaning(Side.BLOB, 409, code.value)
+        named = faults.known(Side.BLOB, code.value)
+        assert named or kind is Park, code
+    for status in range(300, 600):
+        kind, _ = faults.meaning(Side.BLOB, status, "")
+        assert kind is not NotPresent

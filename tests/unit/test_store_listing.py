@@ -1,0 +1,190 @@
+"""List pages and the order of keys on top of the order of names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.errors import Halt, RetryLater
+from federation.keys import AZURE_BLOB, VAST_COMMON, NamePolicy
+from federation.model import ListEntry, Side, Stamp
+from federation.stores import listing
+from federation.stores.listing import OrderedListing, Page, parse_azure_page, parse_s3_page
+
+AZURE_PAGE = b"""<?xml version="1.0" encoding="utf-8"?><EnumerationResults ContainerName="c"><Blobs>
+<Blob><Name>a&amp;b</Name><Properties><Last-Modified>Sat, 21 Nov 2026 05:10:01 GMT</Last-Modified><Etag>0x8D1</Etag>
+<Content-Length>3</Content-Length><Content-MD5>XUFAKrxLKna5cZ2REBfFkg==</Content-MD5></Properties></Blob>
+<Blob><Name>dir</Name><Properties><ResourceType>directory</ResourceType><Etag>0x8D3</Etag></Properties></Blob>
+<Blob><Name Encoded="true">x%EF%BF%BE</Name><Properties><Last-Modified>Sat, 21 Nov 2026 05:10:02 GMT</Last-Modified>
+<Etag>"0x8D2"</Etag><Content-Length>0</Content-Length><Content-MD5 /></Properties></Blob>
+</Blobs><NextMarker>more</NextMarker></EnumerationResults>"""
+
+S3_PAGE = b"""<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><EncodingType>url</EncodingType>
+<IsTruncated>true</IsTruncated><NextContinuationToken>t/1=</NextContinuationToken>
+<Contents><Key>a+b%2B%0A</Key><LastModified>2026-11-21T05:10:01.987Z</LastModified>
+<ETag>&quot;5D41402ABC4B2A76B9719D911017C592&quot;</ETag><Size>5</Size></Contents>
+<Contents><Key>big</Key><LastModified>2026-11-21T05:10:02.000Z</LastModified><ETag>"5d41402abc4b2a76b9719d911017c592-2"</ETag>
+<Size>6</Size></Contents></ListBucketResult>"""
+
+
+def entry(name: str) -> ListEntry:
+    """An entry under the side's name."""
+    return ListEntry(name, "e", 1, Stamp(0))
+
+
+class Server:
+    """Names in the server's order, in pages of two."""
+
+    def __init__(self, names: list[str], order: Callable[[str], bytes] = str.encode) -> None:
+        self.names = sorted(names, key=order)
+        self.passes = 0
+
+    async def pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
+        """As a real one; ``start_after`` in UTF-8 order."""
+        self.passes += 1
+        wanted = [name for name in self.names if name.startswith(prefix) and name.encode() > start_after.encode()]
+        yield Page([], "on")
+        for at in range(0, len(wanted), 2):
+            yield Page([entry(name) for name in wanted[at : at + 2]], "on")
+
+
+def ordered(server: Server, policy: NamePolicy = VAST_COMMON, prefix: str = "") -> OrderedListing:
+    """A listing over the server."""
+    return OrderedListing(Side.VAST, policy, prefix, server.pages)
+
+
+async def read(listed: OrderedListing, prefix: str = "", start_after: str = "") -> list[str]:
+    """All keys."""
+    return [found.key async for found in listed.entries(prefix, start_after)]
+
+
+def test_azure_page() -> None:
+    """Names are exact, directories are left out, an empty MD5 is unknown, and the marker leads on."""
+    page = parse_azure_page(AZURE_PAGE)
+    assert page.marker == "more"
+    assert [(one.key, one.etag, one.size_bytes) for one in page.entries] == [("a&b", "0x8D1", 3), ("x\ufffe", "0x8D2", 0)]
+    assert [one.md5 for one in page.entries] == ["5d41402abc4b2a76b9719d911017c592", None]
+    assert page.entries[0].modified == Stamp(1_795_237_801_000_000)
+
+
+def test_s3_page() -> None:
+    """Keys are decoded, times cut to seconds, and only a hash is taken for an MD5."""
+    page = parse_s3_page(S3_PAGE)
+    assert page.marker == "t/1="
+    assert [one.key for one in page.entries] == ["a b+\n", "big"]
+    assert [one.md5 for one in page.entries] == ["5d41402abc4b2a76b9719d911017c592", None]
+    assert page.entries[0].modified == Stamp(1_795_237_801_000_000)
+
+
+@pytest.mark.parametrize(("page", "parse"), [(AZURE_PAGE, parse_azure_page), (S3_PAGE, parse_s3_page)])
+def test_a_cut_page_is_never_short(page: bytes, parse: Callable[[bytes], Page]) -> None:
+    """A page cut at any byte raises: it can never look like a shorter listing (rule 3)."""
+    for end in range(len(page)):
+        with pytest.raises(RetryLater):
+            parse(page[:end])
+
+
+@pytest.mark.parametrize(
+    ("page", "parse"),
+    [
+        (b"<html/>", parse_azure_page),
+        (b"<Error><Code>X</Code></Error>", parse_s3_page),
+        (AZURE_PAGE.replace(b"<NextMarker>more</NextMarker>", b""), parse_azure_page),
+        (AZURE_PAGE.replace(b"<Etag>0x8D1</Etag>", b""), parse_azure_page),
+        (S3_PAGE.replace(b"<IsTruncated>true</IsTruncated>", b""), parse_s3_page),
+        (S3_PAGE.replace(b"<NextContinuationToken>t/1=</NextContinuationToken>", b""), parse_s3_page),
+        (S3_PAGE.replace(b"<Size>5</Size>", b""), parse_s3_page),
+    ],
+)
+def test_an_answer_that_is_no_list_page_raises(page: bytes, parse: Callable[[bytes], Page]) -> None:
+    """Another document, or one that lacks what a page must have, raises."""
+    with pytest.raises(RetryLater):
+        parse(page)
+
+
+names_of_all_kinds = st.lists(
+    st.text(alphabet="ab./:\u201b\uff0e\uff1a\uffee\U0001f600", min_size=1, max_size=6), unique=True, max_size=12
+)
+
+
+@settings(max_examples=300)
+@given(
+    names=names_of_all_kinds,
+    utf16=st.booleans(),
+    prefix=st.sampled_from(["", "a", "a:", "./"]),
+    start=st.sampled_from(["", "a", "a:b", "\uff1a"]),
+)
+async def test_keys_come_in_order_whatever_the_names(names: list[str], utf16: bool, prefix: str, start: str) -> None:
+    """Every addressable key once, ascending in UTF-8, cut exactly by prefix and start, however the server sorts names."""
+    keys_there = [name for name in names if VAST_COMMON.unescape(VAST_COMMON.escape(name)) == name]
+    server = Server([VAST_COMMON.escape(key) for key in keys_there], lambda name: name.encode("utf-16-be" if utf16 else "utf-8"))
+    expected = sorted((key for key in keys_there if key.startswith(prefix) and key.encode() > start.encode()), key=str.encode)
+    listed = ordered(server)
+    assert await read(listed, prefix, start) == expected
+    await read(listed)
+    assert await read(listed, prefix, start) == expected
+
+
+async def test_plain_names_cost_one_pass_after_the_first() -> None:
+    """The pass that looks for late entries is not repeated while there are none, and the start is left to the server."""
+    server = Server(["a", "b/c", "d"])
+    listed = ordered(server)
+    assert await read(listed) == ["a", "b/c", "d"]
+    assert server.passes == 2
+    assert await read(listed, "", "a") == ["b/c", "d"]
+    assert server.passes == 3
+    listed.disturb()
+    await read(listed)
+    assert server.passes == 5
+
+
+async def test_a_late_name_that_appears_later_asks_to_be_repeated() -> None:
+    """An escaped name of another writer, out of order in a one-pass listing, is RetryLater once and then right."""
+    server = Server(["a", "b"])
+    listed = ordered(server)
+    await read(listed)
+    server.names = sorted(["a", "ab", VAST_COMMON.escape("a:")], key=str.encode)
+    with pytest.raises(RetryLater) as error:
+        await read(listed)
+    assert error.value.reason == "listing_order"
+    assert await read(listed) == ["a", "a:", "ab"]
+
+
+async def test_names_without_a_key_are_counted() -> None:
+    """A name that is illegal under the policy belongs to no key: left out and counted, never another object's key."""
+    listed = ordered(Server(["a:b", "fine", VAST_COMMON.escape("a:b")]))
+    assert await read(listed) == ["a:b", "fine"]
+    assert listed.skipped_names == 1
+
+
+async def test_the_planes_own_names_do_not_disturb() -> None:
+    """Escaped names under an excluded prefix cost no second pass."""
+    server = Server([".federation/conflicts/x\uff1ay", "a"])
+    listed = ordered(server)
+    await read(listed)
+    await read(listed)
+    assert server.passes == 3
+
+
+async def test_a_listing_in_no_order_at_all_halts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More late entries than memory may hold is a halt with its own reason, not an endless list."""
+    monkeypatch.setattr(listing, "LATE_LIMIT", 3)
+    server = Server([])
+    server.names = ["z", "a", "b", "c", "d"]
+    with pytest.raises(Halt) as error:
+        await read(ordered(server))
+    assert error.value.reason == "listing_order"
+
+
+async def test_a_failing_page_raises_through() -> None:
+    """A listing that fails midway raises: what came before is never taken for the whole."""
+
+    async def pages(prefix: str, start_after: str) -> AsyncIterator[Page]:
+        yield Page([entry(f"{prefix}a{start_after}")], "on")
+        raise RetryLater("gone", reason="unreachable")
+
+    with pytest.raises(RetryLater):
+        await read(OrderedListing(Side.BLOB, AZURE_BLOB, "", pages))
