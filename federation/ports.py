@@ -260,6 +260,20 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record of a source that could not be parsed, kept whole for a person."""
+
+    source: str
+    reason: str
+    raw: bytes
+    at_us: int
+
+
+DEAD_LETTERS = 10_000
+"""How many are kept of a pair."""
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """Counts and ages of one pair at one moment. Ages are of the oldest unapplied change; None when there is none."""
 
@@ -282,8 +296,11 @@ class State(Protocol):
 
     shards: int
 
-    async def open(self) -> bool:
-        """Check or create the layout. False when the state was empty (new or lost): union mode until a whole scan (4.5)."""
+    async def open(self, *, create: bool = True) -> bool:
+        """Check or create the layout. False when the state was empty (new or lost): union mode until a whole scan (4.5).
+
+        Without *create* nothing is written: for commands that only look.
+        """
         ...
 
     async def close(self) -> None:
@@ -424,6 +441,18 @@ class State(Protocol):
 
     async def note(self, name: str) -> bytes | None:
         """Read one back."""
+        ...
+
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """All notes whose names begin with *prefix*."""
+        ...
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS``."""
+        ...
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Those kept, oldest first."""
         ...
 
 

@@ -20,9 +20,6 @@ from federation.sync.pacing import Gate
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 
-DeadLetter = Callable[[str, str, bytes], None]
-"""Called with source, reason and the raw record that could not be parsed."""
-
 
 @dataclass(slots=True)
 class PairRuntime:
@@ -63,7 +60,7 @@ class WakingSink:
 
 @asynccontextmanager
 async def open_state(settings: Settings, pair: PairSettings, clock: Clock | None = None) -> AsyncIterator[State]:
-    """The pair's state in Redis, opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError."""
+    """The pair's state in Redis, not yet opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError."""
     from federation.state.embedded import connect  # noqa: PLC0415 - keeps start-up of thin triggers light
     from federation.state.redis_state import RedisState  # noqa: PLC0415
 
@@ -79,14 +76,22 @@ async def open_state(settings: Settings, pair: PairSettings, clock: Clock | None
 
 @asynccontextmanager
 async def open_pair(
-    settings: Settings, pair: PairSettings, clock: Clock | None = None, budget: ByteBudget | None = None
+    settings: Settings,
+    pair: PairSettings,
+    clock: Clock | None = None,
+    budget: ByteBudget | None = None,
+    *,
+    create: bool = True,
 ) -> AsyncIterator[PairRuntime]:
-    """Open state and both sides and build the worker. Share one *budget* among the pairs of a process."""
+    """Open state and both sides and build the worker. Share one *budget* among the pairs of a process.
+
+    Without *create* nothing is written, not even the layout of a new state: for commands that only look.
+    """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         state = await stack.enter_async_context(open_state(settings, pair, clock))
-        had_state = await state.open()
-        if not had_state:
+        had_state = await state.open(create=create)
+        if create and not had_state:
             await state.put_note(UNION_NOTE, b"1")
         gates = {side: Gate(side, clock) for side in Side}
         stores: dict[Side, ObjectStore] = {}
@@ -176,7 +181,7 @@ def _vast_store(vast: VastSettings) -> ObjectStore:
     )
 
 
-def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None], dead_letter: DeadLetter) -> list[Source]:
+def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None]) -> list[Source]:
     """The listeners that the pair's settings ask for. *on_gap* is called when a source knows that it missed something."""
     from federation.sources import build  # noqa: PLC0415
 
@@ -187,5 +192,4 @@ def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None], dead_lett
         runtime.context.clock,
         credential=runtime.credential,
         on_gap=on_gap,
-        dead_letter=dead_letter,
     )

@@ -12,8 +12,6 @@ from federation.payloads.vast import VastScope
 from federation.ports import ChangeSink, Clock, Source, State
 from federation.settings import PairSettings, VastEventSettings, secret
 
-DeadLetter = Callable[[str, str, bytes], None]
-
 
 def sources(
     pair: PairSettings,
@@ -23,7 +21,6 @@ def sources(
     *,
     credential: object | None,
     on_gap: Callable[[], None],
-    dead_letter: DeadLetter,
 ) -> list[Source]:
     """Build them. Raises UsageError when a named variable is not set."""
     built: list[Source] = []
@@ -46,7 +43,7 @@ def sources(
 
         options = kafka_options(pair.vast.events)
         topic = pair.vast.events.topic
-        built.append(VastKafka(options, topic, vast_scope(pair), state, sink, clock, on_gap=on_gap, dead_letter=dead_letter))
+        built.append(VastKafka(options, topic, vast_scope(pair), state, sink, clock, on_gap=on_gap))
     return built
 
 

@@ -21,7 +21,7 @@ from federation.errors import RetryLater
 from federation.model import Change
 from federation.payloads import Malformed
 from federation.payloads.vast import VastScope, parse
-from federation.ports import ChangeSink, Clock, Cursor, State
+from federation.ports import ChangeSink, Clock, Cursor, DeadLetter, State
 from federation.sources.common import Tell
 
 _POLL_MS = 500
@@ -34,7 +34,7 @@ Batch = dict[int, list[Any]]
 
 
 class VastKafka:
-    """``ports.Source``. *dead_letter* keeps a record that cannot be parsed: (source, reason, raw)."""
+    """``ports.Source``. A record that cannot be parsed is kept in *state* before the cursor passes it."""
 
     name = "vast_events"
 
@@ -48,7 +48,6 @@ class VastKafka:
         clock: Clock,
         *,
         on_gap: Callable[[], None],
-        dead_letter: Callable[[str, str, bytes], None],
     ) -> None:
         self._options = options
         self._topic = topic
@@ -57,7 +56,6 @@ class VastKafka:
         self._sink = sink
         self._clock = clock
         self._on_gap = on_gap
-        self._dead_letter = dead_letter
         self._tell = Tell(self.name)
         self._digest = hashlib.blake2b(f"{topic}\0{scope.bucket}".encode(), digest_size=8).hexdigest()
 
@@ -110,7 +108,7 @@ class VastKafka:
         position = dict(cursor.position) if cursor is not None else {}
         for partition, records in batch.items():
             for record in records:
-                changes += self._read(record)
+                changes += await self._read(record)
             position[str(partition)] = records[-1].offset + 1
         if changes:
             self._tell.marked(await self._sink.mark(changes))
@@ -120,13 +118,13 @@ class VastKafka:
         self._tell.position = position
         return moved
 
-    def _read(self, record: Any) -> list[Change]:  # noqa: ANN401 - kafka-python's record
+    async def _read(self, record: Any) -> list[Change]:  # noqa: ANN401 - kafka-python's record
         self._tell.counts["received"] += 1
         try:
             parsed = parse(record.value or b"", self._scope)
         except Malformed as fault:
             self._tell.dead(str(fault))
-            self._dead_letter(self.name, str(fault), record.value or b"")
+            await self._state.bury(DeadLetter(self.name, str(fault), record.value or b"", self._clock.now_us()))
             return []
         self._tell.parsed(parsed)
         return parsed.changes

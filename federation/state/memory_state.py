@@ -9,7 +9,20 @@ from zlib import crc32
 
 from federation.errors import LeaseLost
 from federation.model import Base, Change, Hint, HintEntry, Side, Source
-from federation.ports import Backlog, Claim, Clock, ConflictRecord, Cursor, HaltRecord, Held, Lease, MarkResult, Parked
+from federation.ports import (
+    DEAD_LETTERS,
+    Backlog,
+    Claim,
+    Clock,
+    ConflictRecord,
+    Cursor,
+    DeadLetter,
+    HaltRecord,
+    Held,
+    Lease,
+    MarkResult,
+    Parked,
+)
 
 ENTRIES_A_SIDE = 4
 """Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
@@ -54,10 +67,11 @@ class MemoryState:
         self._halts: dict[str, HaltRecord] = {}
         self._cursors: dict[str, Cursor] = {}
         self._notes: dict[str, bytes] = {}
+        self._dead: list[DeadLetter] = []
 
-    async def open(self) -> bool:
+    async def open(self, *, create: bool = True) -> bool:
         """As in the port."""
-        was, self._opened = self._opened, True
+        was, self._opened = self._opened, self._opened or create
         return was
 
     async def close(self) -> None:
@@ -339,6 +353,18 @@ class MemoryState:
     async def note(self, name: str) -> bytes | None:
         """As in the port."""
         return self._notes.get(name)
+
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """As in the port."""
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """As in the port."""
+        self._dead = [*self._dead, letter][-DEAD_LETTERS:]
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """As in the port."""
+        return list(self._dead)
 
 
 def _hint(key: str, dirty: _Dirty) -> Hint:

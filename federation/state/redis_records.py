@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from federation.model import Base, Hint, Side
-from federation.ports import Backlog, ConflictRecord, Cursor, HaltRecord, Held, Parked
+from federation.ports import DEAD_LETTERS, Backlog, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, unpack_base, unpack_hint
@@ -154,16 +154,39 @@ class RecordQueries:
         """As in the port; an empty value removes the note."""
         with redis_faults():
             if value:
-                await self._redis.set(self._layout.of_pair(f"note:{name}"), value)
+                await self._redis.hset(self._layout.of_pair("notes"), name, _wire(value))
             else:
-                await self._redis.delete(self._layout.of_pair(f"note:{name}"))
+                await self._redis.hdel(self._layout.of_pair("notes"), name)
 
     async def note(self, name: str) -> bytes | None:
         """As in the port."""
         with redis_faults():
-            found: Any = await self._redis.get(self._layout.of_pair(f"note:{name}"))
+            found: Any = await self._redis.hget(self._layout.of_pair("notes"), name)
         return bytes(found) if found is not None else None
 
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """As in the port."""
+        with redis_faults():
+            names: list[Any] = await self._redis.hkeys(self._layout.of_pair("notes"))
+            wanted = [name.decode() for name in names if name.startswith(prefix.encode())]
+            values: list[Any] = await self._redis.hmget(self._layout.of_pair("notes"), wanted) if wanted else []
+        return {name: bytes(value) for name, value in zip(wanted, values, strict=True) if value is not None}
 
-def _json(record: object) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes
+    async def bury(self, letter: DeadLetter) -> None:
+        """As in the port."""
+        with redis_faults():
+            await self._redis.xadd(self._layout.of_pair("dead"), {"letter": _json(letter)}, maxlen=DEAD_LETTERS, approximate=True)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """As in the port."""
+        with redis_faults():
+            found: Any = await self._redis.xrange(self._layout.of_pair("dead"))
+        return [msgspec.json.decode(fields[b"letter"], type=DeadLetter) for _, fields in found]
+
+
+def _wire(value: bytes) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes
+    return value
+
+
+def _json(record: object) -> Any:  # noqa: ANN401 - as _wire
     return msgspec.json.encode(record)

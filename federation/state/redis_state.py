@@ -41,11 +41,13 @@ class RedisState(RecordQueries):
         names = ("mark", "claim", "settle", "defer", "take_off", "intend", "acquire", "renew", "judge", "reserve", "move_cursor")
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
-    async def open(self) -> bool:
+    async def open(self, *, create: bool = True) -> bool:
         """As in the port. Raises UsageError when the state was made by another layout or a newer program."""
         meta = self._layout.of_pair("meta")
         want: dict[Any, Any] = {"schema": SCHEMA, "shards": self.shards, "buckets": self._layout.buckets}
         with redis_faults():
+            if not create and not await self._redis.exists(meta):
+                return False
             new = await self._redis.hsetnx(meta, "epoch", secrets.token_hex(8))
             if new:
                 await self._redis.hset(meta, mapping=want | {"created_us": self._clock.now_us()})

@@ -11,7 +11,7 @@ import pytest
 
 from federation.errors import LeaseLost, RetryLater, UsageError
 from federation.model import Base, Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.ports import Clock, ConflictRecord, Cursor, HaltRecord, Held, Lease, State
+from federation.ports import Clock, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Lease, State
 from federation.settings import RedisSettings
 from federation.state.embedded import EmbeddedRedis, connect
 from federation.state.memory_state import MemoryState
@@ -388,6 +388,8 @@ async def test_notes_and_questions(state: State) -> None:
     """Notes come back as put, an empty one is none; explain and are_dirty tell what is known."""
     await state.put_note("scan:last", b"{}")
     assert await state.note("scan:last") == b"{}"
+    await state.put_note("process:a", b"1")
+    assert await state.notes("process:") == {"process:a": b"1"}
     await state.put_note("scan:last", b"")
     assert not await state.note("scan:last")
 
@@ -454,3 +456,11 @@ async def test_two_processes_on_one_directory_share_one_server(tmp_path: Path) -
     assert await owners[0]._answers()
     await owners[0].stop()
     assert not await owners[0]._answers()
+
+
+async def test_dead_letters_are_kept_whole_and_in_order(state: State) -> None:
+    """What could not be parsed can be read back byte for byte."""
+    letters = [DeadLetter("vast_events", f"reason {n}", bytes([n, 255, 0]), n) for n in range(3)]
+    for letter in letters:
+        await state.bury(letter)
+    assert await state.dead_letters() == letters
