@@ -13,6 +13,9 @@ PRESERVED_PREFIX = ".federation/"
 
 SECOND_US = 1_000_000
 
+ECHO_SLACK_US = SECOND_US // 4
+"""How far the event of our own write may lie after the time by which we noted it (clocks, precision); also in ``mark.lua``."""
+
 
 class Side(StrEnum):
     """One of the two storage systems of a pair."""
@@ -180,6 +183,14 @@ class Base:
     def live(self) -> bool:
         """Both sides agreed that the object exists."""
         return not self.deleted
+
+    def told_by(self, side: Side, at: Stamp | None) -> bool:
+        """Whether an event of time *at* that names the agreed ETag can be our own write come back (docs/adr/0001).
+
+        On Blob the ETag alone says so. On VAST the time must allow it, within its precision and a slack for clocks; what is
+        wrongly taken for an echo is a metadata-only change right after our own write, which the next scan verifies strictly.
+        """
+        return side is Side.BLOB or at is None or at.at_us <= self.vast_as_of_us + ECHO_SLACK_US
 
     def etag(self, side: Side) -> str:
         """The agreed ETag on *side*; empty in a tombstone, and where a delete was left alone by rule."""

@@ -21,6 +21,8 @@ class Tell:
     connected: bool = False
     last_error: str = ""
     newest_us: int = 0
+    behind: bool = False
+    """The last read was full: more is waiting, and how old it is is not known."""
     position: dict[str, int] = field(default_factory=dict)
 
     def parsed(self, parsed: Parsed) -> None:
@@ -61,5 +63,10 @@ class Tell:
     def as_dict(self) -> dict[str, str | int | float | None]:
         """For health."""
         flat: dict[str, str | int | float | None] = dict(sorted(self.counts.items()))
-        flat |= {"connected": int(self.connected), "last_error": self.last_error, "newest_us": self.newest_us or None}
+        flat |= {
+            "connected": int(self.connected),
+            "behind": int(self.behind),
+            "last_error": self.last_error,
+            "newest_us": self.newest_us or None,
+        }
         return flat | {f"position_{name}": at for name, at in sorted(self.position.items())}

@@ -94,6 +94,7 @@ class EventGridQueue:
         if changes:
             self._tell.marked(await self._sink.mark(changes))
         await asyncio.gather(*(self._delete(message) for message in done))
+        self._tell.behind = len(messages) == _AT_ONCE
         return len(messages)
 
     def _read(self, message: QueueMessage) -> list[Change]:

@@ -95,6 +95,7 @@ class VastKafka:
                     reader.gaps = 0
                     self._gap()
                 self._tell.up()
+                self._tell.behind = sum(map(len, batch.values())) >= _AT_ONCE
                 if batch:
                     cursor = await self._take(batch, cursor)
 

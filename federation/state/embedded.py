@@ -26,12 +26,15 @@ from redis.exceptions import RedisError
 
 from federation.errors import RetryLater, UsageError
 from federation.settings import RedisSettings, secret
+from federation.telemetry import logger
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _SOCKET_PATH_BYTES = 100  # the kernel's limit is 107
 _POOL = 64
 _ANSWER_SECONDS = 5.0
+_KEEP_SECONDS = 1.0
+_log = logger("fedplane.redis")
 
 
 def server_binary() -> Path:
@@ -120,6 +123,20 @@ class EmbeddedRedis:
                 await process.wait()
         self._lock.close()
         self.socket.unlink(missing_ok=True)
+
+    async def keep(self) -> None:
+        """Have a server for as long as this runs: whoever started it may end, or it may die. Its data is on disk."""
+        while True:
+            await asyncio.sleep(_KEEP_SECONDS)
+            if await self._answers():
+                continue
+            if self._process is not None and self._process.returncode is not None:
+                self._process = None
+                self._lock.close()
+            try:
+                await self.start()
+            except RetryLater as error:
+                _log.warning("embedded Redis is away", error=str(error))
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):

@@ -116,9 +116,7 @@ class MemoryState:
             return change.deleted
         if change.deleted or change.etag is None or change.etag != base.etag(change.side):
             return False
-        if change.side is Side.BLOB or change.at is None:
-            return True
-        return change.at.at_us + change.at.precision_us - 1 <= base.vast_as_of_us
+        return base.told_by(change.side, change.at)
 
     # ------------------------------------------------------------------------------------------------------------ leases
 

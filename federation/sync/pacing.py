@@ -23,6 +23,8 @@ class Gate:
     failures: int = 0
     closed_until_seconds: float = 0.0
     failing_since_us: int | None = None
+    answered_seconds: float = float("-inf")
+    """Monotonic time of the last good answer."""
     last_error: str = ""
     throttles: int = field(default=0)
 
@@ -45,6 +47,7 @@ class Gate:
         """A call was answered."""
         self.failures = 0
         self.failing_since_us = None
+        self.answered_seconds = self.clock.monotonic_seconds()
 
     def failed(self, error: RetryLater) -> None:
         """A call was throttled or went unanswered: close for its Retry-After, else by back-off over consecutive failures."""

@@ -72,7 +72,7 @@ def is_echo(entry: HintEntry, base: Base | None, side: Side) -> bool:
         return entry.deleted
     if entry.deleted or entry.etag is None or entry.etag != base.etag(side):
         return False
-    return side is Side.BLOB or entry.at is None or entry.at.at_us + entry.at.precision_us - 1 <= base.vast_as_of_us
+    return base.told_by(side, entry.at)
 
 
 def only_echoes(hint: Hint, base: Base | None) -> bool:

@@ -123,7 +123,7 @@ class BlobWatcher(Watcher):
             "topic": ACCOUNT_ID,
             "subject": f"/blobServices/default/containers/{container}/blobs/{blob}",
             "eventType": kind,
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f0Z"),
+            "eventTime": exchange.at.strftime("%Y-%m-%dT%H:%M:%S.%f0Z"),
             "id": str(uuid.uuid4()),
             "data": data,
             "dataVersion": "",

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, unquote
 
 import aiohttp
@@ -40,6 +41,8 @@ class Exchange:
     answer_headers: CIMultiDictProxy[str]
     answer: bytes | None
     client: str
+    at: datetime
+    """When the server confirmed it."""
 
     @property
     def ok(self) -> bool:
@@ -159,6 +162,7 @@ class Proxy:
             ) as answer:
                 self.requests[call.client, request.method, call.operation, f"{answer.status // 100}xx"] += 1
                 self.bytes[call.client, call.operation, "request"] += len(body or b"")
+                call.confirmed = datetime.now(UTC)
                 if faults is not None and faults.cut_after_effect and self._random.random() < faults.cut:
                     await self._tell(request, call, body, answer, await answer.read())
                     self._cut(request)
@@ -197,7 +201,16 @@ class Proxy:
         if request.method in ("GET", "HEAD"):
             return
         exchange = Exchange(
-            request.method, call.raw_path, call.query, request.headers, body, answer.status, answer.headers, content, call.client
+            method=request.method,
+            raw_path=call.raw_path,
+            query=call.query,
+            headers=request.headers,
+            body=body,
+            status=answer.status,
+            answer_headers=answer.headers,
+            answer=content,
+            client=call.client,
+            at=call.confirmed or datetime.now(UTC),
         )
         task = asyncio.create_task(self._watcher.confirmed(exchange))
         self._telling.add(task)
@@ -235,12 +248,13 @@ class Proxy:
         self.injected.clear()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     raw_path: str
     query: dict[str, str]
     client: str
     operation: str
+    confirmed: datetime | None = None
 
 
 def _is_small(length: int | None) -> bool:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +19,6 @@ from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from fedplane.localstack import servers
 from fedplane.localstack.azurite import ACCOUNT, azurite
@@ -50,8 +49,10 @@ class LocalStack:
         self._prepare()
         try:
             await self._start()
-        except BaseException:
+        except BaseException as error:
             await self.stop()
+            if isinstance(error, BaseExceptionGroup):
+                raise _first(error) from None
             raise
         return self
 
@@ -59,6 +60,9 @@ class LocalStack:
         await self.stop()
 
     def _prepare(self) -> None:
+        missing = [name for name in ("confluent_kafka", "moto", "flask") if find_spec(name) is None]
+        if missing:
+            raise ServerFailed(f"The local stack needs {', '.join(missing)}: pip install 'fedplane[local]'.")
         if self._options.keep and self._options.s3 == "moto":
             raise ServerFailed(
                 "--keep needs a store that keeps: moto's objects are in memory. Use --s3 versitygw, or drop --keep."
@@ -164,6 +168,9 @@ class LocalStack:
         finally:
             s3.close()
         if self._options.kafka == "apache":
+            from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - of the extra, only for a real broker
+            from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
+
             admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 3})
             [made] = admin.create_topics([NewTopic(self._options.topic, _PARTITIONS, 1)], operation_timeout=20).values()
             made.result(timeout=30)
@@ -234,6 +241,12 @@ class LocalStack:
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
         self._servers = {}
         (self._state_dir / "stack.json").unlink(missing_ok=True)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    # One server's failure cancelled the others: it speaks for all.
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _write_private(file: Path, content: bytes) -> None:

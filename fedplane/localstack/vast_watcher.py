@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import re
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -138,7 +137,7 @@ class VastWatcher(Watcher):
             "eventVersion": "2.2",
             "eventSource": "vast:s3",
             "awsRegion": "local",
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "eventTime": exchange.at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "eventName": f"s3:{name}",
             "userIdentity": {"principalId": who},
             "requestParameters": {"sourceIPAddress": "127.0.0.1"},

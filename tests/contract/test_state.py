@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import LeaseLost, RetryLater, UsageError
-from federation.model import Base, Change, Metadata, Side, Source, Stamp, StampOrigin
+from federation.model import ECHO_SLACK_US, Base, Change, Metadata, Side, Source, Stamp, StampOrigin
 from federation.ports import Clock, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Lease, State
 from federation.settings import RedisSettings
 from federation.state.embedded import EmbeddedRedis, connect
@@ -136,19 +136,20 @@ async def test_settling_ends_the_lag_and_records_the_base(state: State, clock: T
 
 
 async def test_echoes_are_dropped_and_news_is_not(state: State) -> None:
-    """The agreed ETag is an echo; on VAST only if it cannot be later than what we know."""
+    """The agreed ETag is an echo; on VAST only if its time allows that it tells of what we know."""
     base = dataclasses.replace(AGREED, vast_as_of_us=50_000_000)
     await _agree(state, "k", base)
     result = await state.mark(
         [
             _event("k", etag=base.blob_etag, at_us=99_000_000),
             _event("k", Side.VAST, MD5, 50_000_000),
+            _event("k", Side.VAST, MD5, 50_000_000 + ECHO_SLACK_US),
             _event("k", Side.VAST, MD5, None),
         ]
     )
-    assert (result.marked, result.echoes) == (0, 3)
+    assert (result.marked, result.echoes) == (0, 4)
 
-    for change in (_event("k", etag="0x8DC2"), _event("k", Side.VAST, MD5, 50_000_001), _event("k", etag=None)):
+    for change in (_event("k", etag="0x8DC2"), _event("k", Side.VAST, MD5, 50_000_001 + ECHO_SLACK_US), _event("k", etag=None)):
         assert (await state.mark([change])).marked == 1
     assert (await state.mark([Change("k", Side.VAST, Source.VAST_EVENTS, deleted=True)])).marked == 1
 

@@ -5,12 +5,13 @@
 --       at_us (-1 unknown), precision_us, origin, not_before_us, by_operator, key digest
 -- Returns how many changes were not echoes.
 local ENTRIES = 4
+local ECHO_SLACK_US = 250000
 local now = tonumber(ARGV[1])
 local marked = 0
 
 -- Whether the change is the agreed version come back: our own write, or a repeat (rule 7). On VAST an ETag is a content hash,
--- so a change that may be later than the time as of which we know that version is news (records.py has the layout).
-local function is_echo(record, side, packed, deleted, at, precision)
+-- so a change that is later than the time as of which we know that version is news (model.Base.told_by; records.py: the layout).
+local function is_echo(record, side, packed, deleted, at)
   if not record then return false end
   if string.byte(record, 1) % 2 == 1 then return deleted end
   if deleted or packed == "" then return false end
@@ -26,7 +27,7 @@ local function is_echo(record, side, packed, deleted, at, precision)
   if side == 0 or at < 0 then return true end
   local as_of = 0
   for i = next_at, next_at + 5 do as_of = as_of * 256 + string.byte(record, i) end
-  return at + precision - 1 <= as_of * 1000
+  return at <= as_of * 1000 + ECHO_SLACK_US
 end
 
 -- Keep one entry a version with its latest time; too many versions become one of unknown version, never taken for an echo.
@@ -56,7 +57,7 @@ for n = 0, (#ARGV - 1) / 12 - 1 do
   local at, precision, origin = tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8]), tonumber(ARGV[a + 9])
   local not_before, by_operator, digest = tonumber(ARGV[a + 10]), ARGV[a + 11] == "1", ARGV[a + 12]
   local record = redis.call("HGET", KEYS[9 + n], digest)
-  if not is_echo(record, side, packed, deleted == 1, at, precision) then
+  if not is_echo(record, side, packed, deleted == 1, at) then
     marked = marked + 1
     local known = redis.call("HGET", KEYS[4], key)
     local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}}

@@ -1,0 +1,108 @@
+"""A person's word on a recorded conflict: take the other version, keep both, or drop the loser (design 4.4).
+
+Each is a write on the side where the loser is kept, as a user of that side would make it; the engine then carries it over. The
+record goes last, so that a repeat after a crash finds its work done.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from federation.errors import NotPresent, UsageError
+from federation.model import Change, Present, Source
+from federation.ports import ConflictRecord, ObjectStore, State
+from federation.sync.context import PairContext
+
+
+class Verdict(StrEnum):
+    """What to do with the loser."""
+
+    OTHER = "other"
+    """Make the loser the current version again; the winner's version on that side is overwritten."""
+    KEEP_BOTH = "keep-both"
+    """Give the loser a visible name beside the winner."""
+    DROP = "drop"
+    """Delete the loser's copy."""
+
+
+async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdict: Verdict) -> str:
+    """Carry *verdict* out and forget the record. Returns the key that changed; empty for none. Raises UsageError, Reobserve."""
+    store = ctx.stores[record.loser_side]
+    changed = ""
+    if verdict is Verdict.OTHER:
+        changed = await _take_other(ctx, store, record)
+    elif verdict is Verdict.KEEP_BOTH:
+        changed = await _keep_both(store, record)
+    if changed:
+        await state.mark([Change(changed, record.loser_side, Source.OPERATOR)])
+    await _drop_copy(store, record)
+    await state.drop_conflict(record.conflict_id)
+    return changed
+
+
+def visible_key(record: ConflictRecord) -> str:
+    """The name beside the winner: ``dir/name.conflict-<side>-<id>.ext``."""
+    folder, slash, name = record.key.rpartition("/")
+    stem, dot, extension = name.rpartition(".")
+    if not stem:
+        stem, dot, extension = name, "", ""
+    return f"{folder}{slash}{stem}.conflict-{record.loser_side}-{record.conflict_id[:8]}{dot}{extension}"
+
+
+async def _take_other(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:
+    current = await _present(store, record.key)
+    if record.loser_metadata is not None:
+        if current is None:
+            raise UsageError(f"{record.key!r} is gone on {record.loser_side}; drop this conflict.", reason="conflict_gone")
+        expected = current.version.etag
+        await store.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
+        return record.key
+    kept = await _kept(store, record)
+    expected_etag = current.version.etag if current is not None else None
+    reader = await store.open(record.preserved_as, if_match=kept.version.etag)
+    try:
+        if ctx.transfer.is_small(kept.version.size_bytes):
+            data = await ctx.transfer.read_small(reader)
+            await store.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
+        else:
+            await ctx.transfer.send_large(
+                reader, store, record.key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag
+            )
+    finally:
+        await reader.close()
+    return record.key
+
+
+async def _keep_both(store: ObjectStore, record: ConflictRecord) -> str:
+    if record.loser_metadata is not None:
+        raise UsageError(
+            "Only metadata lost in this conflict: there is no second object to keep. Use --take other or --take drop.",
+            reason="metadata_conflict",
+        )
+    kept = await _kept(store, record)
+    target = visible_key(record)
+    await store.copy(record.preserved_as, target, source_etag=kept.version.etag)
+    return target
+
+
+async def _drop_copy(store: ObjectStore, record: ConflictRecord) -> None:
+    kept = await _present(store, record.preserved_as) if record.preserved_as else None
+    if kept is not None:
+        await store.delete(record.preserved_as, expected_etag=kept.version.etag)
+
+
+async def _kept(store: ObjectStore, record: ConflictRecord) -> Present:
+    kept = await _present(store, record.preserved_as)
+    if kept is None:
+        raise UsageError(
+            f"The kept copy {record.preserved_as!r} is no longer on {record.loser_side}. Drop this conflict with --take drop.",
+            reason="copy_gone",
+        )
+    return kept
+
+
+async def _present(store: ObjectStore, key: str) -> Present | None:
+    try:
+        return await store.head(key)
+    except NotPresent:
+        return None

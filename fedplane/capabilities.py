@@ -1,0 +1,42 @@
+"""What the servers were seen to honour, kept with the pair, so that not every command has to write to find out (rule 5)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from federation.model import Side
+from federation.ports import Capabilities
+from federation.wiring import PairRuntime
+
+_NOTE = "capabilities:"
+_LIFE_US = 24 * 3600 * 1_000_000
+
+
+class _Seen(msgspec.Struct):
+    at_us: int
+    endpoint: str
+    capabilities: Capabilities
+
+
+def _endpoint(runtime: PairRuntime, side: Side) -> str:
+    pair = runtime.settings
+    if side is Side.BLOB:
+        return f"{pair.blob.account_url} {pair.blob.container}"
+    return f"{pair.vast.endpoint} {pair.vast.bucket}"
+
+
+async def know(runtime: PairRuntime, *, probe_again: bool) -> None:
+    """Set the capabilities of both stores: as kept of this endpoint within a day, else, or with *probe_again*, by trying.
+
+    Trying writes and deletes one small object under ``.federation/probe/`` of each side.
+    """
+    for side, store in runtime.stores.items():
+        kept = await runtime.state.note(_NOTE + side)
+        seen = msgspec.json.decode(kept, type=_Seen) if kept else None
+        now_us = runtime.context.clock.now_us()
+        endpoint = _endpoint(runtime, side)
+        if not probe_again and seen is not None and seen.endpoint == endpoint and now_us - seen.at_us < _LIFE_US:
+            store.capabilities = seen.capabilities
+            continue
+        found = await store.probe()
+        await runtime.state.put_note(_NOTE + side, msgspec.json.encode(_Seen(now_us, endpoint, found)))

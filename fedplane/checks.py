@@ -1,0 +1,182 @@
+"""What ``doctor`` looks at: is everything there, what may we do, what does each server honour, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
+from redis.exceptions import RedisError
+
+from federation.errors import FederationError, Halt, NotPresent, RetryLater
+from federation.model import PRESERVED_PREFIX, Metadata, Side
+from federation.ports import ObjectStore
+from federation.settings import PairSettings, Settings
+from federation.state.embedded import connect
+from federation.wiring import PairRuntime
+from fedplane import capabilities
+from fedplane.output import ago
+
+_SAMPLE = 200
+_SKEW_OF_NOTE_US = 5_000_000
+
+
+class Finding(msgspec.Struct, kw_only=True):
+    """One thing looked at. ``then`` says what follows from it, or what to do."""
+
+    what: str
+    level: Literal["ok", "note", "broken", "unreachable"]
+    found: str
+    then: str = ""
+
+
+async def side(runtime: PairRuntime, which: Side) -> list[Finding]:
+    """Reachability, rights, capabilities, ETag kinds and clock of one side."""
+    store = runtime.stores[which]
+    name = _name(runtime.settings, which)
+    try:
+        await store.check()
+    except FederationError as error:
+        return [_failed(f"{which}: {name}", error)]
+    found = [Finding(what=f"{which}: {name}", level="ok", found="reachable, and the container is there")]
+    found += await _rights(store, which)
+    if any(one.level == "broken" for one in found):
+        return found
+    found.append(await _etags(store, which))
+    found.append(await _clock(store, which))
+    return found
+
+
+def _name(pair: PairSettings, which: Side) -> str:
+    if which is Side.BLOB:
+        return f"{pair.blob.account_url}/{pair.blob.container}/{pair.blob.prefix}"
+    return f"{pair.vast.endpoint}/{pair.vast.bucket}/{pair.vast.prefix}"
+
+
+async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
+    """List, write, read and delete one probe object under ``.federation/probe/``."""
+    key = f"{PRESERVED_PREFIX}probe/{uuid4().hex}"
+    etag = ""
+
+    async def write() -> None:
+        nonlocal etag
+        etag = (await store.put(key, b"probe", Metadata(), stamp=None, expected_etag=None)).etag
+
+    async def read() -> None:
+        await (await store.open(key)).read()
+
+    async def listing() -> None:
+        async for _ in store.list(prefix=f"{PRESERVED_PREFIX}probe/"):
+            break
+
+    async def delete() -> None:
+        await store.delete(key, expected_etag=etag)
+
+    steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+        ("list", listing),
+        ("write", write),
+        ("read", read),
+        ("delete", delete),
+    ]
+    granted: list[str] = []
+    for right, step in steps:
+        try:
+            await step()
+        except (FederationError, NotPresent) as error:
+            then = f"grant it to fedplane's identity; without it nothing can be kept in step. {error}"
+            return [Finding(what=f"{which}: right to {right}", level="broken", found="refused", then=then)]
+        granted.append(right)
+    return [Finding(what=f"{which}: rights", level="ok", found=", ".join(granted))]
+
+
+def honoured(runtime: PairRuntime, which: Side) -> list[Finding]:
+    """What the probe saw the server honour."""
+    found = runtime.stores[which].capabilities
+    conditional = {
+        "write": found.conditional_put,
+        "delete": found.conditional_delete,
+        "multipart completion": found.conditional_complete,
+        "server-side copy": found.conditional_copy,
+    }
+    missing = [name for name, honours in conditional.items() if not honours]
+    findings = [
+        Finding(what=f"{which}: conditional requests", level="ok", found=", ".join(conditional))
+        if not missing
+        else Finding(
+            what=f"{which}: conditional requests",
+            level="note",
+            found=f"not honoured on {', '.join(missing)}",
+            then="before each of these the object is read once more; a write in that moment may be overwritten without a "
+            "conflict copy. Status counts these moments as race_windows.",
+        )
+    ]
+    then = "losers of conflicts are kept as copies under .federation/conflicts/" + (" (versions too)" if found.versioning else "")
+    findings.append(Finding(what=f"{which}: versioning", level="ok", found="on" if found.versioning else "off", then=then))
+    return findings
+
+
+async def _etags(store: ObjectStore, which: Side) -> Finding:
+    kinds: dict[str, int] = {}
+    count = 0
+    async for entry in store.list():
+        kind = "content hash" if entry.md5 else "no content hash"
+        kinds[kind] = kinds.get(kind, 0) + 1
+        count += 1
+        if count >= _SAMPLE:
+            break
+    told = ", ".join(f"{number} with {kind}" for kind, number in islice(kinds.items(), 4)) or "the side is empty"
+    then = "equal objects without a content hash are read once to be adopted" if "no content hash" in kinds else ""
+    return Finding(what=f"{which}: ETags of the first {count} objects", level="ok", found=told, then=then)
+
+
+async def _clock(store: ObjectStore, which: Side) -> Finding:
+    ahead_us = await store.server_clock_skew_us()
+    told = f"{'ahead of' if ahead_us >= 0 else 'behind'} this machine by {ago(abs(ahead_us) / 1_000_000)}"
+    if abs(ahead_us) < _SKEW_OF_NOTE_US:
+        return Finding(what=f"{which}: clock", level="ok", found=told)
+    then = "the difference of both sides is measured and corrected when the last writer is determined; better repair the clock"
+    return Finding(what=f"{which}: clock", level="note", found=told, then=then)
+
+
+async def redis(settings: Settings) -> list[Finding]:
+    """Reachability, eviction and persistence of Redis."""
+    what = f"redis: {settings.redis.url}"
+    client, server = await connect(settings.redis)
+    try:
+        await client.ping()
+        memory: dict[str, Any] = await client.info("memory")
+        persistence: dict[str, Any] = await client.info("persistence")
+    except (RedisError, OSError) as error:
+        text = f"{type(error).__name__}; nothing can be known or done without it: start it, or correct redis.url"
+        return [Finding(what=what, level="unreachable", found="cannot be reached", then=text)]
+    finally:
+        await client.aclose()
+        if server is not None:
+            await server.stop()
+    found = [Finding(what=what, level="ok", found="reachable")]
+    policy = memory.get("maxmemory_policy", "unknown")
+    evicts = policy not in ("noeviction", "unknown")
+    then = "Redis may drop state when memory is short: set maxmemory-policy noeviction" if evicts else ""
+    found.append(Finding(what="redis: eviction", level="broken" if evicts else "ok", found=str(policy), then=then))
+    kept = bool(persistence.get("aof_enabled"))
+    then = "" if kept else "after a loss of Redis everything is compared again (nothing is deleted meanwhile); turn appendonly on"
+    found.append(
+        Finding(what="redis: persistence", level="ok" if kept else "note", found="append-only" if kept else "no AOF", then=then)
+    )
+    return found
+
+
+async def probe(runtime: PairRuntime) -> list[Finding]:
+    """Try what both servers honour, and keep it with the pair."""
+    try:
+        await capabilities.know(runtime, probe_again=True)
+    except FederationError as error:
+        return [_failed("capabilities", error)]
+    return [finding for which in Side for finding in honoured(runtime, which)]
+
+
+def _failed(what: str, error: FederationError) -> Finding:
+    level: Literal["broken", "unreachable"] = "unreachable" if isinstance(error, RetryLater | Halt) else "broken"
+    return Finding(what=what, level=level, found=error.reason or "failed", then=str(error))

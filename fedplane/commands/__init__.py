@@ -1,0 +1,1 @@
+"""The commands of ``fedplane``, one module each."""

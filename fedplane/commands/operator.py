@@ -1,0 +1,150 @@
+"""``fedplane held``, ``parked``, ``lift``: what waits for a person, and the person's word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from federation.clock import SystemClock
+from federation.errors import UsageError
+from federation.ports import State
+from federation.settings import PairSettings, Settings
+from federation.wiring import open_state
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
+from fedplane.output import emit, iso, table
+
+_T = TypeVar("_T")
+KeysArgument = Annotated[list[str] | None, typer.Argument(help="Keys.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every key.")]
+
+held_app = typer.Typer(help="Deletes that wait for a person.", invoke_without_command=True)
+parked_app = typer.Typer(help="Keys that need a person or a change.", invoke_without_command=True)
+
+
+async def with_state(settings: Settings, pair: PairSettings, step: Callable[[State], Awaitable[_T]]) -> _T:
+    """Open the pair's state, do *step*."""
+    async with open_state(settings, pair) as state:
+        await state.open(create=False)
+        return await step(state)
+
+
+@held_app.callback()
+def held_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """List held deletes."""
+    if ctx.invoked_subcommand is not None:
+        return
+    settings = read_settings(config)
+    found = [
+        (one.name, record)
+        for one in chosen(settings, pair)
+        for record in asyncio.run(with_state(settings, one, lambda state: state.held()))
+    ]
+    rows = [
+        (name, one.key, f"delete on {one.delete_on}", one.reason, iso(one.since_us), one.verdict or "-") for name, one in found
+    ]
+    text = table([("pair", "key", "what", "why", "since", "verdict"), *rows]) if rows else "No delete is held."
+    emit([{"pair": name, "held": one} for name, one in found], text, as_json=as_json)
+
+
+@held_app.command("release")
+def held_release(
+    keys: KeysArgument = None,
+    every: AllOption = False,
+    config: ConfigOption = None,
+    pair: PairOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Let held deletes happen."""
+    _judge(config, pair, keys, "released", every=every, as_json=as_json)
+
+
+@held_app.command("reject")
+def held_reject(
+    keys: KeysArgument = None,
+    every: AllOption = False,
+    config: ConfigOption = None,
+    pair: PairOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Undo held deletes: the objects are put back where they are gone."""
+    _judge(config, pair, keys, "rejected", every=every, as_json=as_json)
+
+
+def _judge(config: ConfigOption, pair: str, keys: list[str] | None, verdict: str, *, every: bool, as_json: bool) -> None:
+    settings = read_settings(config)
+
+    async def step(state: State) -> int:
+        held = [one.key for one in await state.held()]
+        wanted = _wanted(keys, held, every=every, what="held")
+        return await state.judge(wanted, verdict=verdict, now_us=SystemClock().now_us())
+
+    count = asyncio.run(with_state(settings, only(settings, pair), step))
+    emit({verdict: count}, f"{count} held delete(s) {verdict}; a running `fedplane run` carries it out.", as_json=as_json)
+
+
+@parked_app.callback()
+def parked_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """List parked keys."""
+    if ctx.invoked_subcommand is not None:
+        return
+    settings = read_settings(config)
+    found = [
+        (one.name, record)
+        for one in chosen(settings, pair)
+        for record in asyncio.run(with_state(settings, one, lambda state: state.parked()))
+    ]
+    rows = [(name, one.key, one.reason, iso(one.since_us), one.detail) for name, one in found]
+    text = table([("pair", "key", "why", "since", "detail"), *rows]) if rows else "No key is parked."
+    emit([{"pair": name, "parked": one} for name, one in found], text, as_json=as_json)
+
+
+@parked_app.command("retry")
+def parked_retry(
+    keys: KeysArgument = None,
+    every: AllOption = False,
+    config: ConfigOption = None,
+    pair: PairOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Try parked keys again."""
+    settings = read_settings(config)
+
+    async def step(state: State) -> int:
+        parked = [one.key for one in await state.parked()]
+        return await state.unpark(_wanted(keys, parked, every=every, what="parked"), now_us=SystemClock().now_us())
+
+    count = asyncio.run(with_state(settings, only(settings, pair), step))
+    emit({"retried": count}, f"{count} key(s) will be tried again.", as_json=as_json)
+
+
+def _wanted(keys: list[str] | None, known: list[str], *, every: bool, what: str) -> list[str]:
+    if every:
+        return known
+    if not keys:
+        raise UsageError(f"Name the {what} keys, or say --all.", reason="no_keys")
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise UsageError(f"Not {what}: {', '.join(unknown[:5])}. `fedplane {what}` lists what is.", reason="no_such_key")
+    return keys
+
+
+def lift(
+    halt: Annotated[str, typer.Argument(help="Name of the halt, as status shows it.")],
+    config: ConfigOption = None,
+    pair: PairOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """End a halt, after its cause was looked at."""
+    settings = read_settings(config)
+
+    async def step(state: State) -> bool:
+        names = [one.name for one in await state.halts()]
+        if halt not in names:
+            raise UsageError(f"The pair has no halt {halt!r}; it has {', '.join(names) or 'none'}.", reason="no_such_halt")
+        return await state.lift(halt)
+
+    asyncio.run(with_state(settings, only(settings, pair), step))
+    emit({"lifted": halt}, f"{halt} lifted.", as_json=as_json)

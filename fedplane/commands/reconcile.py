@@ -1,0 +1,135 @@
+"""``fedplane reconcile [--dry-run]``: compare both sides with the base now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import Annotated
+
+import msgspec
+import typer
+
+from federation.clock import SystemClock
+from federation.settings import PairSettings, Settings
+from federation.sync.plan import plan
+from federation.wiring import PairRuntime, open_pair
+from fedplane import capabilities, exit_codes
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
+from fedplane.output import emit
+from reconciler.report import Report
+from reconciler.scan import Scanner
+
+_LOOK_SECONDS = 0.1
+_STUCK_SECONDS = 60.0
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What one reconcile of one pair came to."""
+
+    pair: str
+    report: Report
+    applied: dict[str, int]
+    """What this process itself did, by outcome; another process may have done the rest."""
+    outstanding: int
+    """Keys still dirty when we stopped waiting."""
+
+
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print each decision and its reason; write nothing.")] = False,
+    prefix: Annotated[str, typer.Option("--prefix", help="Only keys with this prefix.")] = "",
+    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the differences to be worked off.")] = 3600.0,
+    config: ConfigOption = None,
+    pair: PairOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Scan both sides now, mark every difference, and work until they are gone."""
+    settings = read_settings(config)
+    worst = exit_codes.OK
+    for one in chosen(settings, pair):
+        if dry_run:
+            asyncio.run(_show(settings, one, prefix, as_json=as_json))
+            continue
+        outcome = asyncio.run(_reconcile(settings, one, prefix, wait))
+        emit(outcome, _text(outcome), as_json=as_json)
+        worst = max(worst, _status(outcome))
+    if worst:
+        raise typer.Exit(worst)
+
+
+def _status(outcome: Outcome) -> int:
+    if outcome.report.halted:
+        return exit_codes.HALTED
+    return exit_codes.OK if outcome.report.complete and not outcome.outstanding else exit_codes.PROBLEMS
+
+
+def _text(outcome: Outcome) -> str:
+    did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or "nothing to do"
+    rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
+    return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
+
+
+async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_seconds: float) -> Outcome:
+    clock = SystemClock()
+    async with open_pair(settings, pair, clock) as runtime:
+        await capabilities.know(runtime, probe_again=False)
+        report = await _scanner(runtime, settings).scan(prefix=prefix)
+        outstanding = 0
+        if report.complete:
+            # Leases decide who works: this process, or one that runs already.
+            worker = asyncio.create_task(runtime.worker.run())
+            try:
+                outstanding = await _worked_off(runtime, report, worker, wait_seconds)
+            finally:
+                worker.cancel()
+                await asyncio.gather(worker, return_exceptions=True)
+        return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
+
+
+async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task[None], wait_seconds: float) -> int:
+    """Wait until no change from before the scan's end is dirty; give up when nothing moves. Returns what is left."""
+    until = time.monotonic() + wait_seconds
+    moved_at, last = time.monotonic(), (-1, -1)
+    while True:
+        if worker.done():
+            worker.result()
+        backlog = await runtime.state.backlog()
+        old = [at for at in backlog.oldest_us_by_side.values() if at is not None and at <= report.finished_us]
+        if not old:
+            return 0
+        now = time.monotonic()
+        here = (backlog.dirty, runtime.worker.stats.outcomes.total())
+        if here != last:
+            moved_at, last = now, here
+        if now >= until or now - moved_at > _STUCK_SECONDS or await runtime.state.halts():
+            return backlog.dirty
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _show(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> None:
+    counts: Counter[str] = Counter()
+    async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
+        async for difference in _scanner(runtime, settings).differences(prefix=prefix):
+            planned = await plan(runtime.context, difference.row.key)
+            decision = planned.decision
+            counts[f"{decision.action}"] += 1
+            line = {
+                "pair": pair.name,
+                "key": planned.key,
+                "difference": difference.kind,
+                "action": decision.action,
+                "source": decision.source,
+                "reason": decision.reason,
+                "preserve": decision.preserve,
+            }
+            arrow = f" {decision.source} -> {decision.source.other}" if decision.source is not None else ""
+            kept = f"; the version on {decision.preserve} is kept as a conflict" if decision.preserve is not None else ""
+            emit(line, f"{decision.action}{arrow}  {planned.key}  ({difference.kind}: {decision.reason}{kept})", as_json=as_json)
+    summary = {"pair": pair.name, "summary": dict(counts), "differences": counts.total()}
+    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "both sides are as agreed"
+    emit(summary, f"dry run of {pair.name}: {told}; nothing was written", as_json=as_json)
+
+
+def _scanner(runtime: PairRuntime, settings: Settings) -> Scanner:
+    quiet_us = int(settings.reconcile.quiet_seconds * 1_000_000)
+    return Scanner(dict(runtime.stores), runtime.state, runtime.sink, runtime.context.clock, quiet_us=quiet_us)

@@ -1,0 +1,91 @@
+"""The engine of one process: all pairs of the settings file, one byte budget, one stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from federation.clock import SystemClock
+from federation.errors import RetryLater
+from federation.settings import Settings
+from federation.state.embedded import EmbeddedRedis
+from federation.sync.budget import ByteBudget
+from federation.telemetry import logger
+from federation.wiring import PairRuntime, open_pair
+from fedplane.pair_engine import PairEngine
+
+REDIS_PATIENCE_SECONDS = 30.0
+"""How long a start waits for Redis before it gives up."""
+_log = logger("fedplane.engine")
+
+
+class Engine:
+    """Build with ``open_engine``; ``run`` returns after ``stop`` was set."""
+
+    def __init__(self, pairs: list[PairEngine], stop: asyncio.Event) -> None:
+        self.pairs = pairs
+        self.stop = stop
+
+    async def run(self) -> None:
+        """Work until stopped. When one pair fails, the others are stopped in order too, and its error is raised."""
+        tasks = [asyncio.create_task(pair.run(self.stop)) for pair in self.pairs]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            self.stop.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Engine]:
+    """Open every pair. Raises UsageError, and RetryLater when Redis stays away."""
+    clock = SystemClock()
+    budget = ByteBudget(settings.transfer.memory_bytes)
+    async with AsyncExitStack() as stack:
+        if settings.redis.url == "embedded":
+            server = EmbeddedRedis(settings.redis.directory)
+            await server.start()
+            stack.push_async_callback(server.stop)
+            keeping = asyncio.create_task(server.keep())
+            stack.callback(keeping.cancel)
+        pairs = []
+        for pair in settings.pair:
+            runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget))  # type: ignore[misc]
+            pairs.append(PairEngine(runtime, settings.reconcile))
+        yield Engine(pairs, stop)
+
+
+async def _patiently(
+    stack: AsyncExitStack, opening: Callable[[], contextlib.AbstractAsyncContextManager[PairRuntime]]
+) -> PairRuntime:
+    """Open, waiting for Redis to come up within a bound."""
+    until = time.monotonic() + REDIS_PATIENCE_SECONDS
+    while True:
+        try:
+            return await stack.enter_async_context(opening())
+        except RetryLater as error:
+            if time.monotonic() >= until:
+                raise
+            _log.warning("waiting for Redis", error=str(error))
+            await asyncio.sleep(1.0)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """First SIGTERM or SIGINT: stop in order. Second: end at once."""
+
+    def handle() -> None:
+        if stop.is_set():
+            os._exit(130)
+        _log.info("stopping: finishing what is under way; once more to stop at once")
+        stop.set()
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(one, handle)

@@ -1,0 +1,99 @@
+"""What a running process tells about itself in the pair's state, so that ``status`` can be asked from anywhere."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from federation.model import Side
+from federation.ports import State
+
+PREFIX = "process:"
+EVERY_SECONDS = 2.0
+FRESH_SECONDS = 10.0
+"""A process that said nothing for so long is taken for gone."""
+_FORGET_US = 24 * 3600 * 1_000_000
+
+
+class SideHealth(msgspec.Struct, kw_only=True):
+    """How one side answers this process."""
+
+    answers: bool
+    failing_since_us: int | None = None
+    last_error: str = ""
+    throttles: int = 0
+    clock_ahead_us: int = 0
+    race_windows: int = 0
+
+
+class Heartbeat(msgspec.Struct, kw_only=True):
+    """One process's word on one pair. Times in microseconds since 1970 UTC."""
+
+    process: str
+    at_us: int
+    started_us: int
+    ready: bool
+    """Both sides were checked and work has begun."""
+    sides: dict[Side, SideHealth]
+    sources: dict[str, dict[str, Any]]
+    scan: dict[str, Any]
+    worker: dict[str, Any]
+    in_flight: int = 0
+    shards: int = 0
+    rss_bytes: int = 0
+    cpu_seconds: float = 0.0
+
+    def fresh(self, now_us: int) -> bool:
+        """Whether the process may be taken for alive."""
+        return now_us - self.at_us < FRESH_SECONDS * 1_000_000
+
+
+def process_name() -> str:
+    """Host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now; its peak where /proc is not there."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
+
+
+def cpu_seconds() -> float:
+    """Processor time this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return round(usage.ru_utime + usage.ru_stime, 3)
+
+
+async def say(state: State, heartbeat: Heartbeat) -> None:
+    """Write it down."""
+    await state.put_note(PREFIX + heartbeat.process, msgspec.json.encode(heartbeat))
+
+
+async def heartbeats(state: State) -> list[Heartbeat]:
+    """All processes that ever spoke and did not say good-bye, the latest first."""
+    notes = await state.notes(PREFIX)
+    beats = [msgspec.json.decode(value, type=Heartbeat) for value in notes.values()]
+    return sorted(beats, key=lambda beat: beat.at_us, reverse=True)
+
+
+async def forget_old(state: State, now_us: int) -> None:
+    """Drop the notes of processes that were killed long ago."""
+    for beat in await heartbeats(state):
+        if now_us - beat.at_us > _FORGET_US:
+            await state.put_note(PREFIX + beat.process, b"")
+
+
+async def leave(state: State, process: str) -> None:
+    """Say good-bye."""
+    await state.put_note(PREFIX + process, b"")

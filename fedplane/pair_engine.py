@@ -1,0 +1,171 @@
+"""One pair at work in this process: sources, scan and worker, started and stopped in order, telling how they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from federation.backoff import backoff_seconds
+from federation.errors import FederationError, Halt, RetryLater
+from federation.model import Side
+from federation.ports import UNION_NOTE, HaltRecord
+from federation.rules.guards import SELF_LIFTING_HALTS
+from federation.settings import ReconcileSettings
+from federation.telemetry import logger
+from federation.wiring import PairRuntime, build_sources
+from fedplane import capabilities, heartbeat
+from fedplane.heartbeat import Heartbeat, SideHealth
+from reconciler.periodic import PeriodicScan
+from reconciler.scan import Scanner
+
+SIDE_SILENT_SECONDS = 5.0
+"""A side nobody asked anything for so long is asked whether it is there, so that status does not rest on silence."""
+_log = logger("fedplane.engine")
+
+
+class PairEngine:
+    """Runs one pair until told to stop. Only far-end faults are outlived; a fault of ours ends the process, cleanly."""
+
+    def __init__(self, runtime: PairRuntime, reconcile: ReconcileSettings) -> None:
+        self.runtime = runtime
+        self._clock = runtime.context.clock
+        scanner = Scanner(
+            dict(runtime.stores), runtime.state, runtime.sink, self._clock, quiet_us=int(reconcile.quiet_seconds * 1_000_000)
+        )
+        self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
+        self.sources = build_sources(runtime, on_gap=self.scan.request)
+        self._started_us = self._clock.now_us()
+        self._ready = False
+        self.last: Heartbeat | None = None
+        """What was told last."""
+
+    @property
+    def name(self) -> str:
+        """Of the pair."""
+        return self.runtime.settings.name
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop*; then sources end first, the worker finishes what it holds, and the leases go back.
+
+        Raises Halt when a container is missing or credentials are refused at start, and whatever ended a part that must not end.
+        """
+        await heartbeat.forget_old(self.runtime.state, self._clock.now_us())
+        telling = [self._spawn(self._tell()), self._spawn(self._watch_sides())]
+        feeders: list[asyncio.Task[None]] = []
+        workers: list[asyncio.Task[None]] = []
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            if not await self._both_sides_answer(stop):
+                return
+            self._ready = True
+            workers = [self._spawn(self.runtime.worker.run())]
+            feeders = [self._spawn(self.scan.run()), *(self._spawn(source.run()) for source in self.sources)]
+            await asyncio.wait({stopping, *telling, *feeders, *workers}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for group in (feeders, workers, telling):
+                await _end(group)
+            stopping.cancel()
+            with contextlib.suppress(RetryLater):  # then its heartbeat grows old by itself
+                await heartbeat.leave(self.runtime.state, heartbeat.process_name())
+        for task in (*workers, *feeders, *telling):
+            if not task.cancelled() and task.exception() is not None:
+                raise task.exception() or AssertionError("unreachable")
+
+    def _spawn(self, part: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.create_task(part)
+
+    async def _both_sides_answer(self, stop: asyncio.Event) -> bool:
+        """Wait until both sides can be worked with; False when told to stop first. Raises Halt for what waiting cannot cure."""
+        attempts = 0
+        while not stop.is_set():
+            try:
+                for store in self.runtime.stores.values():
+                    await store.check()
+                await capabilities.know(self.runtime, probe_again=True)
+            except RetryLater as error:
+                _log.warning("waiting for a side", pair=self.name, error=str(error))
+                pause = min(10.0, error.after_seconds or backoff_seconds(attempts, first_seconds=0.5))
+                attempts += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause)
+                continue
+            return True
+        return False
+
+    # ------------------------------------------------------------------------------------------------------------ telling
+
+    async def _tell(self) -> None:
+        while True:
+            try:
+                await self._notice_lost_state()
+                self.last = await self.heartbeat()
+                await heartbeat.say(self.runtime.state, self.last)
+            except RetryLater as error:
+                _log.warning("Redis cannot be reached", pair=self.name, error=str(error))
+            await self._clock.sleep(heartbeat.EVERY_SECONDS)
+
+    async def _notice_lost_state(self) -> None:
+        state = self.runtime.state
+        if await state.open():
+            return
+        _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
+        await state.put_note(UNION_NOTE, b"1")
+        self.scan.request()
+
+    async def _watch_sides(self) -> None:
+        while True:
+            for side, gate in self.runtime.gates.items():
+                if self._clock.monotonic_seconds() - gate.answered_seconds >= SIDE_SILENT_SECONDS:
+                    await self._ask(side)
+            await self._clock.sleep(1.0)
+
+    async def _ask(self, side: Side) -> None:
+        try:
+            await self.runtime.stores[side].check()
+        except Halt as error:
+            if self._ready:
+                name = error.reason or "halted"
+                record = HaltRecord(name, str(error), self._clock.now_us(), self_lifting=name in SELF_LIFTING_HALTS)
+                with contextlib.suppress(RetryLater):
+                    await self.runtime.state.halt(record)
+        except FederationError as error:
+            _log.debug("side does not answer", side=side, error=str(error))
+
+    async def heartbeat(self) -> Heartbeat:
+        """How this process is, for status and the live view."""
+        runtime = self.runtime
+        return Heartbeat(
+            process=heartbeat.process_name(),
+            at_us=self._clock.now_us(),
+            started_us=self._started_us,
+            ready=self._ready,
+            sides={side: await self._side_health(side) for side in Side},
+            sources={source.name: source.health() for source in self.sources},
+            scan=self.scan.health(),
+            worker=runtime.worker.stats.as_dict(),
+            in_flight=runtime.worker.in_flight,
+            shards=runtime.worker.shards_held,
+            rss_bytes=heartbeat.rss_bytes(),
+            cpu_seconds=heartbeat.cpu_seconds(),
+        )
+
+    async def _side_health(self, side: Side) -> SideHealth:
+        gate, store = self.runtime.gates[side], self.runtime.stores[side]
+        silent = self._clock.monotonic_seconds() - gate.answered_seconds
+        return SideHealth(
+            answers=gate.failing_since_us is None and silent < 3 * SIDE_SILENT_SECONDS,
+            failing_since_us=gate.failing_since_us,
+            last_error=gate.last_error if gate.failing_since_us is not None else "",
+            throttles=gate.throttles,
+            clock_ahead_us=await store.server_clock_skew_us(),
+            race_windows=store.race_windows,
+        )
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel and wait; what they raise is looked at by the caller."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,169 @@
+"""How far behind each direction is, from the pair's state and what its processes say. Unknown stays unknown (rule 9)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from federation.model import Side, Source
+from federation.ports import UNION_NOTE, Backlog, HaltRecord, State
+from federation.settings import PairSettings
+from fedplane.heartbeat import Heartbeat, heartbeats
+from reconciler.report import Report
+from reconciler.scan import COMPLETE, LAST, kept
+
+_EVENTS_OF = {Side.BLOB: ("event_grid_queue", "event_grid_webhook"), Side.VAST: (Source.VAST_EVENTS.value,)}
+
+
+class Direction(msgspec.Struct, kw_only=True):
+    """Changes of one side on their way to the other."""
+
+    lag_seconds: float | None
+    """Age of the oldest change not yet applied; None when it cannot be known, then ``unknown_because`` says why."""
+    at_least_seconds: float | None
+    """What is known of the lag even then."""
+    unknown_because: list[str]
+    backlog: int
+    """Dirty keys with news of this side."""
+
+
+class PairStatus(msgspec.Struct, kw_only=True):
+    """One pair. Times in microseconds since 1970 UTC."""
+
+    pair: str
+    mode: str
+    at_us: int
+    state: str
+    """``in_step``, ``working``, ``attention`` (parked or held keys), ``halted`` or ``unknown``."""
+    directions: dict[str, Direction]
+    dirty: int
+    parked: int
+    held: int
+    conflicts: int
+    dead_letters: int
+    objects: int
+    halts: list[HaltRecord]
+    union_mode: bool
+    converged_as_of_us: int | None
+    last_scan: Report | None
+    last_whole_scan: Report | None
+    processes: list[Heartbeat]
+
+    @property
+    def sources(self) -> dict[str, dict[str, object]]:
+        """Positions and counts of the sources, of the process that spoke last."""
+        return dict(self.processes[0].sources) if self.processes else {}
+
+
+async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStatus:
+    """Read everything and conclude. Raises RetryLater when the state cannot be read."""
+    backlog = await state.backlog()
+    beats = await heartbeats(state)
+    halts = await state.halts()
+    whole, last = await kept(state, COMPLETE), await kept(state, LAST)
+    union = bool(await state.note(UNION_NOTE))
+    fresh = [beat for beat in beats if beat.fresh(now_us)]
+    general = general_doubts(fresh, halts, last, whole, union=union)
+    directions = {
+        f"{side}_to_{side.other}": _direction(side, backlog, general, fresh, now_us=now_us, configured=_has_events(pair, side))
+        for side in Side
+    }
+    return PairStatus(
+        pair=pair.name,
+        mode=pair.mode.value,
+        at_us=now_us,
+        state=_state(backlog, directions, halts),
+        directions=directions,
+        dirty=backlog.dirty,
+        parked=backlog.parked,
+        held=backlog.held,
+        conflicts=backlog.conflicts,
+        dead_letters=len(await state.dead_letters()),
+        objects=backlog.objects,
+        halts=halts,
+        union_mode=union,
+        converged_as_of_us=converged_as_of_us(whole, backlog, union=union),
+        last_scan=last,
+        last_whole_scan=whole,
+        processes=beats,
+    )
+
+
+def general_doubts(
+    fresh: list[Heartbeat], halts: list[HaltRecord], last: Report | None, whole: Report | None, *, union: bool
+) -> list[str]:
+    """Why no lag of this pair can be known, whatever the direction."""
+    doubts = [f"the pair is halted: {halt.name}" for halt in halts]
+    if not fresh:
+        doubts.append("no process works on this pair (no heartbeat)")
+    elif not any(beat.ready for beat in fresh):
+        doubts.append("the process is starting and waits for a side")
+    if whole is None:
+        doubts.append("no whole scan was ever completed")
+    elif union:
+        doubts.append("the state was lost and is being rebuilt by a scan")
+    if last is not None and not last.complete:
+        doubts.append(f"the last scan did not finish: {last.error or last.halted or 'stopped'}")
+    return doubts
+
+
+def _direction(
+    side: Side, backlog: Backlog, general: list[str], fresh: list[Heartbeat], *, now_us: int, configured: bool
+) -> Direction:
+    oldest = backlog.oldest_us_by_side[side]
+    known = max(0.0, (now_us - oldest) / 1_000_000) if oldest is not None else 0.0
+    doubts = list(general)
+    if not configured:
+        doubts.append(f"no event source is set up for {side}: its changes are found by scans only")
+    ready = [beat for beat in fresh if beat.ready]
+    doubts += [
+        f"the {one} side does not answer: {ready[0].sides[one].last_error or 'no answer yet'}"
+        for one in Side
+        if ready and not any(beat.sides[one].answers for beat in ready)
+    ]
+    if configured and ready:
+        behind_us, trouble = _source_doubt(side, ready)
+        if trouble:
+            doubts.append(trouble)
+        if behind_us is not None:
+            known = max(known, (now_us - behind_us) / 1_000_000)
+    return Direction(
+        lag_seconds=None if doubts else round(known, 3),
+        at_least_seconds=round(known, 3),
+        unknown_because=doubts,
+        backlog=backlog.dirty_by_side[side],
+    )
+
+
+def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
+    """Time up to which events were read, where more is waiting; and why that cannot be known."""
+    told = [beat.sources[name] for beat in ready for name in _EVENTS_OF[side] if name in beat.sources]
+    connected = [one for one in told if one.get("connected")]
+    if not connected:
+        error = next((one["last_error"] for one in told if one.get("last_error")), "not connected yet")
+        return None, f"the events of {side} cannot be read: {error}"
+    behind = [one.get("newest_us") for one in connected if one.get("behind")]
+    return min((at for at in behind if at), default=None), ""
+
+
+def _has_events(pair: PairSettings, side: Side) -> bool:
+    if side is Side.BLOB:
+        return bool(pair.blob.events.queue_url or pair.blob.events.webhook_listen)
+    return bool(pair.vast.events.bootstrap)
+
+
+def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltRecord]) -> str:
+    if halts:
+        return "halted"
+    if any(direction.lag_seconds is None for direction in directions.values()):
+        return "unknown"
+    if backlog.dirty:
+        return "working"
+    return "attention" if backlog.parked or backlog.held else "in_step"
+
+
+def converged_as_of_us(whole: Report | None, backlog: Backlog, *, union: bool) -> int | None:
+    """The time of which both sides are known equal, save parked and held keys: start of the last whole scan, oldest change."""
+    if whole is None or union:
+        return None
+    oldest = [at for at in backlog.oldest_us_by_side.values() if at is not None]
+    return min([whole.started_us, *oldest])

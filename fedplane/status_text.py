@@ -1,0 +1,69 @@
+"""A pair's status as a page for people."""
+
+from __future__ import annotations
+
+from federation.model import Side
+from fedplane.heartbeat import Heartbeat
+from fedplane.output import ago, iso, size
+from fedplane.status import Direction, PairStatus
+from reconciler.report import Report
+
+_WORDS = {
+    "in_step": "in step",
+    "working": "working",
+    "attention": "needs a person",
+    "halted": "HALTED",
+    "unknown": "unknown",
+}
+
+
+def page(status: PairStatus) -> str:
+    """Everything, most urgent first."""
+    lines = [f"pair {status.pair} ({status.mode}): {_WORDS[status.state]}"]
+    lines += [
+        f"  HALT {halt.name} since {iso(halt.since_us)}: {halt.detail}"
+        + (" (ends by itself)" if halt.self_lifting else f"; then: fedplane lift {halt.name}")
+        for halt in status.halts
+    ]
+    if status.union_mode:
+        lines.append("  union mode: the state was empty, nothing is deleted until a whole scan has run")
+    lines += [f"  {name.replace('_', ' ')}: {_direction(one)}" for name, one in status.directions.items()]
+    lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
+    todo = f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {status.dead_letters}"
+    lines.append(todo)
+    lines.append(f"  last scan: {_scan(status.last_scan, status.at_us)}")
+    if status.last_scan is not None and not status.last_scan.whole:
+        lines.append(f"  last whole scan: {_scan(status.last_whole_scan, status.at_us)}")
+    for name, health in sorted(status.sources.items()):
+        told = ", ".join(f"{key} {value}" for key, value in health.items() if value not in (None, "", 0) and key != "newest_us")
+        lines.append(f"  source {name}: {told or 'nothing yet'}")
+    lines += [_process(beat, status.at_us) for beat in status.processes] or ["  no process has reported"]
+    return "\n".join(lines)
+
+
+def _direction(one: Direction) -> str:
+    if one.lag_seconds is not None:
+        return f"lag {ago(one.lag_seconds)}, backlog {one.backlog}"
+    least = f" (at least {ago(one.at_least_seconds)})" if one.at_least_seconds else ""
+    return f"lag UNKNOWN{least}, backlog {one.backlog}: {'; '.join(one.unknown_because)}"
+
+
+def _scan(report: Report | None, now_us: int) -> str:
+    if report is None:
+        return "none yet"
+    end = "complete" if report.complete else f"INCOMPLETE ({report.error or report.halted or 'stopped'})"
+    missed = sum(report.missed_by_events.values())
+    return (
+        f"{ago((now_us - report.started_us) / 1_000_000)} ago, {end}, {report.rows} keys in {report.seconds:.1f} s, "
+        f"{sum(report.drift.values())} differences, {missed} missed by events"
+    )
+
+
+def _process(beat: Heartbeat, now_us: int) -> str:
+    age = (now_us - beat.at_us) / 1_000_000
+    if not beat.fresh(now_us):
+        return f"  process {beat.process}: GONE, last heard {ago(age)} ago"
+    sides = ", ".join(
+        f"{side} {'answers' if beat.sides[side].answers else 'DOES NOT ANSWER: ' + beat.sides[side].last_error}" for side in Side
+    )
+    return f"  process {beat.process}: {sides}; {beat.in_flight} keys at work, {beat.shards} shards, {size(beat.rss_bytes)}"
