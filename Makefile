@@ -16,10 +16,10 @@ test: setup lint types layers ## everything a change must pass
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -q
 
 accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
-	@$(BIN)/python tests/acceptance/run.py
+	@$(BIN)/python -m tests.acceptance.run
 
 accept-quick: setup ## the same, smaller
-	@$(BIN)/python tests/acceptance/run.py --quick
+	@$(BIN)/python -m tests.acceptance.run --quick
 
 setup: $(READY)
 

@@ -13,6 +13,7 @@ from federation.model import Side
 from federation.ports import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.settings import ReconcileSettings
+from federation.sync.stopping import end
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, build_sources
 from fedplane import capabilities, heartbeat
@@ -64,8 +65,11 @@ class PairEngine:
             feeders = [self._spawn(self.scan.run()), *(self._spawn(source.run()) for source in self.sources)]
             await asyncio.wait({stopping, *telling, *feeders, *workers}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for group in (feeders, workers, telling):
-                await _end(group)
+            await end(feeders)
+            for worker in workers:
+                worker.cancel()  # once: it drains
+            await asyncio.gather(*workers, return_exceptions=True)
+            await end(telling)
             stopping.cancel()
             with contextlib.suppress(RetryLater):  # then its heartbeat grows old by itself
                 await heartbeat.leave(self.runtime.state, heartbeat.process_name())
@@ -162,10 +166,3 @@ class PairEngine:
             clock_ahead_us=await store.server_clock_skew_us(),
             race_windows=store.race_windows,
         )
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel and wait; what they raise is looked at by the caller."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -23,6 +23,8 @@ class DecisionLine:
     seconds: float
     apply_delay_seconds: float | None
     attempt: int
+    heard_from: str
+    """Sources that told of it, comma-separated."""
     at_us: int
     error: str = ""
 

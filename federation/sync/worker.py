@@ -24,6 +24,7 @@ from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, en
 from federation.sync.paced_store import Tally, tally
 from federation.sync.pacing import Gate
 from federation.sync.stats import DecisionLine, WorkerStats
+from federation.sync.stopping import end
 from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
 from federation.telemetry import DECISION_LOGGER, logger
 
@@ -81,20 +82,19 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        parts = [asyncio.create_task(part) for part in (self._leases.keep(), self._poll(), self._claim_for_ever())]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._leases.keep())
-                group.create_task(self._poll())
-                group.create_task(self._claim_for_ever())
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
         finally:
+            await end(parts)
             await self._drain()
 
     async def _drain(self) -> None:
         if self._work:
             _, late = await asyncio.wait(self._work, timeout=self._limits.drain_seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end(late)
         with contextlib.suppress(RetryLater):  # Redis away: the leases expire by themselves
             await self._leases.release_all()
 
@@ -279,6 +279,7 @@ class Worker:
             seconds=round(spent.seconds, 6),
             apply_delay_seconds=delay if spent.outcome.startswith("settled") and spent.cost.requests else None,
             attempt=claim.hint.attempts,
+            heard_from=",".join(claim.hint.sources),
             at_us=now,
             error=str(error) if error is not None else "",
         )

@@ -1,0 +1,22 @@
+"""End tasks for sure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+AGAIN_SECONDS = 3.0
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel *tasks* and wait until they are done, cancelling again those that go on.
+
+    One cancellation is not enough: ``asyncio.wait_for`` of Python 3.11, which redis-py connects with, loses one that comes just
+    as its inner task is done. What the tasks raise is for the caller to look at.
+    """
+    going = set(tasks)
+    while going:
+        for task in going:
+            task.cancel()
+        _, going = await asyncio.wait(going, timeout=AGAIN_SECONDS)

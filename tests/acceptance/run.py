@@ -1,0 +1,76 @@
+"""Show by running it what the first whole slice promises: ``make accept``, or one stage: ``python -m tests.acceptance.run live``.
+
+Black box: the local stack's servers, ``fedplane`` as processes, the services' own SDKs. Figures go to
+``.fedplane/acceptance/results.json`` and, by hand, into docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from tests.acceptance import stages_converge as converge
+from tests.acceptance import stages_faults as faults
+from tests.acceptance import stages_input as wrong
+from tests.acceptance import stages_live as live
+from tests.acceptance.lab import HOME, Results
+
+STAGES: dict[str, Callable[[Results], None]] = {
+    "real_input": converge.real_input,
+    "second_run": converge.second_run,
+    "live": live.live,
+    "lost_events": live.lost_events,
+    "no_events": converge.no_events,
+    "killed": faults.killed,
+    "servers_away": faults.servers_away,
+    "redis_emptied": converge.redis_emptied,
+    "bad_input": wrong.bad_input,
+}
+
+
+def main() -> int:
+    """Run the chosen stages; 1 when a promise was not kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter")
+    parser.add_argument("--full", action="store_true", help="versitygw and Apache Kafka instead of moto and the mock broker")
+    given = parser.parse_args()
+    results = Results(quick=given.quick, full=given.full)
+    for name in given.stages or STAGES:
+        results.stage = name
+        print(f"== {name}: {(STAGES[name].__doc__ or '').splitlines()[0]}", flush=True)
+        started = time.monotonic()
+        try:
+            STAGES[name](results)
+        except Exception as error:
+            traceback.print_exc()
+            results.check("the stage runs to its end", False, repr(error)[:200])
+        results.figure("stage_seconds", round(time.monotonic() - started, 1))
+    _write(results)
+    kept = len(results.checks) - results.failed
+    print(f"{kept} passed, {results.failed} failed")
+    for stage, promise, fine in results.checks:
+        if not fine:
+            print(f"  FAILED {stage}: {promise}")
+    return 1 if results.failed else 0
+
+
+def _write(results: Results) -> None:
+    HOME.mkdir(parents=True, exist_ok=True)
+    told = {
+        "quick": results.quick,
+        "full": results.full,
+        "python": platform.python_version(),
+        "figures": results.figures,
+        "checks": [{"stage": stage, "promise": promise, "kept": kept} for stage, promise, kept in results.checks],
+    }
+    (HOME / "results.json").write_text(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
