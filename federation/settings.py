@@ -70,7 +70,7 @@ class VastEventSettings(_Section):
     api_version: str = ""
     """``major.minor`` to skip negotiation; empty: negotiate."""
     key_encoding: Literal["auto", "raw", "percent"] = "auto"
-    """How object keys are written in events; ``auto`` marks every candidate (facts/vast.md 1)."""
+    """How object keys are written in events; ``auto`` finds out, marking every key they may mean (facts/vast.md 1)."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_username_env: str = ""
     sasl_password_env: str = ""

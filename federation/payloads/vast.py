@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
@@ -18,7 +18,7 @@ from federation.payloads.times import event_stamp
 
 @dataclass(frozen=True, slots=True)
 class VastScope:
-    """What a record may name. ``key_encoding``: ``raw``, ``percent`` or ``auto`` (every candidate; facts/vast.md 1)."""
+    """What a record may name. ``key_encoding``: ``raw``, ``percent`` or ``auto`` (not known; facts/vast.md 1)."""
 
     bucket: str
     prefix: str
@@ -27,7 +27,29 @@ class VastScope:
     """Side name (without the prefix) to key."""
 
 
-def parse(body: bytes, scope: VastScope) -> Parsed:
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """One record whose key can be read in several ways: the change each reading would be, with the spellings that lead to it."""
+
+    readings: tuple[tuple[Change, frozenset[str]], ...]
+
+    def under(self, possible: frozenset[str]) -> list[Change]:
+        """The changes of readings by *possible* spellings."""
+        return [change for change, spellings in self.readings if spellings & possible]
+
+    def spellings(self, key: str) -> frozenset[str]:
+        """The spellings that lead to *key*."""
+        return frozenset().union(*(spellings for change, spellings in self.readings if change.key == key))
+
+
+@dataclass(slots=True)
+class VastParsed(Parsed):
+    """``changes`` of records that can be read in one way, and the others."""
+
+    ambiguous: list[Ambiguous] = field(default_factory=list)
+
+
+def parse(body: bytes, scope: VastScope) -> VastParsed:
     """All changes of one message.
 
     Raises:
@@ -39,7 +61,7 @@ def parse(body: bytes, scope: VastScope) -> Parsed:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Malformed("not JSON") from None
-    parsed = Parsed()
+    parsed = VastParsed()
     records = _records(decoded)
     if records is None:
         if isinstance(decoded, dict) and decoded.get("Event") == "s3:TestEvent":
@@ -60,7 +82,7 @@ def _records(decoded: Any) -> list[Any] | None:  # noqa: ANN401 - any JSON
     return None
 
 
-def _one(record: Any, scope: VastScope, parsed: Parsed) -> None:  # noqa: ANN401 - any JSON
+def _one(record: Any, scope: VastScope, parsed: VastParsed) -> None:  # noqa: ANN401 - any JSON
     s3 = record.get("s3") if isinstance(record, dict) else None
     bucket = s3.get("bucket") if isinstance(s3, dict) else None
     item = s3.get("object") if isinstance(s3, dict) else None
@@ -80,29 +102,25 @@ def _one(record: Any, scope: VastScope, parsed: Parsed) -> None:  # noqa: ANN401
     if not isinstance(raw, str) or not raw:
         raise Malformed("a record without a key")
     etag = item.get("eTag") if kind == "ObjectCreated" else None
-    for key in _keys(raw, scope, parsed):
-        parsed.changes.append(
-            Change(
-                key,
-                Side.VAST,
-                Source.VAST_EVENTS,
-                etag=etag.strip('"') or None if isinstance(etag, str) else None,
-                deleted=kind == "ObjectRemoved",
-                at=stamp,
-            )
-        )
+    etag = etag.strip('"') or None if isinstance(etag, str) else None
+    readings = tuple(
+        (Change(key, Side.VAST, Source.VAST_EVENTS, etag=etag, deleted=kind == "ObjectRemoved", at=stamp), spellings)
+        for key, spellings in _keys(raw, scope, parsed).items()
+    )
+    if len(readings) == 1:
+        parsed.changes.append(readings[0][0])
+    elif readings:
+        parsed.ambiguous.append(Ambiguous(readings))
 
 
-def _keys(raw: str, scope: VastScope, parsed: Parsed) -> list[str]:
-    """The keys that *raw* may mean, ours only. Marking one that does not exist costs two looks and does no harm."""
-    if scope.key_encoding == "raw":
-        names = [raw]
-    elif scope.key_encoding == "percent":
-        names = [unquote(raw)]
-    else:
-        names = list(dict.fromkeys((unquote(raw), raw, unquote_plus(raw))))
-    found = []
-    for name in names:
+def _keys(raw: str, scope: VastScope, parsed: Parsed) -> dict[str, frozenset[str]]:
+    """The keys that *raw* may mean, ours only, with the spellings that lead to each."""
+    names: dict[str, frozenset[str]] = {}
+    for spelling, name in (("percent", unquote(raw)), ("raw", raw), ("plus", unquote_plus(raw))):
+        if scope.key_encoding in ("auto", spelling):
+            names[name] = names.get(name, frozenset()) | {spelling}
+    found: dict[str, frozenset[str]] = {}
+    for name, spellings in names.items():
         if not name.startswith(scope.prefix) or name == scope.prefix:
             continue
         try:
@@ -111,8 +129,8 @@ def _keys(raw: str, scope: VastScope, parsed: Parsed) -> list[str]:
             continue
         if keys.excluded(key):
             parsed.ignored["excluded"] += 1
-            return []
-        found.append(key)
+            return {}
+        found[key] = found.get(key, frozenset()) | spellings
     if not found:
         parsed.refused["outside_prefix"] += 1
     return found

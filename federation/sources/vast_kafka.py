@@ -20,9 +20,10 @@ from federation.backoff import backoff_seconds
 from federation.errors import RetryLater
 from federation.model import Change
 from federation.payloads import Malformed
-from federation.payloads.vast import VastScope, parse
+from federation.payloads.vast import Ambiguous, VastScope, parse
 from federation.ports import ChangeSink, Clock, Cursor, DeadLetter, State
 from federation.sources.common import Tell
+from federation.sources.key_spelling import KeySpelling
 
 _POLL_MS = 500
 _IDLE_SECONDS = 0.05
@@ -57,6 +58,7 @@ class VastKafka:
         self._clock = clock
         self._on_gap = on_gap
         self._tell = Tell(self.name)
+        self._spelling = KeySpelling(state)
         self._digest = hashlib.blake2b(f"{topic}\0{scope.bucket}".encode(), digest_size=8).hexdigest()
 
     def health(self) -> dict[str, str | int | float | None]:
@@ -106,11 +108,13 @@ class VastKafka:
 
     async def _take(self, batch: Batch, cursor: Cursor | None) -> Cursor:
         changes: list[Change] = []
+        ambiguous: list[Ambiguous] = []
         position = dict(cursor.position) if cursor is not None else {}
         for partition, records in batch.items():
             for record in records:
-                changes += await self._read(record)
+                changes += await self._read(record, ambiguous)
             position[str(partition)] = records[-1].offset + 1
+        changes += await self._spelling.pick(ambiguous)
         if changes:
             self._tell.marked(await self._sink.mark(changes))
         moved = Cursor(position, self._digest, self._clock.now_us())
@@ -119,7 +123,7 @@ class VastKafka:
         self._tell.position = position
         return moved
 
-    async def _read(self, record: Any) -> list[Change]:  # noqa: ANN401 - kafka-python's record
+    async def _read(self, record: Any, ambiguous: list[Ambiguous]) -> list[Change]:  # noqa: ANN401 - kafka-python's record
         self._tell.counts["received"] += 1
         try:
             parsed = parse(record.value or b"", self._scope)
@@ -128,6 +132,7 @@ class VastKafka:
             await self._state.bury(DeadLetter(self.name, str(fault), record.value or b"", self._clock.now_us()))
             return []
         self._tell.parsed(parsed)
+        ambiguous += parsed.ambiguous
         return parsed.changes
 
 
