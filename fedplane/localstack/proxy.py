@@ -120,6 +120,10 @@ class Proxy:
         query = dict(parse_qsl(raw_path.partition("?")[2], keep_blank_values=True))
         client = "fedplane" if _ENGINE in request.headers.get("User-Agent", "") else "user"
         operation = self._watcher.operation(request.method, raw_path, query, request.headers)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            # S3 SDKs wait up to a second for this before they send a body.
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         faults = self._active(client)
         refused = await self._inject(request, faults)
         if refused is not None:
