@@ -31,18 +31,18 @@ def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
     if agreed is None or not agreed.etag(side):
         # Our own copy of an older version of the peer is no second writer (a crash between write and settle, a lost base).
         return Since.SAME if copy_of(now, side.other) else Since.CONTENT
-    if now.version.etag == agreed.etag(side):
-        return Since.METADATA if _metadata_moved(now, agreed, side) else Since.SAME
-    if copy_of(now, side.other) and _later_than(now, agreed):
+    if _as_agreed(now, agreed, side) or (copy_of(now, side.other) and _later_than(now, agreed)):
         return Since.SAME
-    if not content_as_agreed(now, agreed):
-        return Since.CONTENT
-    return Since.METADATA if now.metadata_digest != agreed.metadata_digest and not agreed.lossy else Since.SAME
+    return Since.METADATA if _content_held(now, agreed, side) else Since.CONTENT
 
 
-def _metadata_moved(now: Present, agreed: Base, side: Side) -> bool:
-    # Only VAST's ETag can stay the same while metadata changes; a lossy record cannot be compared with what was lost.
-    return side is Side.VAST and not agreed.lossy and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest
+def _as_agreed(now: Present, agreed: Base, side: Side) -> bool:
+    # What was lost on the way in cannot be compared: a lossy record's metadata counts as held.
+    if now.version.etag != agreed.etag(side):
+        return content_as_agreed(now, agreed) and (agreed.lossy or now.metadata_digest == agreed.metadata_digest)
+    # Only VAST's ETag can stay the same while metadata changes.
+    moved = side is Side.VAST and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest
+    return agreed.lossy or not moved
 
 
 def _later_than(now: Present, agreed: Base) -> bool:
@@ -70,12 +70,15 @@ def decide(blob: Observation, vast: Observation, base: Base | None, rules: Rules
 
 
 def _one_present(here: Present, side: Side, there: Absent, base: Base | None, rules: Rules) -> Decision:
-    if since_base(there, base, side.other) is not Since.GONE:
-        return _new_here(side, since_base(here, base, side), base, rules)
+    since = since_base(here, base, side)
+    # What this side had let go earlier is gone on the other too: then this is a new object that nobody agreed on (rule 4).
+    unagreed = since is Since.CONTENT and base is not None and not base.etag(side)
+    if unagreed or since_base(there, base, side.other) is not Since.GONE:
+        return _new_here(side, since, base, rules)
     # From here on a live base says that both sides held the object: its absence is a delete (rule 4).
     if not rules.mode.writable(side.other):
         return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
-    edited = since_base(here, base, side) is not Since.SAME
+    edited = since is not Since.SAME
     if edited and rules.mode.writable(side):
         return _edit_against_delete(here, side, there, rules)
     preserve = side if edited else None
@@ -115,7 +118,9 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
     agreed = base if base is not None and base.live and base.blob_etag and base.vast_etag else None
     blob_since, vast_since = since_base(blob, agreed, Side.BLOB), since_base(vast, agreed, Side.VAST)
     if agreed is not None and blob_since is vast_since is Since.SAME:
-        return _untouched(blob, vast, agreed)
+        settled = _untouched(blob, vast, agreed)
+        if settled is not None:
+            return settled
     equal = same_content(blob, vast)
     if equal and blob.metadata_digest == vast.metadata_digest:
         return Decision(Action.ADOPT, Reason.EQUAL)
@@ -133,24 +138,26 @@ def _content_held(now: Present, agreed: Base, side: Side) -> bool:
     return now.version.etag == agreed.etag(side) or content_as_agreed(now, agreed)
 
 
-def _untouched(blob: Present, vast: Present, agreed: Base) -> Decision:
-    if (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag):
-        return Decision(Action.NOTHING, Reason.IN_STEP)
-    if _content_held(blob, agreed, Side.BLOB) and _content_held(vast, agreed, Side.VAST):
-        return Decision(Action.ADOPT, Reason.EQUAL)
-    # A side that is our own later copy counts as unchanged, so the side it was copied from leads.
-    source = Side.BLOB if not _content_held(vast, agreed, Side.VAST) else Side.VAST
-    return Decision(Action.COPY, Reason.CHANGED, source=source)
+def _untouched(blob: Present, vast: Present, agreed: Base) -> Decision | None:
+    ahead = [(side, now) for side, now in ((Side.BLOB, blob), (Side.VAST, vast)) if not _as_agreed(now, agreed, side)]
+    if not ahead:
+        known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag)
+        return Decision(Action.NOTHING, Reason.IN_STEP) if known else Decision(Action.ADOPT, Reason.EQUAL)
+    if len(ahead) > 1:
+        return None
+    # This side is our own later copy of what its peer held for a while and then put back: the peer leads.
+    [(side, now)] = ahead
+    if _content_held(now, agreed, side):
+        return Decision(Action.METADATA, Reason.METADATA_CHANGED, source=side.other)
+    return Decision(Action.COPY, Reason.CHANGED, source=side.other)
 
 
 def _one_changed(side: Side, rules: Rules, *, metadata_only: bool) -> Decision:
+    action = Action.METADATA if metadata_only else Action.COPY
     if rules.mode.writable(side):
-        action = Action.METADATA if metadata_only else Action.COPY
         return Decision(action, Reason.METADATA_CHANGED if metadata_only else Reason.CHANGED, source=side)
-    # A write in a read-only zone is undone; its bytes are kept first.
-    if metadata_only:
-        return Decision(Action.METADATA, Reason.READ_ONLY_ZONE, source=side.other)
-    return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side.other, preserve=side)
+    # A write in a read-only zone is undone; what it wrote is kept first, be it only metadata (rule 1).
+    return Decision(action, Reason.READ_ONLY_ZONE, source=side.other, preserve=side)
 
 
 def _need_hash(blob: Present, vast: Present) -> Decision:
