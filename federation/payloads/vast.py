@@ -74,12 +74,22 @@ def parse(body: bytes, scope: VastScope) -> VastParsed:
 
 
 def _records(decoded: Any) -> list[Any] | None:  # noqa: ANN401 - any JSON
-    """``Records`` at the top, or under ``data`` of a DataEngine CloudEvent."""
-    for place in (decoded, decoded.get("data") if isinstance(decoded, dict) else None):
-        if isinstance(place, dict) and isinstance(place.get("Records"), list):
-            records: list[Any] = place["Records"]
-            return records
-    return None
+    """``Records`` at the top, or under ``data`` of a DataEngine CloudEvent; of one event or of an array of them."""
+    events = decoded if isinstance(decoded, list) else [decoded]
+    records: list[Any] = []
+    for event in events:
+        found = _records_of(event)
+        if found is None and isinstance(event, dict):
+            found = _records_of(event.get("data"))
+        if found is None:
+            return None
+        records += found
+    return records if events else None
+
+
+def _records_of(place: Any) -> list[Any] | None:  # noqa: ANN401 - any JSON
+    records = place.get("Records") if isinstance(place, dict) else None
+    return records if isinstance(records, list) else None
 
 
 def _one(record: Any, scope: VastScope, parsed: VastParsed) -> None:  # noqa: ANN401 - any JSON
