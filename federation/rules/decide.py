@@ -117,13 +117,15 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
     # A base in which one side was let go (KEEP) agreed on no content: as good as none once both are present again.
     agreed = base if base is not None and base.live and base.blob_etag and base.vast_etag else None
     blob_since, vast_since = since_base(blob, agreed, Side.BLOB), since_base(vast, agreed, Side.VAST)
-    if agreed is not None and blob_since is vast_since is Since.SAME:
-        settled = _untouched(blob, vast, agreed)
-        if settled is not None:
-            return settled
+    if agreed is not None and _in_step(blob, vast, agreed):
+        return Decision(Action.NOTHING, Reason.IN_STEP)
     equal = same_content(blob, vast)
     if equal and blob.metadata_digest == vast.metadata_digest:
         return Decision(Action.ADOPT, Reason.EQUAL)
+    if agreed is not None and blob_since is vast_since is Since.SAME:
+        settled = _untouched(blob, vast, agreed, equal=equal)
+        if settled is not None:
+            return settled
     if blob_since is not vast_since and Since.SAME in (blob_since, vast_since):
         side, since = (Side.BLOB, blob_since) if vast_since is Since.SAME else (Side.VAST, vast_since)
         other = vast if side is Side.BLOB else blob
@@ -138,16 +140,20 @@ def _content_held(now: Present, agreed: Base, side: Side) -> bool:
     return now.version.etag == agreed.etag(side) or content_as_agreed(now, agreed)
 
 
-def _untouched(blob: Present, vast: Present, agreed: Base) -> Decision | None:
+def _in_step(blob: Present, vast: Present, agreed: Base) -> bool:
+    known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag)
+    return known and _as_agreed(blob, agreed, Side.BLOB) and _as_agreed(vast, agreed, Side.VAST)
+
+
+def _untouched(blob: Present, vast: Present, agreed: Base, *, equal: bool | None) -> Decision | None:
     ahead = [(side, now) for side, now in ((Side.BLOB, blob), (Side.VAST, vast)) if not _as_agreed(now, agreed, side)]
     if not ahead:
-        known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag)
-        return Decision(Action.NOTHING, Reason.IN_STEP) if known else Decision(Action.ADOPT, Reason.EQUAL)
+        return Decision(Action.ADOPT, Reason.EQUAL)
     if len(ahead) > 1:
         return None
     # This side is our own later copy of what its peer held for a while and then put back: the peer leads.
     [(side, now)] = ahead
-    if _content_held(now, agreed, side):
+    if equal or _content_held(now, agreed, side):
         return Decision(Action.METADATA, Reason.METADATA_CHANGED, source=side.other)
     return Decision(Action.COPY, Reason.CHANGED, source=side.other)
 

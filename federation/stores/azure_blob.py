@@ -62,6 +62,7 @@ class AzureBlobStore(HttpStore):
         if not account:
             raise UsageError("The Azure side needs account_url.", reason="no_account_url")
         self._container_url: Final = f"{account}/{quote(container)}"
+        self._place = self._container_url
 
     # ------------------------------------------------------------------------------------------------------------- writes
 

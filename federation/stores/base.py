@@ -49,6 +49,8 @@ class HttpStore(ABC):
         self.race_windows = 0
         self._policy = policy
         self._prefix = prefix
+        self._place = ""
+        """URL of the container or bucket, for error texts."""
         self._lane = HttpLane(side, ca_file=ca_file, now_us=now_us)
         self._listing = OrderedListing(side, policy, prefix, self._pages)
 
@@ -173,7 +175,10 @@ class HttpStore(ABC):
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         body = await self._lane.read(response)
-        raise await self._fault(request, faults.refusal(response.status, response.headers, body))
+        error = await self._fault(request, faults.refusal(response.status, response.headers, body))
+        if isinstance(error, Halt):
+            raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
+        raise error
 
     async def call(self, request: Request) -> Answer:
         """Send and read the whole answer. Raises what the refusal means."""

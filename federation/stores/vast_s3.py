@@ -51,6 +51,7 @@ class VastS3Store(HttpStore):
         super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, now_us=now_us)
         self._bucket: Final = bucket
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
+        self._place = self._bucket_url
         self._signer: Final = S3SigV4Auth(Credentials(access_key, secret_key), "s3", region)
 
     # ------------------------------------------------------------------------------------------------------------- writes

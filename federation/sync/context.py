@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from federation.model import SECOND_US, Side
-from federation.ports import Clock, ObjectStore, State
+from federation.ports import UNION_NOTE, Clock, ObjectStore, State
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 
@@ -26,8 +26,8 @@ class DeleteBudget:
 
 
 @dataclass(slots=True)
-class _Counted:
-    objects: int = 0
+class _Cached:
+    value: int = 0
     until_seconds: float = float("-inf")
 
 
@@ -44,15 +44,24 @@ class PairContext:
     delete_budget: DeleteBudget
     quiet_us: int
     origin_stamps: bool = True
-    _counted: _Counted = field(default_factory=_Counted)
+    _counted: _Cached = field(default_factory=_Cached)
+    _union: _Cached = field(default_factory=_Cached)
 
     async def known_objects(self) -> int:
         """Objects the base knows, read at most every few seconds: it only sizes the delete budget."""
         now = self.clock.monotonic_seconds()
         if now >= self._counted.until_seconds:
-            self._counted.objects = (await self.state.backlog()).objects
+            self._counted.value = (await self.state.backlog()).objects
             self._counted.until_seconds = now + _COUNT_LIFE_SECONDS
-        return self._counted.objects
+        return self._counted.value
+
+    async def rebuilding(self) -> bool:
+        """Whether the base was lost and no whole scan has run since (union mode), asked at most every few seconds."""
+        now = self.clock.monotonic_seconds()
+        if now >= self._union.until_seconds:
+            self._union.value = int(bool(await self.state.note(UNION_NOTE)))
+            self._union.until_seconds = now + _COUNT_LIFE_SECONDS
+        return bool(self._union.value)
 
     async def current_rules(self) -> Rules:
         """The rules with the measured difference of the two services' clocks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from federation.errors import NotPresent, Reobserve, RetryLater
-from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, Side
+from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, Side, Source
 from federation.ports import Claim, Held, Lease
 from federation.rules.decide import decide
 from federation.rules.decision import Action, Decision, Reason
@@ -46,7 +46,7 @@ async def sync_key(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
         if only_echoes(hint, base):
             return Synced(Decision(Action.NOTHING, Reason.IN_STEP), base)
         side = changed_side(unagreed(hint, base))
-        if side is not None:
+        if side is not None and await _may_guess(ctx, hint, base):
             try:
                 done = await _fast(ctx, lease, claim, side)
             except Reobserve:
@@ -91,6 +91,15 @@ def unagreed(hint: Hint, base: Base | None) -> Hint:
 
 
 # ----------------------------------------------------------------------------------------------------------- two requests
+
+
+async def _may_guess(ctx: PairContext, hint: Hint, base: Base | None) -> bool:
+    """Whether the side that the hint does not speak of may be taken to be as agreed, or empty where nothing was agreed.
+
+    A wrong guess does no harm and costs the body of a refused write. After the base was lost it would be wrong most of the time,
+    unless a listing has just shown that the other side is empty.
+    """
+    return base is not None or Source.RECONCILER in hint.sources or not await ctx.rebuilding()
 
 
 async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Synced | None:

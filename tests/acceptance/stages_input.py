@@ -95,7 +95,7 @@ def _arguments(the: Lab) -> None:
     _refused(the, "unknown command", ["statsu"], 2, {}, "statsu")
     _refused(the, "unknown conflict", ["conflicts", "show", "ffff", *config], 2, {}, "ffff")
     _refused(the, "unknown halt", ["lift", "nothing", *config], 2, {}, "nothing")
-    _refused(the, "a key no side can hold", ["explain", "x" * 2000, *config], 2, {}, "1024")
+    _refused(the, "a key no side can hold", ["explain", "x" * 2000, *config], 0, {}, "1024", "UNKNOWN")
 
 
 def _event(the: Lab, **changes: Any) -> dict[str, Any]:
