@@ -1,0 +1,126 @@
+"""Predicates that stand before a write."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.model import Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
+from federation.rules.guards import (
+    DELETE_FLOOR,
+    SELF_LIFTING_HALTS,
+    SIDE_EMPTIED,
+    changed_side,
+    delete_limit,
+    quiet_until_us,
+    side_emptied,
+    vouched,
+)
+
+SECOND = 1_000_000
+T0 = 1_700_000_000 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("objects", "count", "share", "limit"),
+    [
+        (0, 1000, 0.2, DELETE_FLOOR),
+        (10, 1000, 0.2, DELETE_FLOOR),
+        (125, 1000, 0.2, 25),
+        (1000, 1000, 0.2, 200),
+        (5000, 1000, 0.2, 1000),
+        (1_000_000, 1000, 0.2, 1000),
+        (1_000_000, 10, 1.0, 10),
+        (0, 10, 0.2, 10),
+        (1000, 1000, 1.0, 1000),
+    ],
+)
+def test_the_delete_budget_is_the_smaller_of_count_and_share(objects: int, count: int, share: float, limit: int) -> None:
+    """A share of what is known, never more than the count, and a small floor that the count still caps."""
+    assert delete_limit(objects, count=count, share=share) == limit
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**6), st.floats(0.001, 1.0))
+def test_the_delete_budget_never_passes_the_count_and_grows_with_the_objects(objects: int, count: int, share: float) -> None:
+    """Monotonic in what is known, bounded by what was configured, never zero."""
+    limit = delete_limit(objects, count=count, share=share)
+    assert 0 < limit <= count
+    assert limit <= delete_limit(objects + 1, count=count, share=share)
+
+
+@pytest.mark.parametrize(("listed", "known", "emptied"), [(0, 1, True), (0, 10**6, True), (0, 0, False), (1, 10**6, False)])
+def test_a_side_is_emptied_when_nothing_is_listed_and_something_is_known(listed: int, known: int, emptied: bool) -> None:
+    """A new, empty pair is not one that was emptied."""
+    assert side_emptied(listed, known) is emptied
+
+
+def test_an_emptied_side_waits_for_a_person() -> None:
+    """That halt does not lift itself (rule 8)."""
+    assert SIDE_EMPTIED not in SELF_LIFTING_HALTS
+
+
+# -------------------------------------------------------------------------------------------------------- young file writes
+
+
+def version(etag: str = "v2", *, precision_us: int = SECOND) -> Present:
+    """What VAST holds."""
+    return Present(Version(etag, 3, Stamp(T0, precision_us)))
+
+
+def told(etag: str | None, origin: StampOrigin | None = StampOrigin.EVENT, *, side: Side = Side.VAST) -> Hint:
+    """A hint with one entry of that side."""
+    entry = HintEntry(etag, at=Stamp(T0, 1, origin) if origin is not None else None)
+    return Hint("k", 1, blob=(entry,) if side is Side.BLOB else (), vast=(entry,) if side is Side.VAST else ())
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        (told("v2"), True),
+        (told("v2", StampOrigin.CHANGE_FEED), True),
+        (told("v1"), False),
+        (told(None), False),
+        (told("v2", StampOrigin.SCAN), False),
+        (told("v2", StampOrigin.LAST_MODIFIED), False),
+        (told("v2", None), False),
+        (told("v2", side=Side.BLOB), False),
+        (Hint("k", 1), False),
+    ],
+    ids=["event", "feed", "older_version", "no_etag", "scan", "listing", "no_time", "other_side", "nothing"],
+)
+def test_only_an_event_that_names_this_version_vouches_for_it(hint: Hint, expected: bool) -> None:
+    """Then it was written over S3, in one atomic step, and may be read at once; else it must have been quiet."""
+    assert vouched(version(), hint) is expected
+    assert (quiet_until_us(version(), hint, quiet_us=5 * SECOND) == 0) is expected
+
+
+def test_one_voucher_among_several_hints_is_enough() -> None:
+    """Older news beside it does not take the voucher away."""
+    hint = Hint("k", 3, vast=(HintEntry("v1"), HintEntry(None), HintEntry("v2", at=Stamp(T0, 1, StampOrigin.EVENT))))
+    assert vouched(version(), hint)
+
+
+@pytest.mark.parametrize("precision_us", [1, SECOND])
+def test_quiet_is_counted_from_the_latest_moment_the_time_allows(precision_us: int) -> None:
+    """A time in whole seconds may hide a write just before the next."""
+    until = quiet_until_us(version(precision_us=precision_us), Hint("k", 1), quiet_us=5 * SECOND)
+    assert until == T0 + precision_us + 5 * SECOND
+
+
+NEWS = (HintEntry("e"),)
+
+
+@pytest.mark.parametrize(
+    ("hint", "side"),
+    [
+        (Hint("k", 1, blob=NEWS), Side.BLOB),
+        (Hint("k", 1, vast=NEWS), Side.VAST),
+        (Hint("k", 1, blob=NEWS, vast=NEWS), None),
+        (Hint("k", 1), None),
+    ],
+    ids=["blob", "vast", "both", "none"],
+)
+def test_the_only_side_a_hint_speaks_of(hint: Hint, side: Side | None) -> None:
+    """Both or none: nobody may assume that the other is as agreed."""
+    assert changed_side(hint) is side
