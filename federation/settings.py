@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from federation.model import Mode, Side
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
 _PREFIX = "FEDERATION__"
+_VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -186,8 +188,11 @@ def _overlap(one: PairSettings, two: PairSettings) -> bool:
     def nested(a: str, b: str) -> bool:
         return a.startswith(b) or b.startswith(a)
 
-    blob = (one.blob.account_url, one.blob.container) == (two.blob.account_url, two.blob.container)
-    vast = (one.vast.endpoint, one.vast.bucket) == (two.vast.endpoint, two.vast.bucket)
+    def same(a: str, b: str) -> bool:
+        return a.rstrip("/").lower() == b.rstrip("/").lower()
+
+    blob = same(one.blob.account_url, two.blob.account_url) and one.blob.container == two.blob.container
+    vast = same(one.vast.endpoint, two.vast.endpoint) and one.vast.bucket == two.vast.bucket
     return blob and vast and nested(one.blob.prefix, two.blob.prefix) and nested(one.vast.prefix, two.vast.prefix)
 
 
@@ -213,8 +218,10 @@ def secret(variable: str, setting: str, environment: Mapping[str, str] | None = 
     """The value of the environment variable that *setting* names. Raises UsageError naming both, never the value."""
     value = (os.environ if environment is None else environment).get(variable, "")
     if not value:
+        # A secret typed here in place of its variable's name must not be printed.
+        named = f"{variable!r}, which is not set" if _VARIABLE_NAME.fullmatch(variable) else "one that is not set"
         raise UsageError(
-            f"{setting} names the environment variable {variable!r}, which is not set. Export it, or correct the setting.",
+            f"{setting} must name an environment variable; it names {named}. Export it, or correct the setting.",
             reason="missing_secret",
         )
     return value
@@ -257,7 +264,12 @@ def _pick_pair(pairs: list[Any], selector: str, name: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - pydantic gives it its type
-    return json.loads(text) if text.startswith(("[", "{")) else text
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text  # a name may begin so; where a list is wanted, its setting is refused by name
 
 
 def _explain(file: Path, error: ValidationError) -> str:
