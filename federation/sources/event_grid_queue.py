@@ -64,7 +64,7 @@ class EventGridQueue:
             while True:
                 retrying = AsyncRetrying(
                     retry=retry_if_exception_type((AzureError, RetryLater, TimeoutError)),
-                    wait=wait_exponential_jitter(initial=0.5, max=30),
+                    wait=wait_exponential_jitter(multiplier=0.5, max=30),
                     sleep=self._clock.sleep,
                     before_sleep=lambda state: self._tell.down(state.outcome.exception() or "") if state.outcome else None,
                 )

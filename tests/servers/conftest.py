@@ -1,0 +1,24 @@
+"""One local stack for all tests on real servers of a session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from fedplane.localstack.info import StackInfo, StackOptions
+from fedplane.localstack.stack import LocalStack
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    """The base stack. A test that stops one of its servers starts it again, and runs on the session's loop."""
+    async with LocalStack(StackOptions(state_dir=tmp_path_factory.mktemp("stack"))) as running:
+        yield running
+
+
+@pytest.fixture
+def info(stack: LocalStack) -> StackInfo:
+    """Where its servers listen."""
+    return stack.info
