@@ -1,7 +1,7 @@
 """A person's word on a recorded conflict: take the other version, keep both, or drop the loser (design 4.4).
 
-Each is a write on the side where the loser is kept, as a user of that side would make it; the engine then carries it over. The
-record goes last, so that a repeat after a crash finds its work done.
+Each is a write as a user of that side would make it; the engine then carries it over. The record goes last, so that a repeat
+after a crash does what is left of the work, or says that nothing but the record is left.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ class Verdict(StrEnum):
 async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdict: Verdict) -> str:
     """Carry *verdict* out and forget the record. Returns the key that changed; empty for none. Raises UsageError, Reobserve."""
     store = ctx.stores[record.loser_side]
-    changed = ""
+    changed, side = "", record.loser_side
     if verdict is Verdict.OTHER:
-        changed = await _take_other(ctx, store, record)
+        # A read-only zone would undo it again: there the version is given to the side that leads.
+        side = side if ctx.rules.mode.writable(side) else side.other
+        changed = await _take_other(ctx, store, ctx.stores[side], record)
     elif verdict is Verdict.KEEP_BOTH:
         changed = await _keep_both(store, record)
     if changed:
-        await state.mark([Change(changed, record.loser_side, Source.OPERATOR)])
+        await state.mark([Change(changed, side, Source.OPERATOR)])
     await _drop_copy(store, record)
     await state.drop_conflict(record.conflict_id)
     return changed
@@ -49,13 +51,13 @@ def visible_key(record: ConflictRecord) -> str:
     return f"{folder}{slash}{stem}.conflict-{record.loser_side}-{record.conflict_id[:8]}{dot}{extension}"
 
 
-async def _take_other(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:
-    current = await _present(store, record.key)
+async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore, record: ConflictRecord) -> str:
+    current = await _present(target, record.key)
     if record.loser_metadata is not None:
         if current is None:
-            raise UsageError(f"{record.key!r} is gone on {record.loser_side}; drop this conflict.", reason="conflict_gone")
+            raise UsageError(f"{record.key!r} is gone on {target.side}; drop this conflict.", reason="conflict_gone")
         expected = current.version.etag
-        await store.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
+        await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
         return record.key
     kept = await _kept(store, record)
     expected_etag = current.version.etag if current is not None else None
@@ -63,10 +65,10 @@ async def _take_other(ctx: PairContext, store: ObjectStore, record: ConflictReco
     try:
         if ctx.transfer.is_small(kept.version.size_bytes):
             data = await ctx.transfer.read_small(reader)
-            await store.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
+            await target.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
         else:
             await ctx.transfer.send_large(
-                reader, store, record.key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag
+                reader, target, record.key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag
             )
     finally:
         await reader.close()
@@ -95,7 +97,8 @@ async def _kept(store: ObjectStore, record: ConflictRecord) -> Present:
     kept = await _present(store, record.preserved_as)
     if kept is None:
         raise UsageError(
-            f"The kept copy {record.preserved_as!r} is no longer on {record.loser_side}. Drop this conflict with --take drop.",
+            f"The kept copy {record.preserved_as!r} is no longer on {record.loser_side}: somebody removed it, or this was "
+            "resolved before and cut short at the end. Drop this conflict with --take drop.",
             reason="copy_gone",
         )
     return kept
