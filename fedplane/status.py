@@ -142,6 +142,8 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
         error = next((one["last_error"] for one in told if one.get("last_error")), "not connected yet")
         return None, f"the events of {side} cannot be read: {error}"
     behind = [one.get("newest_us") for one in connected if one.get("behind")]
+    if not all(behind):
+        return None, f"events of {side} wait to be read, of an age that is not known"
     return min((at for at in behind if at), default=None), ""
 
 
