@@ -38,6 +38,7 @@ class Scene:
     vast: Present | Absent
     rules: Rules
     vast_as_of_us: int
+    """VAST's time as of which ``vast`` is known."""
     delete_released: bool = False
     reader: Reader | None = None
     data: bytes | None = None

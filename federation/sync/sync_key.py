@@ -132,6 +132,9 @@ def _fits_fast_path(decision: Decision, side: Side) -> bool:
 async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Scene:
     key, store = claim.hint.key, ctx.stores[side]
     scene = await _scene(ctx, lease, claim)
+    if side is Side.BLOB:
+        # VAST is not looked at here: what is known of it is as old as the base.
+        scene.vast_as_of_us = claim.base.vast_as_of_us if claim.base is not None else 0
     entries = unagreed(claim.hint, claim.base).entries(side)
     if all(entry.etag is None for entry in entries) and claim.base is not None:
         # A delete to confirm, or "look at it": most often nothing is to be read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from fedplane import exit_codes
 from fedplane.commands.common import JsonOption
 from fedplane.localstack.info import STACK_DIR, read_info
 from fedplane.output import emit
-from fedplane.sample import User, seed, user_of
+
+if TYPE_CHECKING:
+    from fedplane.sample import User
 
 _WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
@@ -29,6 +31,8 @@ def demo(
 
     Needs `fedplane stack up` and `fedplane run` on its settings, or `fedplane run --with-stack`, in another terminal.
     """
+    from fedplane.sample import seed, user_of  # noqa: PLC0415 - both SDKs, slow to import
+
     info = read_info(state_dir)
     if info is None:
         raise UsageError(f"No stack runs in {state_dir}. Start one: fedplane run --with-stack", reason="no_stack")

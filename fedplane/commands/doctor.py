@@ -11,7 +11,7 @@ from federation.errors import RetryLater
 from federation.model import Side
 from federation.settings import PairSettings, Settings
 from federation.wiring import open_pair
-from fedplane import checks, event_checks, exit_codes
+from fedplane import checks, exit_codes
 from fedplane.checks import Finding
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
 from fedplane.output import emit
@@ -36,6 +36,8 @@ def doctor(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOpti
 
 
 async def _pair(settings: Settings, pair: PairSettings) -> list[Finding]:
+    from fedplane import event_checks  # noqa: PLC0415 - Kafka and queue clients, slow to import, needed here only
+
     found: list[Finding] = []
     try:
         async with open_pair(settings, pair, SystemClock(), create=False) as runtime:

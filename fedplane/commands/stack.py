@@ -22,7 +22,6 @@ from fedplane.commands.common import JsonOption
 from fedplane.localstack.faults import EventFaults, Faults, RequestFaults, check
 from fedplane.localstack.info import STACK_DIR, StackInfo, StackOptions, read_info
 from fedplane.localstack.process import ServerFailed
-from fedplane.localstack.stack import LocalStack
 from fedplane.output import emit
 
 
@@ -117,6 +116,8 @@ async def _serve(options: StackOptions, *, as_json: bool) -> str:
 
 
 async def _until_stopped(options: StackOptions, stop: asyncio.Event, *, as_json: bool) -> str:
+    from fedplane.localstack.stack import LocalStack  # noqa: PLC0415 - SDKs and servers of the extra, slow to import
+
     def say(line: str) -> None:
         if not as_json:
             print(line, flush=True)

@@ -16,6 +16,10 @@ from fedplane.localstack.process import ManagedProcess, ServerFailed, port_answe
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Azurite's published development key: no secret."""
+ACCOUNT_ID = (
+    "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local/providers/Microsoft.Storage"
+    f"/storageAccounts/{ACCOUNT}"
+)
 _VERSION = "3.36.0"
 _PACKAGE = Path(str(resources.files("fedplane.localstack"))) / "azurite"
 _INSTALL_SECONDS = 600

@@ -17,14 +17,10 @@ from azure.storage.queue import AccountSasPermissions, ResourceTypes, Services, 
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from fedplane.localstack.azurite import ACCOUNT, KEY
+from fedplane.localstack.azurite import ACCOUNT, ACCOUNT_ID, KEY
 from fedplane.localstack.delivery import Delivery
 from fedplane.localstack.proxy import Exchange, Watcher
 
-ACCOUNT_ID = (
-    "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local/providers/Microsoft.Storage"
-    f"/storageAccounts/{ACCOUNT}"
-)
 _OPERATIONS_BY_COMP = {
     "block": "put_block", "blocklist": "put_block_list", "metadata": "set_metadata", "properties": "set_properties",
     "tags": "tags", "tier": "set_tier", "lease": "lease", "list": "list", "copy": "abort_copy", "snapshot": "snapshot",

@@ -8,8 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from fedplane.localstack.azurite import ACCOUNT, KEY
-from fedplane.localstack.blob_watcher import ACCOUNT_ID
+from fedplane.localstack.azurite import ACCOUNT, ACCOUNT_ID, KEY
 from fedplane.localstack.faults import Faults
 
 STACK_DIR = Path(".fedplane/stack")

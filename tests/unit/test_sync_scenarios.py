@@ -184,6 +184,24 @@ async def test_metadata_only_moves_no_content(side: Side) -> None:
     assert (await world.raw[side.other].head("a")).metadata == changed
 
 
+async def test_a_look_at_blob_alone_says_nothing_of_vast() -> None:
+    """A stale hint about Blob does not make metadata that changed on VAST meanwhile count as known."""
+    world = World()
+    await world.write(Side.VAST, "a", "one")
+    await world.step()
+    world.later()
+    head = await world.raw[Side.VAST].head("a")
+    changed = Metadata(user=(("colour", "blue"),))
+    await world.raw[Side.VAST].replace_metadata("a", changed, stamp=None, expected_etag=head.version.etag)
+    world.later()
+    await world.tell(Side.BLOB, "a", etag="0xSTALE")
+    await world.step()
+    modified = (await world.raw[Side.VAST].head("a")).version.modified
+    [base] = await world.state.bases(["a"])
+    assert base is not None
+    assert base.vast_as_of_us < modified.at_us, "a scan would take the new metadata for agreed"
+
+
 async def test_a_delete_travels_and_leaves_a_tombstone(side: Side) -> None:
     """A confirmed absence is carried as a conditional delete, and its echo is nothing."""
     world = World()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from federation.errors import FederationError, Halt, Park, RetryLater, UsageError
+from fedplane import cli, exit_codes
+
+GOOD = """
+[[pair]]
+name = "one"
+[pair.blob]
+account_url = "http://127.0.0.1:1/acct"
+container = "c"
+connection_string_env = "NOT_SET_ANYWHERE"
+[pair.vast]
+endpoint = "http://127.0.0.1:1"
+bucket = "b"
+access_key_env = "NOT_SET_ANYWHERE"
+secret_key_env = "NOT_SET_ANYWHERE"
+"""
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fedplane", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UsageError("x"), exit_codes.USAGE),
+        (RetryLater("x"), exit_codes.UNREACHABLE),
+        (Halt("x"), exit_codes.UNREACHABLE),
+        (Park("x"), exit_codes.PROBLEMS),
+    ],
+)
+def test_each_kind_of_error_has_its_status(error: FederationError, status: int) -> None:
+    """Scripts can tell a mistake from a server that is away."""
+    assert exit_codes.for_error(error) == status
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "names"),
+    [
+        (None, ["status"], "missing.toml"),
+        ("[redis", ["status"], "not valid TOML"),
+        (GOOD.replace('name = "one"', 'nam = "one"'), ["status"], "pair.0.nam"),
+        (GOOD, ["status", "--pair", "two"], "'two'"),
+        (GOOD, ["explain", "k"], "NOT_SET_ANYWHERE"),
+    ],
+    ids=["no file", "bad TOML", "unknown setting", "unknown pair", "unset variable"],
+)
+def test_a_mistake_is_one_clear_line_and_status_2(
+    text: str | None,
+    words: list[str],
+    names: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It names the file, setting or argument, and there is no traceback."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "missing.toml"
+    if text is not None:
+        file = tmp_path / "given.toml"
+        file.write_text(text)
+    assert _run(monkeypatch, *words, "--config", str(file)) == exit_codes.USAGE
+    said = capsys.readouterr().err
+    assert names in said
+    assert "Traceback" not in said
+
+
+def test_with_json_a_mistake_is_json_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Programs read errors as they read answers."""
+    assert _run(monkeypatch, "status", "--json", "--config", str(tmp_path / "none.toml")) == exit_codes.USAGE
+    told = json.loads(capsys.readouterr().err)
+    assert told["reason"] == "no_settings"
+
+
+def test_a_bug_of_ours_has_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else ends with 70."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", broken)
+    assert _run(monkeypatch, "status") == exit_codes.BUG
