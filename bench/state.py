@@ -14,7 +14,7 @@ from pathlib import Path
 
 from federation.clock import SystemClock
 from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
-from federation.ports import Lease
+from federation.progress import Lease
 from federation.settings import RedisSettings
 from federation.state.embedded import connect
 from federation.state.redis_state import RedisState

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from federation.clock import SystemClock
 from federation.model import Change, Side
-from federation.ports import UNION_NOTE, Clock, MarkResult, ObjectStore, Source, State
+from federation.ports import Clock, ObjectStore, Source, State
+from federation.progress import UNION_NOTE, MarkResult
 from federation.rules.decision import Rules
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
 from federation.sync.budget import ByteBudget

@@ -10,7 +10,7 @@ from typing import Any
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
-from federation.ports import UNION_NOTE, HaltRecord
+from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.settings import ReconcileSettings
 from federation.sync.stopping import end

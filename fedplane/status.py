@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from federation.model import Side, Source
-from federation.ports import UNION_NOTE, Backlog, HaltRecord, State
+from federation.ports import State
+from federation.progress import UNION_NOTE, Backlog, HaltRecord
 from federation.settings import PairSettings
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report

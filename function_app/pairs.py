@@ -13,7 +13,8 @@ from federation.clock import SystemClock
 from federation.model import Change
 from federation.payloads import Malformed, Parsed
 from federation.payloads.event_grid import decode_queue_text, parse
-from federation.ports import DeadLetter, MarkResult, State
+from federation.ports import State
+from federation.progress import DeadLetter, MarkResult
 from federation.settings import PairSettings
 from federation.sources.build import blob_scope
 from federation.sources.common import Tell

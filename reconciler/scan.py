@@ -9,7 +9,8 @@ import msgspec
 
 from federation.errors import FederationError, Halt
 from federation.model import Base, ListEntry, Side
-from federation.ports import UNION_NOTE, ChangeSink, Clock, HaltRecord, ObjectStore, State
+from federation.ports import ChangeSink, Clock, ObjectStore, State
+from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS, SIDE_EMPTIED, side_emptied
 from reconciler.drift import Drift, News, changes, drift, news
 from reconciler.merge import Row, merge

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from federation.payloads import Parsed
-from federation.ports import MarkResult
+from federation.progress import MarkResult
 from federation.telemetry import logger
 
 _log = logger("fedplane.sources")

@@ -21,7 +21,8 @@ from federation.errors import RetryLater
 from federation.model import Change
 from federation.payloads import Malformed
 from federation.payloads.vast import Ambiguous, VastScope, parse
-from federation.ports import ChangeSink, Clock, Cursor, DeadLetter, State
+from federation.ports import ChangeSink, Clock, State
+from federation.progress import Cursor, DeadLetter
 from federation.sources.common import Tell
 from federation.sources.key_spelling import KeySpelling
 
@@ -30,6 +31,9 @@ _IDLE_SECONDS = 0.05
 """Pause after an empty poll: a broker may ignore the wait we ask for (facts/vast.md 2)."""
 _AT_ONCE = 500
 _PARTITIONS_EVERY_SECONDS = 30.0
+_SILENCE_SECONDS = 3.0
+"""After so long without a record the broker is asked whether it is there: a poll tells silence and absence alike."""
+_PROBE_MS = 3_000
 
 Batch = dict[int, list[Any]]
 
@@ -174,7 +178,7 @@ class _Reader:
         try:
             consumer = KafkaConsumer(**self._options)
             assigned: set[int] = set()
-            looked = float("-inf")
+            looked, heard = float("-inf"), time.monotonic()
             while not self._stopping.is_set():
                 self._wanted.acquire()
                 if self._stopping.is_set():
@@ -182,12 +186,18 @@ class _Reader:
                 if time.monotonic() - looked > _PARTITIONS_EVERY_SECONDS:
                     looked = time.monotonic()
                     assigned = self._assign(consumer, assigned)
-                self._answer(self._poll(consumer))
+                batch = self._poll(consumer)
+                if batch:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _SILENCE_SECONDS:
+                    consumer.end_offsets(consumer.assignment(), timeout_ms=_PROBE_MS)
+                    heard = time.monotonic()
+                self._answer(batch)
         except Exception as error:  # noqa: BLE001 - handed to the loop, which decides
             self._answer(error)
         finally:
             if consumer is not None:
-                consumer.close()
+                consumer.close(autocommit=False)
 
     def _poll(self, consumer: KafkaConsumer) -> Batch:
         try:

@@ -9,11 +9,11 @@ from zlib import crc32
 
 from federation.errors import LeaseLost
 from federation.model import Base, Change, Hint, HintEntry, Side, Source
-from federation.ports import (
+from federation.ports import Clock
+from federation.progress import (
     DEAD_LETTERS,
     Backlog,
     Claim,
-    Clock,
     ConflictRecord,
     Cursor,
     DeadLetter,

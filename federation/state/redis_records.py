@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from federation.model import Base, Hint, Side
-from federation.ports import DEAD_LETTERS, Backlog, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
+from federation.progress import DEAD_LETTERS, Backlog, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, unpack_base, unpack_hint

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
-from federation.ports import Claim, Clock, Cursor, Held, Lease, MarkResult, Parked
+from federation.ports import Clock
+from federation.progress import Claim, Cursor, Held, Lease, MarkResult, Parked
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import change_arguments, key_digest, pack_base, unpack_base, unpack_hint

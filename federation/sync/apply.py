@@ -9,7 +9,8 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
-from federation.ports import Lease, ObjectStore, Reader, WriteResult
+from federation.ports import ObjectStore, Reader, WriteResult
+from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Rules
 from federation.rules.guards import delete_limit
 from federation.rules.precedence import logical_stamp

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from federation.model import SECOND_US, Side
-from federation.ports import UNION_NOTE, Clock, ObjectStore, State
+from federation.ports import Clock, ObjectStore, State
+from federation.progress import UNION_NOTE
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from federation.errors import RetryLater
-from federation.ports import Clock, Lease, State
+from federation.ports import Clock, State
+from federation.progress import Lease
 from federation.telemetry import logger
 
 _log = logger("fedplane.leases")

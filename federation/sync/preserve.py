@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 
 from federation.model import PRESERVED_PREFIX, SECOND_US, Present, Side, Stamp
-from federation.ports import ConflictRecord
+from federation.progress import ConflictRecord
 from federation.rules.decision import Reason
 from federation.rules.precedence import logical_stamp
 from federation.sync.context import PairContext

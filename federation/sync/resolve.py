@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from federation.errors import NotPresent, UsageError
 from federation.model import Change, Present, Source
-from federation.ports import ConflictRecord, ObjectStore, State
+from federation.ports import ObjectStore, State
+from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
 
 

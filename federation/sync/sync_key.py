@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from federation.errors import NotPresent, Reobserve, RetryLater
 from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, Side, Source
-from federation.ports import Claim, Held, Lease
+from federation.progress import Claim, Held, Lease
 from federation.rules.decide import decide
 from federation.rules.decision import Action, Decision, Reason
 from federation.rules.guards import changed_side, quiet_until_us

@@ -16,7 +16,7 @@ from typing import TypeVar
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, RetryLater
 from federation.model import Side
-from federation.ports import Claim, HaltRecord, Held, Lease
+from federation.progress import Claim, HaltRecord, Held, Lease
 from federation.sync.apply import DeleteHeld
 from federation.sync.context import PairContext
 from federation.sync.leases import Leases

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from federation.errors import Reobserve, UsageError
-from federation.ports import ConflictRecord, State
+from federation.ports import State
+from federation.progress import ConflictRecord
 from federation.settings import PairSettings, Settings
 from federation.sync.resolve import Verdict, resolve
 from federation.wiring import open_pair

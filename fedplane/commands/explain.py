@@ -10,7 +10,7 @@ import typer
 
 from federation.clock import SystemClock
 from federation.model import Absent, Base, Hint, Present, Side, Unknown
-from federation.ports import ConflictRecord, Held, Parked
+from federation.progress import ConflictRecord, Held, Parked
 from federation.rules.decision import Decision
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import Plan, plan

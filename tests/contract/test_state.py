@@ -11,7 +11,8 @@ import pytest
 
 from federation.errors import LeaseLost, RetryLater, UsageError
 from federation.model import ECHO_SLACK_US, Base, Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.ports import Clock, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Lease, State
+from federation.ports import Clock, State
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Lease
 from federation.settings import RedisSettings
 from federation.state.embedded import EmbeddedRedis, connect
 from federation.state.memory_state import MemoryState

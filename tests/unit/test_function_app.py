@@ -24,7 +24,8 @@ from federation import wiring
 from federation.clock import SystemClock
 from federation.errors import RetryLater, UsageError
 from federation.model import Change, Side
-from federation.ports import Clock, DeadLetter, MarkResult, State
+from federation.ports import Clock, State
+from federation.progress import DeadLetter, MarkResult
 from federation.settings import PairSettings, Settings
 from federation.state.memory_state import MemoryState
 from function_app import pairs

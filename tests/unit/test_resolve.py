@@ -6,7 +6,7 @@ import pytest
 
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.model import Change, Metadata, Mode, Side, Source, Stamp, StampOrigin
-from federation.ports import ConflictRecord, Lease
+from federation.progress import ConflictRecord, Lease
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore

@@ -11,7 +11,8 @@ import pytest
 from federation.clock import SystemClock
 from federation.errors import RetryLater
 from federation.model import Base, Change, ListEntry, Metadata, Side, Source, Stamp
-from federation.ports import UNION_NOTE, ObjectStore
+from federation.ports import ObjectStore
+from federation.progress import UNION_NOTE
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from reconciler.merge import merge

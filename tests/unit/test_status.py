@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from federation.model import Base, Change, Mode, Side, Source, Stamp
-from federation.ports import UNION_NOTE, Backlog, DeadLetter, HaltRecord
+from federation.progress import UNION_NOTE, Backlog, DeadLetter, HaltRecord
 from federation.settings import BlobEventSettings, BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
 from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say

@@ -11,7 +11,7 @@ import pytest
 from federation.clock import SystemClock
 from federation.errors import Park, RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.ports import HaltRecord
+from federation.progress import HaltRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore

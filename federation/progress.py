@@ -1,0 +1,132 @@
+"""Values of a pair's progress: what ``ports.State`` keeps and hands out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from federation.model import Base, Hint, Metadata, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one shard until it expires. Scripts compare ``token``; ``fence`` is for people and logs."""
+
+    shard: int
+    token: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A delete that waits for a person (rule 8). ``verdict`` is "", "released" or "rejected"."""
+
+    key: str
+    delete_on: Side
+    reason: str
+    since_us: int
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One dirty key handed to a worker, with all the state it needs."""
+
+    hint: Hint
+    base: Base | None
+    held: Held | None = None
+    intent: Base | None = None
+    """What a worker that did not live to settle was about to make true (``State.intend``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkResult:
+    """Counts of one ``mark``: keys made or kept dirty, and echoes dropped (ETag equal to the base, or delete of a tombstone)."""
+
+    marked: int
+    echoes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A key that needs a person or a change."""
+
+    key: str
+    reason: str
+    detail: str
+    since_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictRecord:
+    """One conflict: who won, why, and where the loser can be read back.
+
+    ``conflict_id`` is derived from key, losing side and losing ETag, so a repeat after a crash is the same record.
+    ``preserved_as`` is the pair-relative key of the copy on ``loser_side``; empty when content was equal and only metadata lost
+    (then ``loser_metadata`` holds it) or when ``preserved_version_id`` names a kept version.
+    """
+
+    conflict_id: str
+    key: str
+    winner_side: Side
+    loser_side: Side
+    reason: str
+    at_us: int
+    winner_etag: str
+    loser_etag: str
+    winner_written_us: int
+    loser_written_us: int
+    loser_size_bytes: int
+    preserved_as: str
+    preserved_version_id: str = ""
+    loser_metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HaltRecord:
+    """A named state in which the pair does nothing. ``self_lifting`` halts end when the cause is seen to be gone."""
+
+    name: str
+    detail: str
+    since_us: int
+    self_lifting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A source's durable position. ``options_digest`` guards against reading it under other options."""
+
+    position: dict[str, int]
+    options_digest: str
+    updated_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record of a source that could not be parsed, kept whole for a person."""
+
+    source: str
+    reason: str
+    raw: bytes
+    at_us: int
+
+
+DEAD_LETTERS = 10_000
+"""How many are kept of a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Counts and ages of one pair at one moment. Ages are of the oldest unapplied change; None when there is none."""
+
+    dirty: int
+    dirty_by_side: dict[Side, int]
+    oldest_us_by_side: dict[Side, int | None]
+    parked: int
+    held: int
+    conflicts: int
+    objects: int
+    """Keys whose base says both sides hold them."""
+
+
+UNION_NOTE = "union"
+"""Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
