@@ -10,7 +10,10 @@ LAST_DECISIONS = 50
 
 @dataclass(frozen=True, slots=True)
 class DecisionLine:
-    """One finished pass over one key. Times in seconds; ``apply_delay_seconds`` from the change's own time to now, if known."""
+    """One finished pass over one key. Times in seconds.
+
+    ``apply_delay_seconds``: of a pass that carried a change over, from the change's own time to now, where that time is known.
+    """
 
     key: str
     action: str

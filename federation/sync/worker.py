@@ -17,6 +17,7 @@ from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, RetryLater
 from federation.model import Side
 from federation.progress import Claim, HaltRecord, Held, Lease
+from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
 from federation.sync.context import PairContext
 from federation.sync.leases import Leases
@@ -30,6 +31,7 @@ from federation.telemetry import DECISION_LOGGER, logger
 
 _T = TypeVar("_T")
 _CLAIM_AT_MOST = 16
+_APPLIED = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 _IDLE_POLL_SECONDS = 1.0
 _HALT_POLL_SECONDS = 1.0
 
@@ -277,7 +279,9 @@ class Worker:
             read_bytes=spent.cost.read_bytes,
             written_bytes=spent.cost.written_bytes,
             seconds=round(spent.seconds, 6),
-            apply_delay_seconds=delay if spent.outcome.startswith("settled") and spent.cost.requests else None,
+            apply_delay_seconds=delay
+            if decision and decision.action in _APPLIED and spent.outcome.startswith("settled")
+            else None,
             attempt=claim.hint.attempts,
             heard_from=",".join(claim.hint.sources),
             at_us=now,

@@ -64,7 +64,8 @@ def _status(outcome: Outcome) -> int:
 
 
 def _text(outcome: Outcome) -> str:
-    did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or "nothing to do"
+    nothing = "nothing to do" if not outcome.report.marked else "nothing: a running process did the work"
+    did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or nothing
     rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
     return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
 

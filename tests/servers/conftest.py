@@ -11,6 +11,11 @@ from fedplane.localstack.info import StackInfo, StackOptions
 from fedplane.localstack.stack import LocalStack
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """kafka-python reads its schemas by functions that Python 3.11 and 3.12 deprecate and 3.13 keeps."""
+    config.addinivalue_line("filterwarnings", "ignore:(open|read)_text is deprecated:DeprecationWarning")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     """The base stack. A test that stops one of its servers starts it again, and runs on the session's loop."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from federation.clock import SystemClock
 from federation.errors import RetryLater
 from federation.model import Change
-from federation.ports import MarkResult, Source
+from federation.ports import Source
+from federation.progress import MarkResult
 
 PATIENCE_SECONDS = 15.0
 
