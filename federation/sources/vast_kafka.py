@@ -34,6 +34,8 @@ _PARTITIONS_EVERY_SECONDS = 30.0
 _SILENCE_SECONDS = 3.0
 """After so long without a record the broker is asked whether it is there: a poll tells silence and absence alike."""
 _PROBE_MS = 3_000
+_ANSWER_SECONDS = 12.0
+"""After so long without an answer of the client the broker is taken to be away: the client may wait for ever, and silently."""
 
 Batch = dict[int, list[Any]]
 
@@ -152,6 +154,7 @@ class _Reader:
         self._stopping = threading.Event()
         self._answers: asyncio.Queue[Batch | Exception] = asyncio.Queue()
         self._thread = threading.Thread(target=self._work, name="vast-kafka", daemon=True)
+        self._consumer: KafkaConsumer | None = None
         self.gaps = 0
 
     async def __aenter__(self) -> Self:
@@ -161,12 +164,21 @@ class _Reader:
     async def __aexit__(self, *_: object) -> None:
         self._stopping.set()
         self._wanted.release()
-        await asyncio.to_thread(self._thread.join, 2.0)
+        await asyncio.to_thread(self._thread.join, 1.0)
+        if self._thread.is_alive() and self._consumer is not None:
+            # It waits for a broker that does not answer; closing makes that wait fail.
+            await asyncio.to_thread(self._consumer.close, autocommit=False)
+            await asyncio.to_thread(self._thread.join, 1.0)
 
     async def poll(self) -> Batch:
         """The next records by partition; empty when there are none. Raises what the consumer raised."""
         self._wanted.release()
-        answer = await self._answers.get()
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                answer = await self._answers.get()
+        except TimeoutError:
+            servers = ", ".join(self._options["bootstrap_servers"])
+            raise KafkaError(f"no broker at {servers} answered within {_ANSWER_SECONDS:.0f} s") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -174,9 +186,8 @@ class _Reader:
     # ------------------------------------------------------------------------------------------------- in the thread
 
     def _work(self) -> None:
-        consumer: KafkaConsumer | None = None
         try:
-            consumer = KafkaConsumer(**self._options)
+            consumer = self._consumer = KafkaConsumer(**self._options)
             assigned: set[int] = set()
             looked, heard = float("-inf"), time.monotonic()
             while not self._stopping.is_set():
@@ -196,8 +207,8 @@ class _Reader:
         except Exception as error:  # noqa: BLE001 - handed to the loop, which decides
             self._answer(error)
         finally:
-            if consumer is not None:
-                consumer.close(autocommit=False)
+            if self._consumer is not None:
+                self._consumer.close(autocommit=False)
 
     def _poll(self, consumer: KafkaConsumer) -> Batch:
         try:

@@ -12,8 +12,13 @@ from fedplane.localstack.stack import LocalStack
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python reads its schemas by functions that Python 3.11 and 3.12 deprecate and 3.13 keeps."""
+    """Let kafka-python be as it is.
+
+    It reads its schemas by functions that Python 3.11 and 3.12 deprecate and 3.13 keeps, and leaves the socket of a refused
+    connection to the garbage collector.
+    """
     config.addinivalue_line("filterwarnings", "ignore:(open|read)_text is deprecated:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.*'0\.0\.0\.0':ResourceWarning")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
