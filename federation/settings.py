@@ -105,7 +105,6 @@ class RuleSettings(_Section):
     delete_budget_count: PositiveInt = 1000
     delete_budget_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     delete_budget_window_seconds: Positive = 600.0
-    revert_limit: PositiveInt = 3
 
     def deletes_to(self, side: Side) -> bool:
         """Whether a delete may be carried to *side*."""
