@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import re
 import uuid
+from email import message_from_bytes
+from email.policy import HTTP
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -99,6 +101,9 @@ class VastWatcher(Watcher):
             for deleted in _found(exchange.answer, "Deleted", "Key"):
                 self._emit(exchange, "ObjectRemoved:Delete", bucket, deleted)
             return
+        if operation == "bucket_post":
+            key = _form_key(exchange)
+            operation = "post" if key else operation
         name = {
             "put": "ObjectCreated:Put",
             "post": "ObjectCreated:Post",
@@ -110,17 +115,23 @@ class VastWatcher(Watcher):
         }.get(operation)
         if name is None:
             return
+        if exchange.answer_headers.get("x-amz-delete-marker") == "true" and "versionId" not in exchange.query:
+            name = "ObjectRemoved:DeleteMarkerCreated"
         etag, size = exchange.answer_headers.get("ETag"), int(exchange.headers.get("Content-Length", "0"))
-        if operation in ("copy", "complete"):
+        if operation == "post":
+            etag, size = await self._held(bucket, key)
+        elif operation in ("copy", "complete"):
             found = next(iter(_found(exchange.answer, None, "ETag")), None)
-            etag, size = found, await self._size(bucket, key)
+            etag, size = found, (await self._held(bucket, key))[1]
         self._emit(exchange, name, bucket, key, etag=etag, size=size)
 
-    async def _size(self, bucket: str, key: str) -> int:
+    async def _held(self, bucket: str, key: str) -> tuple[str | None, int]:
+        """ETag and size of what the server holds now, for answers that do not tell."""
         assert self._session is not None  # noqa: S101 - open() came first
         url = self._s3.generate_presigned_url("head_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=60)
         async with self._session.head(URL(url, encoded=True)) as answer:
-            return int(answer.headers.get("Content-Length", "0")) if answer.ok else 0
+            size = int(answer.headers.get("Content-Length", "0")) if answer.ok else 0
+            return answer.headers.get("ETag"), size
 
     def _emit(self, exchange: Exchange, name: str, bucket: str, key: str, *, etag: str | None = None, size: int = 0) -> None:
         request_id = exchange.answer_headers.get("x-amz-request-id") or uuid.uuid4().hex
@@ -165,6 +176,17 @@ def _bucket_operation(method: str, query: dict[str, str]) -> str:
     if method == "GET" and not ({"versioning", "location", "policy", "acl", "uploads", "tagging"} & set(query)):
         return "list"
     return f"bucket_{method.lower()}"
+
+
+def _form_key(exchange: Exchange) -> str:
+    """The key of a browser's form upload, which is in the form; empty when it is none, or too large to be passed in one piece."""
+    kind = exchange.headers.get("Content-Type", "")
+    if exchange.body is None or not kind.startswith("multipart/form-data"):
+        return ""
+    form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + exchange.body, policy=HTTP)
+    texts = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in form.iter_parts()}
+    key = texts.get("key")
+    return key.decode().rstrip("\r\n") if isinstance(key, bytes) else ""
 
 
 def _found(body: bytes | None, parent: str | None, name: str) -> list[str]:

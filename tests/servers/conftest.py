@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
 from fedplane.localstack.info import StackInfo, StackOptions
 from fedplane.localstack.stack import LocalStack
+from tests.servers.stack_lab import SIDES, Lab
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,3 +34,28 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local
 def info(stack: LocalStack) -> StackInfo:
     """Where its servers listen."""
     return stack.info
+
+
+@pytest.fixture(scope="session")
+def open_lab(stack: LocalStack) -> Iterator[Lab]:
+    """Clients of the stack."""
+    made = Lab(stack.info)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lab(open_lab: Lab) -> Iterator[Lab]:
+    """The same, without faults before and after, counters at zero."""
+    for side in SIDES:
+        open_lab.control("PUT", f"/faults/{side}", {})
+    open_lab.control("POST", "/stats/reset")
+    yield open_lab
+    for side in SIDES:
+        open_lab.control("PUT", f"/faults/{side}", {})
+
+
+@pytest.fixture
+def key() -> str:
+    """A new name."""
+    return f"dir/{uuid4().hex}"
