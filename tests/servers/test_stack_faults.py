@@ -31,7 +31,7 @@ def _refused(lab: Lab, side: str, key: str, *, engine: bool = False) -> tuple[in
         return found["HTTPStatusCode"], error.response["Error"]["Code"], found["HTTPHeaders"].get("retry-after")
     assert isinstance(error, HttpResponseError)
     assert error.response is not None
-    headers = error.response.headers  # type: ignore[attr-defined] - the SDK's type names no headers
+    headers = error.response.headers  # type: ignore[attr-defined]
     return error.status_code or 0, headers["x-ms-error-code"], headers.get("Retry-After")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -84,7 +85,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield make
     for command in begun:
         for pid in command.alive():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the first one's end ends the others
+                os.kill(pid, signal.SIGKILL)
         command.process.communicate(timeout=20)
 
 
