@@ -128,6 +128,8 @@ class Version:
     etag_kind: ETagKind = ETagKind.OPAQUE
     md5: str | None = None
     version_id: str | None = None
+    content_moved: bool = False
+    """The ETag is the agreed one, and yet the content is seen to be another: a file was written under an ETag that stayed."""
 
 
 @dataclass(frozen=True, slots=True)

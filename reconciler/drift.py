@@ -46,7 +46,8 @@ def news(entry: ListEntry | None, base: Base | None, side: Side) -> News:
 
 
 def _may_be_later(entry: ListEntry, base: Base) -> bool:
-    return entry.modified.at_us + entry.modified.precision_us - 1 > base.vast_as_of_us
+    # Another size under the agreed ETag: some servers keep the ETag when the file below is overwritten in place.
+    return entry.modified.at_us + entry.modified.precision_us - 1 > base.vast_as_of_us or entry.size_bytes != base.size_bytes
 
 
 def drift(row: Row, base: Base | None) -> Drift | None:

@@ -31,6 +31,8 @@ def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
     if agreed is None or not agreed.etag(side):
         # Our own copy of an older version of the peer is no second writer (a crash between write and settle, a lost base).
         return Since.SAME if copy_of(now, side.other) else Since.CONTENT
+    if now.version.content_moved:
+        return Since.CONTENT
     if _as_agreed(now, agreed, side) or (copy_of(now, side.other) and _later_than(now, agreed)):
         return Since.SAME
     return Since.METADATA if _content_held(now, agreed, side) else Since.CONTENT
@@ -137,11 +139,12 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
 
 
 def _content_held(now: Present, agreed: Base, side: Side) -> bool:
-    return now.version.etag == agreed.etag(side) or content_as_agreed(now, agreed)
+    same_version = now.version.etag == agreed.etag(side) and not now.version.content_moved
+    return same_version or content_as_agreed(now, agreed)
 
 
 def _in_step(blob: Present, vast: Present, agreed: Base) -> bool:
-    known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag)
+    known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag) and not vast.version.content_moved
     return known and _as_agreed(blob, agreed, Side.BLOB) and _as_agreed(vast, agreed, Side.VAST)
 
 

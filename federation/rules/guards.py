@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from federation.model import Hint, Present, Side, StampOrigin
+from federation.model import Base, Hint, Present, Side, StampOrigin
 
 SIDE_EMPTIED = "side_emptied"
 """Halt: a whole listing of one side is empty while the base knows objects there."""
@@ -32,6 +32,20 @@ def vouched(present: Present, hint: Hint) -> bool:
         and entry.at.origin in (StampOrigin.EVENT, StampOrigin.CHANGE_FEED)
         for entry in hint.vast
     )
+
+
+def content_in_doubt(present: Present, base: Base | None, hint: Hint) -> bool:
+    """Whether a VAST version that has the agreed ETag may hold other content all the same.
+
+    Some servers keep an S3-written object's ETag when the file below it is overwritten in place. Size tells, and a time that is
+    certainly later than what we know while not even the metadata changed; an S3 event that names the ETag says that it is new.
+    """
+    if base is None or not base.live or present.version.etag != base.vast_etag or vouched(present, hint):
+        return False
+    if present.version.size_bytes != base.size_bytes:
+        return True
+    untouched = present.metadata_digest == base.metadata_digest
+    return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us
 
 
 def quiet_until_us(present: Present, hint: Hint, *, quiet_us: int) -> int:

@@ -87,11 +87,14 @@ class HttpStore(ABC):
         """As in the port; *length* is at least 1."""
         headers = wire.byte_range(start, length)
         if if_match is not None:
-            headers["If-Match"] = wire.quoted(if_match)
+            headers |= wire.condition(if_match)
         request = Request("GET", "GET", self._name(key), headers=headers, key=key)
         response = await self._start(request)
         try:
-            return HttpReader(self._lane, response, self._present(response.headers, key))
+            present = self._present(response.headers, key)
+            if if_match is not None and wire.needs_look(if_match) and present.version.etag != if_match:
+                raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
+            return HttpReader(self._lane, response, present)
         except FederationError:
             response.close()
             raise
@@ -208,8 +211,9 @@ class HttpStore(ABC):
 
         Returns None only with *gone_is_fine*, when there is nothing left to delete.
         """
-        if honoured:
-            return wire.condition(expected_etag)
+        condition = wire.condition(expected_etag)
+        if honoured and (expected_etag is None or not wire.needs_look(expected_etag)):
+            return condition
         # RACE: another writer may come between this look and our write; the server offers no condition to close the window.
         self.race_windows += 1
         try:
@@ -220,7 +224,7 @@ class HttpStore(ABC):
             return None
         if found != expected_etag:
             raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
-        return {}
+        return condition if honoured else {}
 
     async def _refuses(self, call: Awaitable[object]) -> bool:
         """Whether a precondition made *call* fail; a server that cannot do what is asked does not count as refusing."""

@@ -19,7 +19,7 @@ from federation.errors import Halt, Park, RetryLater
 from federation.keys import NamePolicy
 from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind, ListEntry, Side, Stamp, s3_etag_kind
 from federation.stores.lane import http_date_us, unquote_etag
-from federation.stores.wire import from_url_form, md5_hex_of
+from federation.stores.wire import from_url_form, md5_hex_of, version_token
 
 LATE_LIMIT = 200_000
 """Entries out of order that are kept in memory (about 60 MB); beyond that the pair halts."""
@@ -75,12 +75,13 @@ def parse_s3_page(body: bytes) -> Page:
     for item in root.iterfind(f"{space}Contents"):
         text = item.findtext
         raw, etag, size, date = text(name_tag), unquote_etag(text(etag_tag) or ""), text(size_tag), text(date_tag)
-        if raw is None or not etag or not size or not date:
+        if raw is None or not size or not date:
             raise _broken(Side.VAST)
         md5 = etag.lower() if s3_etag_kind(etag) is ETagKind.MD5 else None
         # Cut to whole seconds, as HEAD gives them: the two are compared.
         modified_us = int(datetime.fromisoformat(date).timestamp()) * SECOND_US
-        entries.append(ListEntry(from_url_form(raw, plus=True) if encoded else raw, etag, int(size), Stamp(modified_us), md5))
+        token = version_token(etag, modified_us, int(size))
+        entries.append(ListEntry(from_url_form(raw, plus=True) if encoded else raw, token, int(size), Stamp(modified_us), md5))
     truncated = root.findtext(f"{space}IsTruncated")
     marker = root.findtext(f"{space}NextContinuationToken") or ""
     if truncated not in {"true", "false"} or (truncated == "true") != bool(marker):

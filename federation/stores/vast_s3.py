@@ -117,10 +117,8 @@ class VastS3Store(HttpStore):
 
     def copy_source(self, key: str, etag: str) -> dict[str, str]:
         """Headers that name a copy's source and the version it must be."""
-        return {
-            "x-amz-copy-source": f"/{quote(self._bucket)}/{wire.url_path(self._name(key))}",
-            "x-amz-copy-source-if-match": wire.quoted(etag),
-        }
+        source = {"x-amz-copy-source": f"/{quote(self._bucket)}/{wire.url_path(self._name(key))}"}
+        return source | {f"x-amz-copy-source-{name.lower()}": value for name, value in wire.condition(etag).items()}
 
     async def call_and_check(self, request: Request) -> bytes:
         """As ``call``; an error that comes with status 200, after the server had begun to answer, is raised too."""
@@ -140,7 +138,7 @@ class VastS3Store(HttpStore):
     # ------------------------------------------------------------------------------------------------------------- inside
 
     async def _source(self, key: str, etag: str) -> dict[str, str]:
-        if not self.capabilities.conditional_copy:
+        if not self.capabilities.conditional_copy or wire.needs_look(etag):
             # RACE: the server ignores the condition on a copy's source; the look narrows the window.
             self.race_windows += 1
             if (await self.head(key)).version.etag != etag:
@@ -151,7 +149,7 @@ class VastS3Store(HttpStore):
         """Undo a copy that is of another version than the one looked at. Raises Reobserve then."""
         if source.version.etag_kind is ETagKind.MD5 and s3_etag_kind(etag) is ETagKind.MD5:
             same = source.version.etag == etag
-        elif self.capabilities.conditional_copy:
+        elif self.capabilities.conditional_copy and not wire.needs_look(source.version.etag):
             return
         else:
             # RACE: neither a condition nor a hash proves the copy; the source still being that version after it does.

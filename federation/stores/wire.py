@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from urllib.parse import quote, unquote, unquote_plus
 
 from federation import metadata
-from federation.model import ETagKind, Present, Side, Stamp, Version, s3_etag_kind
+from federation.model import SECOND_US, ETagKind, Present, Side, Stamp, Version, s3_etag_kind
 from federation.stores.lane import http_date_us, unquote_etag
 
 _HEADER_NAMES = {
@@ -52,9 +52,31 @@ def quoted(etag: str) -> str:
     return f'"{etag}"'
 
 
+_MARK = "~"
+
+
+def version_token(etag: str, modified_us: int, size_bytes: int) -> str:
+    """What stands for a version on the S3 side: its ETag, where that follows the content.
+
+    A version written as a file may have a metadata-derived ETag (VAST), one that never changes, or none at all (gateways over a
+    file system): then time and size, which listings and HEAD tell alike, are part of the token.
+    """
+    if etag and s3_etag_kind(etag) is not ETagKind.FILE_SIDE:
+        return etag
+    return f"{etag}{_MARK}{modified_us // SECOND_US:x}{_MARK}{size_bytes:x}"
+
+
+def needs_look(token: str) -> bool:
+    """Whether a server's condition on *token* proves less than the token says: then one looks as well."""
+    return _MARK in token
+
+
 def condition(expected_etag: str | None) -> dict[str, str]:
-    """The header that makes a write conditional: on that version, or on absence."""
-    return {"If-None-Match": "*"} if expected_etag is None else {"If-Match": quoted(expected_etag)}
+    """The header that makes a write conditional: on that version, or on absence. None where the version has no ETag."""
+    if expected_etag is None:
+        return {"If-None-Match": "*"}
+    etag = expected_etag.partition(_MARK)[0]
+    return {"If-Match": quoted(etag)} if etag else {}
 
 
 def byte_range(start: int, length: int | None) -> dict[str, str]:
@@ -66,13 +88,15 @@ def byte_range(start: int, length: int | None) -> dict[str, str]:
 
 def present(headers: Mapping[str, str], side: Side) -> Present:
     """The version that a HEAD or GET answer describes. Raises KeyError or ValueError when it is no such answer."""
-    etag = unquote_etag(headers["ETag"])
     content_range = headers.get("Content-Range")
     size_bytes = int(content_range.rpartition("/")[2] if content_range else headers["Content-Length"])
-    kind = ETagKind.OPAQUE if side is Side.BLOB else s3_etag_kind(etag)
+    modified = Stamp(http_date_us(headers["Last-Modified"]))
     if side is Side.BLOB:
+        etag, kind = unquote_etag(headers["ETag"]), ETagKind.OPAQUE
         md5 = md5_hex_of(headers.get("x-ms-blob-content-md5") or (None if content_range else headers.get("Content-MD5")))
     else:
+        told = unquote_etag(headers.get("ETag", ""))
+        etag, kind = version_token(told, modified.at_us, size_bytes), s3_etag_kind(told) if told else ETagKind.FILE_SIDE
         md5 = etag.lower() if kind is ETagKind.MD5 else None
     version_id = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")
     marker = USER_PREFIX[side]
@@ -80,7 +104,6 @@ def present(headers: Mapping[str, str], side: Side) -> Present:
     fields = {field: headers.get(name) for field, name in _HEADER_NAMES.items()}
     fields["content_encoding"] = _without_chunked(fields["content_encoding"])
     common, origin = metadata.from_side(fields, user, side)
-    modified = Stamp(http_date_us(headers["Last-Modified"]))
     return Present(Version(etag, size_bytes, modified, kind, md5, version_id), common, origin)
 
 

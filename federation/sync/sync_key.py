@@ -13,7 +13,7 @@ from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, S
 from federation.progress import Claim, Held, Lease
 from federation.rules.decide import decide
 from federation.rules.decision import Action, Decision, Reason
-from federation.rules.guards import changed_side, quiet_until_us
+from federation.rules.guards import changed_side, content_in_doubt, quiet_until_us
 from federation.rules.proof import copy_of
 from federation.sync.apply import Scene, apply, md5_hex
 from federation.sync.context import PairContext
@@ -108,6 +108,8 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
     try:
         here = scene.of(side)
         if isinstance(here, Present):
+            if side is Side.VAST and content_in_doubt(here, scene.base, claim.hint):
+                return None
             await _require_quiet(ctx, scene, claim.hint)
             here = await _with_small_content(ctx, scene, here)
             scene = _with(scene, side, here)
@@ -165,9 +167,20 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
     scene.base = recovered(scene.base, claim.intent, scene)
     await _require_quiet(ctx, scene, hint)
+    await _settle_doubt(ctx, scene, hint)
     decision = await decide_with_hashes(ctx, scene)
     decision, scene.delete_released = _verdict(decision, claim.held)
     return Synced(decision, await apply(ctx, scene, decision))
+
+
+async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
+    """Read a VAST version whose agreed ETag is in doubt; if it is another content, neither ETag nor origin stamp speak for it."""
+    here = scene.vast
+    if isinstance(here, Absent) or not content_in_doubt(here, scene.base, hint):
+        return
+    md5 = await ctx.transfer.hash_object(ctx.stores[Side.VAST], scene.key, here)
+    if scene.base is None or md5 != scene.base.md5:
+        scene.vast = replace(here, version=replace(here.version, md5=md5, content_moved=True), origin=None)
 
 
 async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
@@ -233,10 +246,11 @@ def _with(scene: Scene, side: Side, here: Present | Absent) -> Scene:
 
 async def _require_quiet(ctx: PairContext, scene: Scene, hint: Hint) -> None:
     here = scene.vast
-    if isinstance(here, Absent) or copy_of(here, Side.BLOB):
+    if isinstance(here, Absent):
         return
-    if scene.base is not None and here.version.etag == scene.base.vast_etag:
-        return  # read and agreed on before
+    known = scene.base is not None and here.version.etag == scene.base.vast_etag  # read and agreed on before
+    if (known or copy_of(here, Side.BLOB)) and not content_in_doubt(here, scene.base, hint):
+        return
     wait_us = quiet_until_us(here, hint, quiet_us=ctx.quiet_us) - await ctx.vast_now_us()
     if wait_us > 0:
         raise NotQuiet(ctx.clock.now_us() + wait_us)

@@ -16,8 +16,12 @@ from federation.model import ETagKind, Metadata, OriginStamp, Present
 from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
 from federation.sync.budget import ByteBudget
 from federation.sync.paced_store import tally
+from federation.telemetry import logger
 
 _MIB = 1024 * 1024
+_REMEMBERED = 1024
+_AGAIN_SECONDS = 1.0
+_log = logger("fedplane.transfer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Transfer:
     def __init__(self, limits: TransferLimits, budget: ByteBudget) -> None:
         self.limits = limits
         self.budget = budget
+        self._read_otherwise: dict[tuple[str, int, int], str] = {}
 
     def is_small(self, size_bytes: int) -> bool:
         """Whether the object moves in one request."""
@@ -59,8 +64,29 @@ class Transfer:
         """The whole body, checked against its announced size and MD5."""
         data = await reader.read()
         _read(len(data))
-        check_content(reader.present, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+        self.check_content(reader.present, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
         return data
+
+    def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
+        """Raise RetryLater when what was read is not what the side says it holds: a damaged answer is never passed on.
+
+        A second reading of the same version with the same result is believed: then it is the side's ETag that is wrong, as on
+        gateways that keep it when the file below is overwritten in place.
+        """
+        version = present.version
+        if size_bytes == version.size_bytes and version.md5 in (None, md5):
+            return
+        if size_bytes == version.size_bytes and self._read_otherwise.get(_identity(present)) == md5:
+            _log.warning("an ETag is not the hash of its content", etag=version.etag, md5=md5, size_bytes=size_bytes)
+            return
+        self._remember(present, md5)
+        text = "the bytes read do not match the object's size or MD5; reading again"
+        raise RetryLater(text, reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
+
+    def _remember(self, present: Present, md5: str) -> None:
+        if len(self._read_otherwise) >= _REMEMBERED:
+            self._read_otherwise.clear()
+        self._read_otherwise[_identity(present)] = md5
 
     async def send_large(
         self,
@@ -81,7 +107,7 @@ class Transfer:
             upload = await destination.begin_upload(key, metadata, stamp=stamp, size_bytes=size)
             try:
                 md5 = await self._send_parts(reader, upload, part_bytes)
-                check_content(present, size, md5)
+                self.check_content(present, size, md5)
                 result = await upload.complete(expected_etag=expected_etag, md5_hex=md5)
             except BaseException:
                 await _abort(upload)
@@ -124,23 +150,23 @@ class Transfer:
         finally:
             await reader.close()
         await still_the_same(store, key, present)
-        return digest.hexdigest()
+        md5 = digest.hexdigest()
+        if present.version.md5 not in (None, md5):
+            self._remember(present, md5)
+        return md5
+
+
+def _identity(present: Present) -> tuple[str, int, int]:
+    version = present.version
+    return version.etag, version.modified.at_us, version.size_bytes
 
 
 async def still_the_same(store: ObjectStore, key: str, present: Present) -> None:
     """Raise Reobserve when a file-side version changed while it was read; S3 writes are atomic and need no second look."""
-    if present.version.etag_kind is not ETagKind.FILE_SIDE:
+    if present.version.etag_kind is not ETagKind.FILE_SIDE and not present.version.content_moved:
         return
-    again = await store.head(key)
-    if (again.version.etag, again.version.size_bytes) != (present.version.etag, present.version.size_bytes):
+    if _identity(await store.head(key)) != _identity(present):
         raise Reobserve("the file changed while it was read", reason="changed_while_read", key=key, side=store.side)
-
-
-def check_content(present: Present, size_bytes: int, md5: str) -> None:
-    """Raise RetryLater when what was read is not what the side says it holds: a damaged or mixed answer is never passed on."""
-    version = present.version
-    if size_bytes != version.size_bytes or (version.md5 is not None and version.md5 != md5):
-        raise RetryLater("the bytes read do not match the object's size or MD5; reading again", reason="content_mismatch")
 
 
 async def _abort(upload: Upload) -> None:

@@ -39,6 +39,8 @@ class S3Address:
     endpoint: str
     access_key: str
     secret_key: str
+    folder: Path | None = None
+    """Where the server keeps its buckets as files."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     """Azurite and an S3 server; past the event proxies, which have tests of their own."""
     blob, s3 = os.environ.get("FEDPLANE_TEST_BLOB"), os.environ.get("FEDPLANE_TEST_S3")
     if blob and s3:
-        yield Servers(blob, S3Address(*s3.split()))
+        endpoint, access_key, secret_key = s3.split()
+        yield Servers(blob, S3Address(endpoint, access_key, secret_key))
         return
     from fedplane.localstack.info import StackOptions  # noqa: PLC0415 - not needed with servers of one's own
     from fedplane.localstack.stack import LocalStack  # noqa: PLC0415
@@ -120,7 +123,7 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Address]:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own tool
     try:
         _wait_until_listening(port, server)
-        yield S3Address(f"http://127.0.0.1:{port}", "contract", "contract-secret")
+        yield S3Address(f"http://127.0.0.1:{port}", "contract", "contract-secret", folder)
     finally:
         server.terminate()
         server.wait(timeout=10)

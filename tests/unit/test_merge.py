@@ -67,8 +67,8 @@ async def test_a_listing_out_of_order_stops_the_merge(keys: list[str]) -> None:
     assert caught.value.reason == "listing_order"
 
 
-AGREED = Base(blob_etag="B", vast_etag="V", vast_as_of_us=200 * SECOND)
-ONE_SIDED = Base(vast_etag="V", vast_as_of_us=200 * SECOND)
+AGREED = Base(blob_etag="B", vast_etag="V", size_bytes=1, vast_as_of_us=200 * SECOND)
+ONE_SIDED = Base(vast_etag="V", size_bytes=1, vast_as_of_us=200 * SECOND)
 GONE = Base(deleted=True)
 
 

@@ -50,7 +50,7 @@ class _Pair:
         blob, vast = await self.put(Side.BLOB, key), await self.put(Side.VAST, key)
         lease = await self.state.acquire(0, owner="t", ttl_seconds=60)
         assert lease is not None
-        base = Base(blob_etag=blob, vast_etag=vast, vast_as_of_us=self.clock.us + 10 * SECOND)
+        base = Base(blob_etag=blob, vast_etag=vast, size_bytes=1, vast_as_of_us=self.clock.us + 10 * SECOND)
         await self.state.settle(lease, key, 0, base)
         await self.state.release(lease)
 
