@@ -174,6 +174,13 @@ class Settings(_Section):
         names = [pair.name for pair in self.pair]
         if len(set(names)) != len(names):
             raise ValueError("two [[pair]] sections share a name; names must be unique")
+        for what, places in (
+            ("pair.blob.events.queue_url", [pair.blob.events.queue_url for pair in self.pair]),
+            ("pair.blob.events.webhook_listen", [pair.blob.events.webhook_listen for pair in self.pair]),
+        ):
+            used = [place for place in places if place]
+            if len(set(used)) != len(used):
+                raise ValueError(f"two pairs share one {what}: each would take the other's events; give each its own")
         for index, one in enumerate(self.pair):
             for two in self.pair[index + 1 :]:
                 if _overlap(one, two):

@@ -228,7 +228,7 @@ class Lab:
             at = time.monotonic() - started
             told = verify.differ(self.sides)
             if not told or took is None or at > seconds:
-                return (at if not told else None), told
+                return (at if not told and at <= seconds else None), told
 
     def close(self) -> None:
         """Stop everything."""
