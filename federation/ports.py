@@ -17,6 +17,7 @@ from federation.progress import (
     ConflictRecord,
     Cursor,
     DeadLetter,
+    DeleteBudget,
     HaltRecord,
     Held,
     Lease,
@@ -286,8 +287,12 @@ class State(Protocol):
         """Set the verdict ("released", "rejected") of held deletes and make them dirty. Returns how many."""
         ...
 
-    async def reserve_deletes(self, count: int, *, limit: int, window_seconds: float, now_us: int) -> bool:
-        """Take *count* from the pair's delete budget, by whatever process; False when *limit* in the window would be passed."""
+    async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
+        """Take one delete, by whatever process, from the pair's budget; False when its limit in the window would be passed.
+
+        *name* tells deletes apart, so that a repeat of one costs nothing more. *objects* are known now; the share is of these and
+        of those deleted in the window.
+        """
         ...
 
     async def record_conflict(self, record: ConflictRecord) -> None:

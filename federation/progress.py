@@ -130,3 +130,12 @@ class Backlog:
 
 UNION_NOTE = "union"
 """Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBudget:
+    """How many deletes may be carried out in one window without a person; see ``rules.guards.delete_limit``."""
+
+    count: int
+    share: float
+    window_seconds: float

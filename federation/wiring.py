@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from federation.clock import SystemClock
 from federation.model import Change, Side
 from federation.ports import Clock, ObjectStore, Source, State
-from federation.progress import UNION_NOTE, MarkResult
+from federation.progress import UNION_NOTE, DeleteBudget, MarkResult
 from federation.rules.decision import Rules
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
 from federation.sync.budget import ByteBudget
-from federation.sync.context import DeleteBudget, PairContext
+from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate
 from federation.sync.transfer import Transfer, TransferLimits

@@ -27,21 +27,25 @@ _log = logger("fedplane.engine")
 class Engine:
     """Build with ``open_engine``; ``run`` returns after ``stop`` was set."""
 
-    def __init__(self, pairs: list[PairEngine], stop: asyncio.Event) -> None:
+    def __init__(self, pairs: list[PairEngine], stop: asyncio.Event, keeper: asyncio.Task[None] | None = None) -> None:
         self.pairs = pairs
         self.stop = stop
+        self._keeper = keeper
 
     async def run(self) -> None:
         """Work until stopped. When one pair fails, the others are stopped in order too, and its error is raised."""
         tasks = [asyncio.create_task(pair.run(self.stop)) for pair in self.pairs]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            ends = asyncio.FIRST_EXCEPTION if self._keeper is None else asyncio.FIRST_COMPLETED
+            await asyncio.wait([*tasks, self._keeper] if self._keeper is not None else tasks, return_when=ends)
         finally:
             self.stop.set()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        if self._keeper is not None and self._keeper.done():
+            self._keeper.result()  # it never ends by itself but by a fault of ours
 
 
 @asynccontextmanager
@@ -49,18 +53,19 @@ async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[
     """Open every pair. Raises UsageError, and RetryLater when Redis stays away."""
     clock = SystemClock()
     budget = ByteBudget(settings.transfer.memory_bytes)
+    keeper: asyncio.Task[None] | None = None
     async with AsyncExitStack() as stack:
         if settings.redis.url == "embedded":
             server = EmbeddedRedis(settings.redis.directory)
             await server.start()
             stack.push_async_callback(server.stop)
-            keeping = asyncio.create_task(server.keep())
-            stack.callback(keeping.cancel)
+            keeper = asyncio.create_task(server.keep())
+            stack.callback(keeper.cancel)
         pairs = []
         for pair in settings.pair:
             runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget))  # type: ignore[misc]
             pairs.append(PairEngine(runtime, settings.reconcile))
-        yield Engine(pairs, stop)
+        yield Engine(pairs, stop, keeper)
 
 
 async def _patiently(

@@ -10,7 +10,7 @@ from federation.progress import UNION_NOTE, Backlog, HaltRecord
 from federation.settings import PairSettings
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report
-from reconciler.scan import COMPLETE, LAST, kept
+from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
 _EVENTS_OF = {Side.BLOB: ("event_grid_queue", "event_grid_webhook"), Side.VAST: (Source.VAST_EVENTS.value,)}
 
@@ -82,7 +82,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         objects=backlog.objects,
         halts=halts,
         union_mode=union,
-        converged_as_of_us=converged_as_of_us(whole, backlog, union=union),
+        converged_as_of_us=converged_as_of_us(await whole_scans(state), backlog, union=union),
         last_scan=last,
         last_whole_scan=whole,
         processes=beats,
@@ -164,9 +164,14 @@ def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltR
     return "attention" if backlog.parked or backlog.held else "in_step"
 
 
-def converged_as_of_us(whole: Report | None, backlog: Backlog, *, union: bool) -> int | None:
-    """The time of which both sides are known equal, save parked and held keys: start of the last whole scan, oldest change."""
-    if whole is None or union:
+def converged_as_of_us(whole: list[Report], backlog: Backlog, *, union: bool) -> int | None:
+    """The time of which both sides are known equal, save parked and held keys; *whole*: the whole scans, oldest first.
+
+    The start of the last one, or the oldest unapplied change. While something is unapplied, the start of the one before: a scan
+    cannot tell when a missing object was deleted, only that it was there at the scan before.
+    """
+    sure = whole[:-1] if backlog.dirty else whole
+    if not sure or union:
         return None
     oldest = [at for at in backlog.oldest_us_by_side.values() if at is not None]
-    return min([whole.started_us, *oldest])
+    return min([sure[-1].started_us, *oldest])

@@ -21,6 +21,8 @@ BATCH = 500
 HISTORY = 50
 RECENT_US = 2_000_000
 """A change younger than this may still be announced by its event."""
+MAY_BE_EMPTY = "may_be_empty:"
+"""Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
 
@@ -92,6 +94,8 @@ class Scanner:
     async def _require_sides(self, first: dict[Side, ListEntry | None]) -> None:
         """Halt when one side lists nothing at all while the base knows objects and the other side has some (rule 8)."""
         for side in Side:
+            if await self._state.note(f"{MAY_BE_EMPTY}{side}"):
+                continue  # a person looked and lifted the halt
             listed = 0 if first[side] is None else 1
             if first[side.other] is not None and side_emptied(listed, (await self._state.backlog()).objects):
                 raise Halt(
@@ -163,6 +167,8 @@ class Scanner:
         reports = msgspec.json.decode(past, type=list[msgspec.Raw]) if past else []
         await self._state.put_note(PAST, msgspec.json.encode([*reports, msgspec.Raw(packed)][-HISTORY:]))
         if report.whole:
+            for side in Side:
+                await self._state.put_note(f"{MAY_BE_EMPTY}{side}", b"")
             await self._state.put_note(COMPLETE, packed)
             await self._state.put_note(UNION_NOTE, b"")
 
@@ -172,6 +178,12 @@ async def _put_back(first: ListEntry | None, rest: AsyncIterator[ListEntry]) -> 
         yield first
         async for entry in rest:
             yield entry
+
+
+async def whole_scans(state: State) -> list[Report]:
+    """The kept reports of scans that compared the whole pair to the end, oldest first."""
+    past = await state.note(PAST)
+    return [report for report in (msgspec.json.decode(past, type=list[Report]) if past else []) if report.whole]
 
 
 async def kept(state: State, name: str) -> Report | None:

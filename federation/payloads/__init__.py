@@ -28,3 +28,9 @@ class Parsed:
     """Something changed that cannot be named key by key."""
     newest_us: int = 0
     """Time of the newest event seen."""
+
+    def malformed(self, count: int) -> None:
+        """Some events of a delivery could not be read: the others count, and what these told of is for a scan to find."""
+        if count:
+            self.ignored["malformed_in_batch"] += count
+            self.needs_scan = True

@@ -49,10 +49,15 @@ def parse(body: bytes, scope: BlobScope) -> Parsed:
     if len(body) > EVENT_LIMIT_BYTES and len(events) == 1:
         raise Malformed(f"an event of {len(body)} bytes; Event Grid sends none above {EVENT_LIMIT_BYTES}")
     parsed = Parsed()
+    faults = []
     for event in events:
-        if not isinstance(event, dict):
-            raise Malformed("an event is not a JSON object")
-        _one(event, scope, parsed)
+        try:
+            _one(event, scope, parsed)
+        except Malformed as fault:
+            faults.append(fault)
+    if faults and len(faults) == len(events):
+        raise faults[0]
+    parsed.malformed(len(faults))
     return parsed
 
 
@@ -67,7 +72,9 @@ def decode_queue_text(text: str) -> bytes:
         raise Malformed("neither JSON nor base64") from None
 
 
-def _one(event: dict[str, Any], scope: BlobScope, parsed: Parsed) -> None:
+def _one(event: Any, scope: BlobScope, parsed: Parsed) -> None:  # noqa: ANN401 - any JSON
+    if not isinstance(event, dict):
+        raise Malformed("an event is not a JSON object")
     kind = event.get("eventType") or event.get("type")
     subject = event.get("subject")
     data = event.get("data")

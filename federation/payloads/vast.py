@@ -68,8 +68,15 @@ def parse(body: bytes, scope: VastScope) -> VastParsed:
             parsed.ignored["test_event"] += 1
             return parsed
         raise Malformed("no Records")
+    faults = []
     for record in records:
-        _one(record, scope, parsed)
+        try:
+            _one(record, scope, parsed)
+        except Malformed as fault:
+            faults.append(fault)
+    if faults and len(faults) == len(records):
+        raise faults[0]
+    parsed.malformed(len(faults))
     return parsed
 
 

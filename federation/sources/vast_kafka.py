@@ -138,6 +138,8 @@ class VastKafka:
             await self._state.bury(DeadLetter(self.name, str(fault), record.value or b"", self._clock.now_us()))
             return []
         self._tell.parsed(parsed)
+        if parsed.needs_scan:
+            self._on_gap()
         ambiguous += parsed.ambiguous
         return parsed.changes
 

@@ -180,7 +180,7 @@ async def connect(settings: RedisSettings) -> tuple[Redis, EmbeddedRedis | None]
         "timeout": _ANSWER_SECONDS,  # for a free connection of the pool
         "socket_timeout": _ANSWER_SECONDS,
         "socket_connect_timeout": _ANSWER_SECONDS,
-        "retry": Retry(NoBackoff(), 1),  # one reconnect; every other retry is ours
+        "retry": Retry(NoBackoff(), 0),  # a claim repeated unseen would lose what the first one handed out
         "health_check_interval": 30,
     }
     if settings.url == "embedded":

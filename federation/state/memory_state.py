@@ -17,12 +17,14 @@ from federation.progress import (
     ConflictRecord,
     Cursor,
     DeadLetter,
+    DeleteBudget,
     HaltRecord,
     Held,
     Lease,
     MarkResult,
     Parked,
 )
+from federation.rules.guards import delete_limit
 
 ENTRIES_A_SIDE = 4
 """Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
@@ -62,12 +64,13 @@ class MemoryState:
         self._held: dict[str, Held] = {}
         self._owners: dict[int, _Owner] = {}
         self._fences: dict[int, int] = {}
-        self._deletes: list[int] = []
+        self._deletes: dict[str, int] = {}
         self._conflicts: dict[str, ConflictRecord] = {}
         self._halts: dict[str, HaltRecord] = {}
         self._cursors: dict[str, Cursor] = {}
         self._notes: dict[str, bytes] = {}
         self._dead: list[DeadLetter] = []
+        self._sequence = 0
 
     async def open(self, *, create: bool = True) -> bool:
         """As in the port."""
@@ -89,11 +92,13 @@ class MemoryState:
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     def _mark(self, change: Change) -> bool:
-        if self._is_echo(change):
+        # Of a dirty key nothing is an echo yet: its base is about to change.
+        if change.key not in self._dirty and self._is_echo(change):
             return False
         now = self._clock.now_us()
         dirty = self._dirty.setdefault(change.key, _Dirty())
-        dirty.generation += 1
+        self._sequence += 1
+        dirty.generation = self._sequence
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
         at_us = change.at.at_us if change.at is not None else now
@@ -104,7 +109,7 @@ class MemoryState:
         else:
             dirty.due_us = due_us if dirty.due_us is None else min(dirty.due_us, due_us)
         self._parked.pop(change.key, None)
-        if change.source is not Source.OPERATOR:
+        if change.source is not Source.OPERATOR and change.etag is not None and not change.deleted:
             self._held.pop(change.key, None)
         return True
 
@@ -295,13 +300,14 @@ class MemoryState:
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
         return len(known)
 
-    async def reserve_deletes(self, count: int, *, limit: int, window_seconds: float, now_us: int) -> bool:
+    async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""
-        start = now_us - int(window_seconds * 1_000_000)
-        self._deletes = [at for at in self._deletes if at > start]
-        if len(self._deletes) + count > limit:
+        start = now_us - int(budget.window_seconds * 1_000_000)
+        self._deletes = {one: at for one, at in self._deletes.items() if at > start}
+        limit = delete_limit(objects + len(self._deletes), count=budget.count, share=budget.share)
+        if name not in self._deletes and len(self._deletes) >= limit:
             return False
-        self._deletes += [now_us] * count
+        self._deletes.setdefault(name, now_us)
         return True
 
     # ----------------------------------------------------------------------------------------------- records of the pair

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
 from federation.ports import Clock
-from federation.progress import Claim, Cursor, Held, Lease, MarkResult, Parked
+from federation.progress import Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
+from federation.rules.guards import DELETE_FLOOR
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import change_arguments, key_digest, pack_base, unpack_base, unpack_hint
@@ -207,9 +208,10 @@ class RedisState(RecordQueries):
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)
 
-    async def reserve_deletes(self, count: int, *, limit: int, window_seconds: float, now_us: int) -> bool:
+    async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""
-        args = [now_us, int(window_seconds * 1_000_000), limit, secrets.token_hex(8), count]
+        window_us = int(budget.window_seconds * 1_000_000)
+        args = [now_us, window_us, name, budget.count, budget.share, DELETE_FLOOR, objects]
         return bool(await self._run("reserve", [self._layout.of_pair("deletes")], args))
 
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:

@@ -179,6 +179,10 @@ class HttpStore(ABC):
             return response
         body = await self._lane.read(response)
         error = await self._fault(request, faults.refusal(response.status, response.headers, body))
+        if isinstance(error, Halt) and error.reason == "credentials_refused" and request.name:
+            # Of one object only, if the container can be listed: nothing that the whole pair must stop for.
+            await self.check()
+            raise Park(str(error), reason="access_denied", key=request.key, side=self.side)
         if isinstance(error, Halt):
             raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
         raise error
@@ -190,6 +194,10 @@ class HttpStore(ABC):
 
     async def _fault(self, request: Request, refused: faults.Refusal) -> FederationError:
         if refused.status == HTTPStatus.NOT_FOUND and not faults.known(self.side, refused.code):
+            if request.name and request.method != "HEAD":
+                # Not the service's own words: something between us and it answered.
+                text = f"{request.operation}: 404 without a reason that the service would give"
+                return RetryLater(text, reason="bad_answer", key=request.key, side=self.side)
             # A HEAD answer has no body, so it cannot say whether the object or the container is missing (rule 3).
             if request.name:
                 await self.check()

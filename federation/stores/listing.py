@@ -39,6 +39,13 @@ Pages = Callable[[str, str], AsyncIterator[Page]]
 
 def parse_azure_page(body: bytes) -> Page:
     """A List Blobs answer (facts/azure.md 3.5). Raises RetryLater when it is no whole list page."""
+    try:
+        return _azure_page(body)
+    except (ValueError, TypeError):
+        raise _broken(Side.BLOB) from None
+
+
+def _azure_page(body: bytes) -> Page:
     root = _root(body, Side.BLOB, "EnumerationResults")
     entries = []
     for blob in root.iterfind("Blobs/Blob"):
@@ -67,6 +74,13 @@ def parse_azure_page(body: bytes) -> Page:
 
 def parse_s3_page(body: bytes) -> Page:
     """A ListObjectsV2 answer, asked for with ``encoding-type=url``. Raises RetryLater when it is no whole list page."""
+    try:
+        return _s3_page(body)
+    except (ValueError, TypeError):
+        raise _broken(Side.VAST) from None
+
+
+def _s3_page(body: bytes) -> Page:
     root = _root(body, Side.VAST, "ListBucketResult")
     space = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
     encoded = root.findtext(f"{space}EncodingType") == "url"

@@ -12,7 +12,6 @@ from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Rules
-from federation.rules.guards import delete_limit
 from federation.rules.precedence import logical_stamp
 from federation.sync.context import PairContext
 from federation.sync.observe import new_stamp
@@ -41,6 +40,7 @@ class Scene:
     vast_as_of_us: int
     """VAST's time as of which ``vast`` is known."""
     delete_released: bool = False
+    delete_held: bool = False
     reader: Reader | None = None
     data: bytes | None = None
 
@@ -137,8 +137,9 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     await _preserve(ctx, scene, decision, copy_bytes=True)
     written = logical_stamp(source, side, scene.rules)
     expected = target.version.etag if isinstance(target, Present) else None
-    if scene.base is None or not scene.base.live:
-        # No record of agreement yet: should we die after the write, this tells our copy from a user's (rules 1 and 4).
+    if scene.base is None or not scene.base.live or not ctx.transfer.is_small(source.version.size_bytes):
+        # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
+        # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
         await ctx.state.intend(scene.lease, scene.key, _base(scene, side, source, written, other_etag="", md5=source.version.md5))
     if ctx.transfer.is_small(source.version.size_bytes):
         md5, result = await _copy_small(ctx, scene, destination, (side, source, written), expected)
@@ -147,7 +148,13 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         try:
             stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
             copied = await ctx.transfer.send_large(
-                reader, destination, scene.key, metadata=source.metadata, stamp=stamp, expected_etag=expected
+                reader,
+                destination,
+                scene.key,
+                metadata=source.metadata,
+                stamp=stamp,
+                expected_etag=expected,
+                confirm=lambda: still_the_same(ctx.stores[side], scene.key, source),
             )
         finally:
             await reader.close()
@@ -196,7 +203,7 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     on = decision.destination
     target = scene.present(on)
     if not scene.delete_released:
-        await _reserve_delete(ctx, on)
+        await _reserve_delete(ctx, scene, on)
     await _preserve(ctx, scene, decision, copy_bytes=True)
     await ctx.stores[on].delete(scene.key, expected_etag=target.version.etag)
     gone = scene.of(on.other)
@@ -204,10 +211,11 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     return Base(deleted=True, written=when or Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN))
 
 
-async def _reserve_delete(ctx: PairContext, on: Side) -> None:
-    limit = delete_limit(await ctx.known_objects(), count=ctx.delete_budget.count, share=ctx.delete_budget.share)
-    granted = await ctx.state.reserve_deletes(
-        1, limit=limit, window_seconds=ctx.delete_budget.window_seconds, now_us=ctx.clock.now_us()
+async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
+    if scene.delete_held:
+        raise DeleteHeld(on)  # until a person says otherwise, however much budget a new window has
+    granted = await ctx.state.reserve_delete(
+        f"{on}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )
     if not granted:
         raise DeleteHeld(on)

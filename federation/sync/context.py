@@ -5,25 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from federation.model import SECOND_US, Side
+from federation.model import Side
 from federation.ports import Clock, ObjectStore, State
-from federation.progress import UNION_NOTE
+from federation.progress import UNION_NOTE, DeleteBudget
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 
-SKEW_NOISE_US = 2 * SECOND_US
-"""A ``Date`` header shows whole seconds: a smaller difference between two services is noise and corrected by nobody."""
-
 _COUNT_LIFE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteBudget:
-    """See ``rules.guards.delete_limit``."""
-
-    count: int
-    share: float
-    window_seconds: float
 
 
 @dataclass(slots=True)
@@ -68,12 +56,8 @@ class PairContext:
         """The rules with the measured difference of the two services' clocks."""
         blob = await self.stores[Side.BLOB].server_clock_skew_us()
         vast = await self.stores[Side.VAST].server_clock_skew_us()
-        return replace(self.rules, vast_ahead_us=_beyond_noise(vast - blob))
+        return replace(self.rules, vast_ahead_us=vast - blob)
 
     async def vast_now_us(self) -> int:
         """The time by VAST's clock."""
-        return self.clock.now_us() + _beyond_noise(await self.stores[Side.VAST].server_clock_skew_us())
-
-
-def _beyond_noise(skew_us: int) -> int:
-    return skew_us if abs(skew_us) > SKEW_NOISE_US else 0
+        return self.clock.now_us() + await self.stores[Side.VAST].server_clock_skew_us()

@@ -14,15 +14,20 @@ from federation.sync.context import PairContext
 CONFLICTS_PREFIX = f"{PRESERVED_PREFIX}conflicts/"
 
 
-def conflict_id(key: str, loser: Side, loser_etag: str) -> str:
+def conflict_id(key: str, loser: Side, present: Present, written: Stamp) -> str:
     """The same for every repeat of one conflict, so that a crash between copy and record makes no second one."""
-    return hashlib.blake2b(f"{key}\0{loser}\0{loser_etag}".encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{key}\0{loser}\0{_version(present)}\0{written.at_us}".encode(), digest_size=8).hexdigest()
 
 
-def preserved_key(key: str, loser: Side, version_etag: str, written: Stamp) -> str:
+def _version(present: Present) -> str:
+    # On VAST the ETag is a content hash: metadata tells two versions of one content apart (docs/adr/0001).
+    return f"{present.version.etag}\0{present.metadata_digest.hex()}"
+
+
+def preserved_key(key: str, loser: Side, present: Present, written: Stamp) -> str:
     """``.federation/conflicts/<key>~<side>~<UTC time>~<short etag>``: named by the version, not by the clock of the copy."""
     at = datetime.fromtimestamp(written.at_us // SECOND_US, UTC).strftime("%Y%m%dT%H%M%SZ")
-    short = hashlib.blake2b(version_etag.encode(), digest_size=4).hexdigest()
+    short = hashlib.blake2b(_version(present).encode(), digest_size=4).hexdigest()
     return f"{CONFLICTS_PREFIX}{key}~{loser}~{at}~{short}"
 
 
@@ -40,11 +45,11 @@ async def preserve_loser(
     won = winner if isinstance(winner, Stamp) else logical_stamp(winner, side.other, rules)
     kept_as = ""
     if copy_bytes:
-        kept_as = preserved_key(key, side, present.version.etag, written)
+        kept_as = preserved_key(key, side, present, written)
         await ctx.stores[side].copy(key, kept_as, source_etag=present.version.etag)
     await ctx.state.record_conflict(
         ConflictRecord(
-            conflict_id=conflict_id(key, side, present.version.etag),
+            conflict_id=conflict_id(key, side, present, written),
             key=key,
             winner_side=side.other,
             loser_side=side,

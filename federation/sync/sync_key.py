@@ -170,6 +170,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     await _settle_doubt(ctx, scene, hint)
     decision = await decide_with_hashes(ctx, scene)
     decision, scene.delete_released = _verdict(decision, claim.held)
+    scene.delete_held = claim.held is not None
     return Synced(decision, await apply(ctx, scene, decision))
 
 
@@ -201,7 +202,7 @@ async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
 
 def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
     """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there."""
-    if intent is None or (base is not None and base.live):
+    if intent is None:
         return base
     source = Side.BLOB if intent.blob_etag else Side.VAST
     there = scene.of(source.other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from federation.errors import FederationError, Reobserve, RetryLater
@@ -97,8 +98,12 @@ class Transfer:
         metadata: Metadata,
         stamp: OriginStamp | None,
         expected_etag: str | None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Copied:
-        """Stream *reader* into parts on *destination* and commit conditionally. Raises as ``Upload.complete`` and ``Reader``."""
+        """Stream *reader* into parts on *destination* and commit conditionally, after *confirm*, which may still say no.
+
+        Raises as ``Upload.complete``, ``Reader`` and *confirm*.
+        """
         present = reader.present
         size = present.version.size_bytes
         part_bytes = part_size_bytes(size, self.limits.part_bytes, destination.capabilities)
@@ -108,6 +113,8 @@ class Transfer:
             try:
                 md5 = await self._send_parts(reader, upload, part_bytes)
                 self.check_content(present, size, md5)
+                if confirm is not None:
+                    await confirm()
                 result = await upload.complete(expected_etag=expected_etag, md5_hex=md5)
             except BaseException:
                 await _abort(upload)

@@ -164,8 +164,11 @@ class Worker:
             self._leases.lost(lease)
             return
         except RetryLater as error:
+            # Keys may have been handed out in an answer that was lost: whoever takes the shard anew finds them due.
+            self._leases.lost(lease)
+            with contextlib.suppress(RetryLater):
+                await self._ctx.state.release(lease)
             await self._ctx.clock.sleep(error.after_seconds or 0.2)
-            self.wake(lease.shard)
             return
         if len(claims) == limit:
             self.wake(lease.shard)
@@ -196,6 +199,9 @@ class Worker:
         except LeaseLost:
             self._leases.lost(lease)
             outcome = "lease_lost"
+        except Exception as caught:  # noqa: BLE001 - a record that cannot be written is a bug; the key must not vanish with it
+            error = caught
+            outcome = await self._park_bug(lease, claim, caught)
         self._report(claim, synced, error, _Spent(outcome, cost, self._ctx.clock.monotonic_seconds() - started))
 
     async def _record(self, lease: Lease, claim: Claim, synced: Synced | None, error: Exception | None) -> str:
@@ -213,6 +219,13 @@ class Worker:
         what = ending(failure, attempts=claim.hint.attempts, max_attempts=self._limits.max_attempts, now_us=now)
         return await self._end(lease, claim, what, now)
 
+    async def _park_bug(self, lease: Lease, claim: Claim, error: Exception) -> str:
+        try:
+            await self._end(lease, claim, ToPark("internal_error", repr(error)), self._ctx.clock.now_us())
+        except LeaseLost:
+            self._leases.lost(lease)
+        return "parked"
+
     async def _end(self, lease: Lease, claim: Claim, what: Ending, now: int) -> str:
         key, generation, state = claim.hint.key, claim.hint.generation, self._ctx.state
         match what:
@@ -225,7 +238,8 @@ class Worker:
                 )
                 return "parked"
             case ToHold():
-                held = Held(key=key, delete_on=what.delete_on, reason="delete_budget", since_us=now)
+                since_us = claim.held.since_us if claim.held is not None else now
+                held = Held(key=key, delete_on=what.delete_on, reason="delete_budget", since_us=since_us)
                 await self._persist(lambda: state.hold(lease, key, generation, held))
                 return "held"
             case ToHalt():

@@ -11,10 +11,12 @@ import typer
 from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.ports import State
+from federation.rules.guards import SIDE_EMPTIED
 from federation.settings import PairSettings, Settings
 from federation.wiring import open_state
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
 from fedplane.output import emit, iso, table
+from reconciler.scan import MAY_BE_EMPTY
 
 _T = TypeVar("_T")
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Keys.")]
@@ -144,6 +146,9 @@ def lift(
         names = [one.name for one in await state.halts()]
         if halt not in names:
             raise UsageError(f"The pair has no halt {halt!r}; it has {', '.join(names) or 'none'}.", reason="no_such_halt")
+        side = halt.removeprefix(f"{SIDE_EMPTIED}_")
+        if side != halt:
+            await state.put_note(f"{MAY_BE_EMPTY}{side}", b"1")
         return await state.lift(halt)
 
     asyncio.run(with_state(settings, only(settings, pair), step))

@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     applied: dict[str, int]
     """What this process itself did, by outcome; another process may have done the rest."""
     outstanding: int
-    """Keys still dirty when we stopped waiting."""
+    """Keys still dirty when we stopped waiting, and those that were parked or held on the way."""
 
 
 def reconcile(
@@ -74,6 +74,7 @@ async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_s
     clock = SystemClock()
     async with open_pair(settings, pair, clock) as runtime:
         await capabilities.know(runtime, probe_again=False)
+        before = await runtime.state.backlog()
         report = await _scanner(runtime, settings).scan(prefix=prefix)
         outstanding = 0
         if report.complete:
@@ -84,6 +85,8 @@ async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_s
             finally:
                 worker.cancel()
                 await asyncio.gather(worker, return_exceptions=True)
+        after = await runtime.state.backlog()
+        outstanding += max(0, after.parked - before.parked) + max(0, after.held - before.held)
         return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
 
 

@@ -24,6 +24,7 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "real_input": converge.real_input,
     "second_run": converge.second_run,
     "live": live.live,
+    "events_alone": live.events_alone,
     "lost_events": live.lost_events,
     "no_events": converge.no_events,
     "killed": faults.killed,

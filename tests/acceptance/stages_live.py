@@ -49,6 +49,29 @@ def live(results: Results) -> None:
         results.check("SIGTERM ends it cleanly", the.stop_engine() == 0)
 
 
+def events_alone(results: Results) -> None:
+    """The same without any scan after the first: events alone bring all changes over that have events."""
+    seconds = 15.0 if results.quick else 60.0
+    settings = {"FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400"} | NO_DELETE_LIMIT
+    weights = {kind: weight for kind, weight in LIVE.items() if kind != "metadata"}
+    with lab(results, "events_alone", settings) as the:
+        the.start_engine()
+        results.check("starts", the.until("in step", the.settled, 60) is not None)
+        crowd = Crowd(the.info, Plan(seconds=seconds, rate=40.0, weights=weights, seed=5))
+        crowd.start()
+        written = crowd.join()
+        took, told = the.equal_after(EQUAL_SECONDS)
+        results.figure("changes", written.changes)
+        results.check(f"equal within {EQUAL_SECONDS:.0f} s after the last write", took is not None, told[:3] or took)
+        idle = [
+            line
+            for line in decisions(the.log)
+            if line["action"] == "nothing" and line["requests"] and "reconciler" not in line["heard_from"]
+        ]
+        results.figure("looks_that_found_nothing", len(idle))
+        results.check("fewer than 2 % of our own writes' events cost a look", len(idle) < 0.02 * the.events("echoes"), len(idle))
+
+
 def _tell(the: Lab, results: Results, written: Written, cpu_before: float) -> None:
     lines = decisions(the.log)
     results.figure("changes", dict(written.by_kind) | {"all": written.changes})

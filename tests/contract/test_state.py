@@ -12,7 +12,7 @@ import pytest
 from federation.errors import LeaseLost, RetryLater, UsageError
 from federation.model import ECHO_SLACK_US, Base, Change, Metadata, Side, Source, Stamp, StampOrigin
 from federation.ports import Clock, State
-from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Lease
+from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, HaltRecord, Held, Lease
 from federation.settings import RedisSettings
 from federation.state.embedded import EmbeddedRedis, connect
 from federation.state.memory_state import MemoryState
@@ -344,10 +344,53 @@ async def test_the_count_of_objects_follows_the_base(state: State) -> None:
 
 async def test_the_delete_budget_is_one_for_all_and_moves_with_time(state: State, clock: TestClock) -> None:
     """No more than the limit in any window; time gives it back."""
-    grants = [await state.reserve_deletes(2, limit=5, window_seconds=10, now_us=clock.us) for _ in range(3)]
-    assert grants == [True, True, False]
-    assert await state.reserve_deletes(1, limit=5, window_seconds=10, now_us=clock.us)
-    assert await state.reserve_deletes(5, limit=5, window_seconds=10, now_us=clock.us + 10_000_001)
+    budget = DeleteBudget(count=2, share=1.0, window_seconds=10)
+    grants = [await state.reserve_delete(name, budget, objects=0, now_us=clock.us) for name in ("a", "b", "c", "a")]
+    assert grants == [True, True, False, True], "a repeat of a granted delete costs nothing"
+    assert await state.reserve_delete("c", budget, objects=0, now_us=clock.us + 10_000_001)
+
+
+async def test_the_share_is_of_the_objects_there_were(state: State, clock: TestClock) -> None:
+    """Objects deleted in the window count among those of which a share may go: churn is no mass delete."""
+    half = DeleteBudget(count=1000, share=0.5, window_seconds=10)
+    granted = 0
+    for number in range(100):
+        granted += await state.reserve_delete(str(number), half, objects=100 - granted, now_us=clock.us)
+    assert granted == 50
+
+
+async def test_a_repeated_settle_does_not_take_a_newer_hint_for_its_own(state: State) -> None:
+    """A settle whose reply was lost is sent again, after the key was written once more: the key stays dirty."""
+    await state.mark([_event("k")])
+    lease = await _lease(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=2**52)
+    assert await state.settle(lease, "k", claim.hint.generation, AGREED)
+    await state.mark([_event("k", etag="0x8DNEW")])
+    assert not await state.settle(lease, "k", claim.hint.generation, AGREED)
+    assert await state.are_dirty(["k"]) == [True]
+
+
+async def test_nothing_of_a_dirty_key_is_an_echo(state: State) -> None:
+    """A delete told of while a re-created key is being copied must not be taken for the tombstone's echo."""
+    await _agree(state, "k", Base(deleted=True, written=Stamp(1)))
+    await state.mark([_event("k")])
+    lease = await _lease(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=2**52)
+    gone = await state.mark([Change("k", Side.BLOB, Source.EVENT_GRID, deleted=True)])
+    assert gone.marked == 1
+    assert not await state.settle(lease, "k", claim.hint.generation, AGREED)
+
+
+async def test_a_held_delete_survives_being_told_again(state: State) -> None:
+    """Scans and repeated events tell of the same delete; only news of a version ends the wait for a person."""
+    await state.mark([_event("k")])
+    lease = await _lease(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=2**52)
+    await state.hold(lease, "k", claim.hint.generation, Held("k", Side.VAST, "delete_budget", 1))
+    await state.mark([Change("k", Side.BLOB, Source.RECONCILER, deleted=True), Change("k", Side.VAST, Source.RECONCILER)])
+    assert [one.key for one in await state.held()] == ["k"]
+    await state.mark([_event("k", etag="0x8DBACK")])
+    assert await state.held() == []
 
 
 async def test_a_conflict_recorded_twice_is_one(state: State) -> None:

@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("stage", ["real_input", "lost_events", "no_events", "killed", "redis_emptied", "bad_input"])
+@pytest.mark.parametrize(
+    "stage", ["real_input", "events_alone", "lost_events", "no_events", "killed", "redis_emptied", "bad_input"]
+)
 def test_the_acceptance_stage_keeps_its_promises_in_small(stage: str) -> None:
     """What `make accept` shows at full size holds in its quick form too; see tests/acceptance."""
     command = [sys.executable, "-m", "tests.acceptance.run", "--quick", stage]

@@ -6,12 +6,12 @@ import pytest
 
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.model import Change, Metadata, Mode, Side, Source, Stamp, StampOrigin
-from federation.progress import ConflictRecord, Lease
+from federation.progress import ConflictRecord, DeleteBudget, Lease
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from federation.sync.budget import ByteBudget
-from federation.sync.context import DeleteBudget, PairContext
+from federation.sync.context import PairContext
 from federation.sync.resolve import Verdict, resolve, visible_key
 from federation.sync.sync_key import sync_key
 from federation.sync.transfer import Transfer, TransferLimits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -371,4 +371,14 @@ def test_the_two_sides_are_known_equal_as_of_the_last_scan_s_start_or_the_oldest
     whole: Report | None, waits: Backlog, union: bool, expected: int | None
 ) -> None:
     """Its start, not its end: what changed while it ran it may have missed."""
-    assert converged_as_of_us(whole, waits, union=union) == expected
+    assert converged_as_of_us([] if whole is None else [whole], waits, union=union) == expected
+
+
+def test_while_something_is_unapplied_only_the_scan_before_is_sure() -> None:
+    """A scan that found a delete cannot say when it happened, only that the object was there at the scan before."""
+    scans = [Report(started_us=at, complete=True) for at in (1_000, 2_000)]
+    none: dict[Side, int | None] = dict.fromkeys(Side)
+    dirty = Backlog(1, dict.fromkeys(Side, 1), none, parked=0, held=0, conflicts=0, objects=1)
+    assert converged_as_of_us(scans, dirty, union=False) == 1_000
+    assert converged_as_of_us(scans[:1], dirty, union=False) is None
+    assert converged_as_of_us(scans, replace(dirty, dirty=0), union=False) == 2_000

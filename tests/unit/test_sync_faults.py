@@ -8,9 +8,9 @@ import pytest
 
 from federation.errors import RetryLater
 from federation.model import Change, Metadata, Mode, Side, Source
+from federation.progress import DeleteBudget, Held
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
-from federation.sync.context import DeleteBudget
 from federation.sync.sync_key import NotQuiet, sync_key
 from tests.unit.world import World
 
@@ -179,3 +179,41 @@ async def test_a_lost_state_deletes_nothing_and_moves_no_bytes() -> None:
 
     assert synced == {Action.ADOPT, Action.COPY}
     assert await fresh.both("b") == ("b", "b")
+
+
+async def test_a_held_delete_stays_held_whatever_time_and_scans_bring() -> None:
+    """Told of again and with a new window's budget, it still waits for a person (rule 8); a person's word then carries it out."""
+    world = World()
+    world.ctx = dataclasses.replace(world.ctx, delete_budget=DeleteBudget(count=1, share=1.0, window_seconds=60))
+    for key in ("a", "b"):
+        await world.write(Side.BLOB, key, key)
+    await world.step()
+    world.later()
+    for key in ("a", "b"):
+        await world.remove(Side.BLOB, key)
+    held = []
+    for _ in range(3):
+        for key in ("a", "b"):
+            await world.tell(Side.BLOB, key, etag=None, deleted=True)
+        held.append(await _work_and_hold(world))
+        world.later(3600)
+    assert held[0] == held[1] == held[2]
+    assert len(held[0]) == 1
+    assert await world.both(held[0][0]) == (None, held[0][0])
+
+
+async def _work_and_hold(world: World) -> list[str]:
+    """One pass of a worker over what is dirty; the keys that are held after it."""
+    lease = await world.state.acquire(0, owner="t", ttl_seconds=60) or world.lease
+    assert lease is not None
+    world.lease = None
+    for claim in await world.state.claim(lease, limit=10, now_us=world.clock.now_us()):
+        try:
+            synced = await sync_key(world.ctx, lease, claim)
+        except DeleteHeld as wait:
+            held = Held(claim.hint.key, wait.delete_on, "delete_budget", world.clock.now_us())
+            await world.state.hold(lease, claim.hint.key, claim.hint.generation, held)
+        else:
+            await world.state.settle(lease, claim.hint.key, claim.hint.generation, synced.base)
+    await world.state.release(lease)
+    return [one.key for one in await world.state.held()]

@@ -11,12 +11,12 @@ import pytest
 from federation.clock import SystemClock
 from federation.errors import Park, RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.progress import HaltRecord
+from federation.progress import DeleteBudget, HaltRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from federation.sync.budget import ByteBudget
-from federation.sync.context import DeleteBudget, PairContext
+from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate
 from federation.sync.transfer import Transfer, TransferLimits
@@ -171,7 +171,8 @@ async def test_a_rejected_delete_brings_the_object_back() -> None:
     async with _running(bench.worker()):
         await _until(lambda: "k" in bench.raw[Side.VAST].objects and not bench.state._dirty)
         del bench.raw[Side.BLOB].objects["k"]
-        await bench.state.reserve_deletes(25, limit=25, window_seconds=600, now_us=bench.clock.now_us())
+        for number in range(25):
+            await bench.state.reserve_delete(str(number), bench.ctx.delete_budget, objects=0, now_us=bench.clock.now_us())
         await bench.state.mark([Change("k", Side.BLOB, Source.EVENT_GRID, deleted=True)])
         await _until(lambda: bool(bench.state._held))
         await bench.state.judge(["k"], verdict="rejected", now_us=0)

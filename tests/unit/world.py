@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from federation.model import Change, Metadata, Mode, Side, Source, Stamp, StampOrigin
-from federation.progress import Lease
+from federation.progress import DeleteBudget, Lease
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from federation.sync.budget import ByteBudget
-from federation.sync.context import DeleteBudget, PairContext
+from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore, Tally, tally
 from federation.sync.pacing import Gate
 from federation.sync.sync_key import Synced, sync_key

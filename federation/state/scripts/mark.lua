@@ -57,11 +57,13 @@ for n = 0, (#ARGV - 1) / 12 - 1 do
   local at, precision, origin = tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8]), tonumber(ARGV[a + 9])
   local not_before, by_operator, digest = tonumber(ARGV[a + 10]), ARGV[a + 11] == "1", ARGV[a + 12]
   local record = redis.call("HGET", KEYS[9 + n], digest)
-  if not is_echo(record, side, packed, deleted == 1, at) then
+  local known = redis.call("HGET", KEYS[4], key)
+  -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
+  if known or not is_echo(record, side, packed, deleted == 1, at) then
     marked = marked + 1
-    local known = redis.call("HGET", KEYS[4], key)
     local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}}
-    hint[1] = hint[1] + 1
+    -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
+    hint[1] = redis.call("INCR", KEYS[8])
     hint[4] = bit.bor(hint[4], source)
     hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, hint[1])
     redis.call("HSET", KEYS[4], key, cmsgpack.pack(hint))
@@ -70,8 +72,8 @@ for n = 0, (#ARGV - 1) / 12 - 1 do
       redis.call("ZADD", KEYS[1], "LT", math.max(now, not_before), key)
     end
     redis.call("HDEL", KEYS[6], key)
-    if not by_operator then redis.call("HDEL", KEYS[7], key) end
+    -- A held delete waits for a person (rule 8): only news of a version ends that, never a repeat of the delete.
+    if not by_operator and packed ~= "" and deleted == 0 then redis.call("HDEL", KEYS[7], key) end
   end
 end
-if marked > 0 then redis.call("INCRBY", KEYS[8], marked) end
 return marked
