@@ -22,11 +22,12 @@ import pytest_asyncio
 
 from federation.clock import SystemClock
 from federation.model import Side
-from federation.ports import ObjectStore
+from federation.ports import ObjectStore, State
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
 from federation.stores.memory import MemoryStore
 from federation.stores.vast_s3 import VastS3Store
+from tests.contract.state_support import TestClock, states
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSITYGW = ROOT / ".fedplane/tools/bin/versitygw"
@@ -182,3 +183,17 @@ def _wait_until_listening(port: int, server: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.02)
     raise AssertionError("versitygw does not listen")
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    """Set by hand."""
+    return TestClock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def state(request: pytest.FixtureRequest, clock: TestClock, tmp_path: Path) -> AsyncIterator[State]:
+    """Each kind of state, opened, empty."""
+    async for made in states(request.param, clock, tmp_path):
+        await made.open()
+        yield made

@@ -1,98 +1,19 @@
-"""One contract for every object store and its twin: what the docstrings of ``ports.ObjectStore`` promise."""
+"""One contract for every object store and its twin: reading, names, listing and capabilities."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol
 
 import pytest
 
 from federation import keys
 from federation.errors import Halt, NotPresent, Park, Reobserve
-from federation.model import ETagKind, ListEntry, Metadata, OriginStamp, Side, Stamp, StampOrigin
+from federation.model import SECOND_US, Metadata
 from federation.ports import ObjectStore
 from federation.stores import azure_blob, vast_s3
 from federation.stores.base import HttpStore
-
-PART = 5 * 1024 * 1024
-FULL = Metadata(
-    content_type="text/plain; charset=utf-8",
-    content_encoding="x-own",
-    content_language="de",
-    content_disposition='attachment; filename="a b.txt"',
-    cache_control="no-cache",
-    user=(("mtime", "1700000000.123456789"), ("plain", "50% of it"), ("with-hyphen", "  padded  "), ("ünïcode.name", "grün\n☃")),
-)
-STAMP = OriginStamp(
-    Side.VAST, "5d41402abc4b2a76b9719d911017c592-3", Stamp(1_700_000_000_123_456, 1, StampOrigin.EVENT), "a" * 32, "0" * 16
-)
-ODD_KEYS = (
-    " leading and trailing ",
-    "a b+c%2F%20?x=1#é&y",
-    "a//b",
-    "/rooted",
-    "./x",
-    "a/../b",
-    "..",
-    "dir/file.",
-    "tail...",
-    "back\\slash",
-    'q"<>|*:?',
-    "new\nline\ttab\x7f",
-    "e\u0301 nfd",
-    "\u00e9 nfc",
-    "wide\uff1aquote\u201b\uff1a",
-    "emoji \U0001f600",
-    "\uff0e/\uff0f",
-    "long/" + "x" * 200,
-)
-
-
-class Made(Protocol):
-    """What the ``case`` fixture gives."""
-
-    kind: str
-    container: str
-
-    @property
-    def side(self) -> Side:
-        """Which side."""
-        ...
-
-    def make(self, *, container: str | None = None, prefix: str = "", secret: str | None = None) -> ObjectStore:
-        """Another store."""
-        ...
-
-
-async def put(store: ObjectStore, key: str, data: bytes = b"data", expected: str | None = None) -> str:
-    """Write with plain metadata; the new ETag."""
-    return (await store.put(key, data, Metadata(), stamp=None, expected_etag=expected)).etag
-
-
-async def get(store: ObjectStore, key: str) -> bytes:
-    """The whole content."""
-    return await (await store.open(key)).read()
-
-
-async def listed(store: ObjectStore, *, prefix: str = "", start_after: str = "") -> list[ListEntry]:
-    """A whole listing."""
-    return [entry async for entry in store.list(prefix=prefix, start_after=start_after)]
-
-
-async def listed_keys(store: ObjectStore, *, prefix: str = "", start_after: str = "") -> list[str]:
-    """The keys of a whole listing."""
-    return [entry.key for entry in await listed(store, prefix=prefix, start_after=start_after)]
-
-
-def by_bytes(names: Sequence[str]) -> list[str]:
-    """In the port's order."""
-    return sorted(names, key=str.encode)
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
+from tests.contract.store_support import ODD_KEYS, Made, by_bytes, get, listed, listed_keys, put
 
 
 async def test_missing_object_is_not_present(store: ObjectStore) -> None:
@@ -177,162 +98,6 @@ async def test_open_is_conditional_and_can_be_dropped(store: ObjectStore) -> Non
     assert len(await get(store, "k")) == 3_000_000
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
-async def test_create_only_when_absent(store: ObjectStore) -> None:
-    """A write that expects absence creates once; the second is Reobserve and changes nothing."""
-    etag = await put(store, "k", b"first")
-    with pytest.raises(Reobserve):
-        await put(store, "k", b"second")
-    assert await get(store, "k") == b"first"
-    assert (await store.head("k")).version.etag == etag
-
-
-async def test_overwrite_only_the_expected_version(store: ObjectStore) -> None:
-    """A write that expects a version replaces that one; stale or vanished, it is Reobserve and changes nothing."""
-    first = await put(store, "k", b"first")
-    second = await put(store, "k", b"second", first)
-    with pytest.raises(Reobserve):
-        await put(store, "k", b"third", first)
-    assert await get(store, "k") == b"second"
-    await store.delete("k", expected_etag=second)
-    with pytest.raises(Reobserve):
-        await put(store, "k", b"fourth", second)
-    with pytest.raises(NotPresent):
-        await store.head("k")
-
-
-async def test_metadata_and_stamp_round_trip(store: ObjectStore) -> None:
-    """Headers, odd user metadata and the stamp come back as written, by HEAD and by GET, and nothing is lost."""
-    result = await store.put("k", b"data", FULL, stamp=STAMP, expected_etag=None)
-    assert not result.lossy
-    head = await store.head("k")
-    assert head.metadata == replace(FULL, user=tuple(sorted(FULL.user)))
-    assert head.origin == STAMP
-    assert (await store.open("k")).present == head
-
-
-async def test_metadata_that_does_not_fit_is_left_out(store: ObjectStore) -> None:
-    """What a side cannot hold is left out, and the write says so."""
-    user = tuple((f"name-{i:03d}", "v" * 90) for i in range(100))
-    result = await store.put("k", b"data", Metadata(user=user), stamp=None, expected_etag=None)
-    assert result.lossy
-    kept = (await store.head("k")).metadata.user
-    assert 0 < len(kept) < len(user)
-    assert set(kept) <= set(user)
-
-
-async def test_replace_metadata_keeps_content(store: ObjectStore, case: Made) -> None:
-    """Headers and user metadata are replaced whole; content, size and MD5 stay."""
-    first = (await store.put("k", b"data", FULL, stamp=STAMP, expected_etag=None)).etag
-    before = (await store.head("k")).version
-    new = Metadata(content_type="text/html", user=(("other", "1"),))
-    result = await store.replace_metadata("k", new, stamp=None, expected_etag=first)
-    after = await store.head("k")
-    if case.kind == "versitygw":  # it keeps headers that the replacement does not name
-        new = replace(FULL, content_type=new.content_type, user=new.user)
-    assert (after.metadata, after.origin) == (new, None)
-    assert after.version.etag == result.etag
-    assert (after.version.md5, after.version.size_bytes) == (before.md5, before.size_bytes)
-    assert await get(store, "k") == b"data"
-
-
-async def test_replace_metadata_is_conditional(store: ObjectStore) -> None:
-    """Of another version it is Reobserve and changes nothing; of nothing it is NotPresent."""
-    await put(store, "k", b"data")
-    with pytest.raises(Reobserve):
-        await store.replace_metadata("k", FULL, stamp=None, expected_etag="0" * 32)
-    assert (await store.head("k")).metadata.user == ()
-    with pytest.raises(NotPresent):
-        await store.replace_metadata("nothing", FULL, stamp=None, expected_etag="0" * 32)
-
-
-async def test_delete_is_conditional_and_idempotent(store: ObjectStore) -> None:
-    """Another version is Reobserve and stays; the expected one goes; an object already gone is success."""
-    etag = await put(store, "k")
-    with pytest.raises(Reobserve):
-        await store.delete("k", expected_etag="0" * 32)
-    assert await get(store, "k") == b"data"
-    await store.delete("k", expected_etag=etag)
-    await store.delete("k", expected_etag=etag)
-    with pytest.raises(NotPresent):
-        await store.head("k")
-
-
-async def test_copy_takes_everything_along_once(store: ObjectStore) -> None:
-    """A server-side copy has content, metadata and stamp; repeating it leaves the first copy alone."""
-    source = (await store.put("k", b"data", FULL, stamp=STAMP, expected_etag=None)).etag
-    target = ".federation/conflicts/k~blob~20240101T000000Z~abc"
-    first = await store.copy("k", target, source_etag=source)
-    copied, original = await store.head(target), await store.head("k")
-    assert (copied.metadata, copied.origin, copied.version.md5) == (original.metadata, original.origin, original.version.md5)
-    assert await get(store, target) == b"data"
-    assert await store.copy("k", target, source_etag=source) == first
-    assert (await store.head(target)).version.etag == first.etag
-
-
-async def test_copy_is_of_the_expected_version(store: ObjectStore) -> None:
-    """A source that is another version is Reobserve, a source that is gone NotPresent; neither leaves a copy."""
-    await put(store, "k")
-    with pytest.raises(Reobserve):
-        await store.copy("k", "copy", source_etag="0" * 32)
-    with pytest.raises(NotPresent):
-        await store.copy("nothing", "copy", source_etag="0" * 32)
-    assert await listed_keys(store) == ["k"]
-
-
-# ------------------------------------------------------------------------------------------------------------- in parts
-
-
-async def test_upload_in_parts(store: ObjectStore) -> None:
-    """Parts sent out of order and twice give one object; it is invisible before the commit and keeps its metadata."""
-    first, last = b"a" * PART, b"z" * 17
-    md5 = hashlib.md5(first + last, usedforsecurity=False).hexdigest()
-    upload = await store.begin_upload("big", FULL, stamp=STAMP, size_bytes=PART + 17)
-    await upload.put_part(2, last)
-    await upload.put_part(1, b"b" * PART)
-    await upload.put_part(1, first)
-    assert await listed_keys(store) == []
-    result = await upload.complete(expected_etag=None, md5_hex=md5)
-    head = await store.head("big")
-    assert (head.version.etag, head.version.size_bytes) == (result.etag, PART + 17)
-    assert head.version.md5 == (md5 if store.side is Side.BLOB else None)
-    assert head.version.etag_kind is (ETagKind.OPAQUE if store.side is Side.BLOB else ETagKind.MULTIPART)
-    assert (head.metadata.content_type, head.origin) == (FULL.content_type, STAMP)
-    assert await get(store, "big") == first + last
-
-
-async def test_upload_commit_is_conditional(store: ObjectStore) -> None:
-    """A commit that expects absence, or a version that is no longer there, is Reobserve and changes nothing."""
-    etag = await put(store, "k", b"first")
-    for expected in (None, "0" * 32):
-        upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=4)
-        await upload.put_part(1, b"part")
-        with pytest.raises(Reobserve):
-            await upload.complete(expected_etag=expected, md5_hex=hashlib.md5(b"part", usedforsecurity=False).hexdigest())
-        await upload.abort()
-    assert await get(store, "k") == b"first"
-    upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=4)
-    await upload.put_part(1, b"part")
-    await upload.complete(expected_etag=etag, md5_hex=hashlib.md5(b"part", usedforsecurity=False).hexdigest())
-    assert await get(store, "k") == b"part"
-
-
-async def test_abort_leaves_nothing(store: ObjectStore) -> None:
-    """An aborted upload leaves no object; aborting twice is fine."""
-    upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=4)
-    await upload.put_part(1, b"part")
-    await upload.abort()
-    await upload.abort()
-    with pytest.raises(NotPresent):
-        await store.head("k")
-    assert await listed_keys(store) == []
-
-
-# --------------------------------------------------------------------------------------------------------------- names
-
-
 async def test_odd_keys_are_kept_exactly(store: ObjectStore) -> None:
     """Keys with any character, empty or dot segments and either Unicode form stay apart and come back as they were."""
     for number, key in enumerate(ODD_KEYS):
@@ -361,9 +126,6 @@ async def test_unrepresentable_key_is_parked(store: ObjectStore, key: str) -> No
     with pytest.raises(Park) as error:
         await put(store, key)
     assert error.value.reason == "unrepresentable"
-
-
-# ------------------------------------------------------------------------------------------------------------- listing
 
 
 async def test_list_order_prefix_and_start(store: ObjectStore, case: Made) -> None:
@@ -417,9 +179,6 @@ async def test_prefix_of_the_pair_is_invisible(case: Made) -> None:
     assert await get(whole, "part/plain") == b"data"
 
 
-# -------------------------------------------------------------------------------------------------------- capabilities
-
-
 async def test_probe_leaves_nothing_behind(store: ObjectStore) -> None:
     """Probing ends with no object left, and says what the server does."""
     found = await store.probe()
@@ -429,9 +188,9 @@ async def test_probe_leaves_nothing_behind(store: ObjectStore) -> None:
 
 
 async def test_clock_of_the_service(store: ObjectStore) -> None:
-    """Server and test share one clock, so no skew is seen."""
+    """Server and test share one clock: no skew is seen beyond the second by which a server's own cached Date may be late."""
     await put(store, "k")
-    assert await store.server_clock_skew_us() == 0
+    assert abs(await store.server_clock_skew_us()) <= SECOND_US
 
 
 async def test_small_copy_costs_one_request_each_way(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

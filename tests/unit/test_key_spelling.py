@@ -8,7 +8,7 @@ from federation.model import Base, Change, Side, Source
 from federation.payloads.vast import VastScope, parse
 from federation.sources.key_spelling import PROOFS, KeySpelling
 from federation.state.memory_state import MemoryState
-from tests.contract.test_state import TestClock
+from tests.contract.state_support import TestClock
 
 SCOPE = VastScope("b", "", "auto", lambda name: name)
 

@@ -1,0 +1,72 @@
+"""What the contract tests of the state share: a clock set by hand, fresh states, short ways to a situation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
+from federation.ports import Clock, State
+from federation.progress import Lease
+from federation.settings import RedisSettings
+from federation.state.embedded import connect
+from federation.state.memory_state import MemoryState
+from federation.state.redis_state import RedisState
+
+MD5 = "0cc175b9c0f1b6a831c399e269772661"
+AGREED = Base(blob_etag="0x8DC1", vast_etag=MD5, md5=MD5, metadata_digest=b"12345678", written=Stamp(5_000_000), size_bytes=9)
+
+
+class TestClock:
+    """Wall time set by the test; monotonic time is real, since Redis expires leases by its own."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.us = 1_700_000_000_000_000
+
+    def now_us(self) -> int:
+        """As set."""
+        return self.us
+
+    def monotonic_seconds(self) -> float:
+        """Real."""
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Real."""
+        await asyncio.sleep(seconds)
+
+
+async def states(kind: str, clock: Clock, tmp_path: Path) -> AsyncIterator[State]:
+    """One state of *kind*, not yet opened; its server ends with it."""
+    if kind == "memory":
+        yield MemoryState("pair", shards=2, clock=clock)
+        return
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    redis_state = RedisState(client, "pair", shards=2, clock=clock)
+    yield redis_state
+    await redis_state.close()
+    await server.stop()
+
+
+def event(key: str, side: Side = Side.BLOB, etag: str | None = "0x8DC9", at_us: int | None = 10_000_000) -> Change:
+    """A change as Event Grid or VAST told it."""
+    at = Stamp(at_us, 1, StampOrigin.EVENT) if at_us is not None else None
+    return Change(key, side, Source.EVENT_GRID, etag=etag, at=at)
+
+
+async def lease_of(state: State, key: str) -> Lease:
+    """A lease on the shard of *key*."""
+    lease = await state.acquire(state.shard_of(key), owner="w", ttl_seconds=60)
+    assert lease is not None
+    return lease
+
+
+async def agree(state: State, key: str, base: Base = AGREED) -> None:
+    """Both sides hold *base*, as the state knows."""
+    lease = await lease_of(state, key)
+    await state.settle(lease, key, 0, base)
+    await state.release(lease)

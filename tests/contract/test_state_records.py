@@ -1,0 +1,150 @@
+"""One contract for every State, the in-memory twin and Redis: parked, held, budgets, conflicts, halts, cursors and notes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from federation.model import Base, Change, Metadata, Side, Source
+from federation.ports import State
+from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, HaltRecord, Held
+from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
+
+
+async def test_parked_keys_come_back_on_news_and_by_an_operator(state: State, clock: TestClock) -> None:
+    """Parked is out of the dirty set, with its reason, until something changes."""
+    lease = None
+    for key in ("k", "l"):
+        await state.mark([event(key)])
+        lease = await lease_of(state, key)
+        [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+        await state.park(lease, key, claim.hint.generation, reason="archived", detail="cold", now_us=7)
+        await state.release(lease)
+
+    assert sorted((one.key, one.reason, one.since_us) for one in await state.parked()) == [
+        ("k", "archived", 7),
+        ("l", "archived", 7),
+    ]
+    backlog = await state.backlog()
+    assert (backlog.dirty, backlog.parked, backlog.oldest_us_by_side[Side.BLOB]) == (0, 2, None)
+    await state.mark([event("k", etag="0x8DCD")])
+    assert await state.unpark(["l", "unknown"], now_us=clock.us) == 1
+    assert await state.parked() == []
+    assert sorted(await state.dirty_keys(limit=9)) == ["k", "l"]
+
+
+async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock) -> None:
+    """The verdict reaches the worker with the claim; news drops the hold, so that it is decided anew."""
+    held = Held("k", Side.VAST, "delete_budget", 7)
+    await state.mark([event("k", etag=None)])
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+    await state.hold(lease, "k", claim.hint.generation, held)
+
+    assert await state.held() == [held]
+    assert (await state.backlog()).held == 1
+    assert await state.judge(["k", "unknown"], verdict="released", now_us=clock.us) == 1
+    [judged] = await state.claim(lease, limit=1, now_us=clock.us)
+    assert judged.held is not None
+    assert judged.held.verdict == "released"
+    await state.mark([event("k", etag="0x8DCC")])
+    assert await state.held() == []
+
+
+async def test_the_count_of_objects_follows_the_base(state: State) -> None:
+    """Tombstones and forgotten keys are no objects."""
+    for base, expected in ((AGREED, 1), (AGREED, 1), (Base(deleted=True), 0), (AGREED, 1), (None, 0)):
+        lease = await lease_of(state, "k")
+        await state.settle(lease, "k", 0, base)
+        await state.release(lease)
+        assert (await state.backlog()).objects == expected
+
+
+async def test_the_delete_budget_is_one_for_all_and_moves_with_time(state: State, clock: TestClock) -> None:
+    """No more than the limit in any window; time gives it back."""
+    budget = DeleteBudget(count=2, share=1.0, window_seconds=10)
+    grants = [await state.reserve_delete(name, budget, objects=0, now_us=clock.us) for name in ("a", "b", "c", "a")]
+    assert grants == [True, True, False, True], "a repeat of a granted delete costs nothing"
+    assert await state.reserve_delete("c", budget, objects=0, now_us=clock.us + 10_000_001)
+
+
+async def test_the_share_is_of_the_objects_there_were(state: State, clock: TestClock) -> None:
+    """Objects deleted in the window count among those of which a share may go: churn is no mass delete."""
+    half = DeleteBudget(count=1000, share=0.5, window_seconds=10)
+    granted = 0
+    for number in range(100):
+        granted += await state.reserve_delete(str(number), half, objects=100 - granted, now_us=clock.us)
+    assert granted == 50
+
+
+async def test_a_held_delete_survives_being_told_again(state: State) -> None:
+    """Scans and repeated events tell of the same delete; only news of a version ends the wait for a person."""
+    await state.mark([event("k")])
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=2**52)
+    await state.hold(lease, "k", claim.hint.generation, Held("k", Side.VAST, "delete_budget", 1))
+    await state.mark([Change("k", Side.BLOB, Source.RECONCILER, deleted=True), Change("k", Side.VAST, Source.RECONCILER)])
+    assert [one.key for one in await state.held()] == ["k"]
+    await state.mark([event("k", etag="0x8DBACK")])
+    assert await state.held() == []
+
+
+async def test_a_conflict_recorded_twice_is_one(state: State) -> None:
+    """Records are idempotent by id and survive whole."""
+    record = ConflictRecord(
+        "id", "k", Side.BLOB, Side.VAST, "later_write", 9, "w", "l", 2, 1, 3, ".federation/conflicts/k", "",
+        Metadata(content_type="text/x", user=(("a", "ü"),)),
+    )  # fmt: skip
+    await state.record_conflict(record)
+    await state.record_conflict(dataclasses.replace(record, at_us=99))
+
+    assert await state.conflicts() == [record]
+    assert (await state.backlog()).conflicts == 1
+    assert await state.drop_conflict("id")
+    assert not await state.drop_conflict("id")
+
+
+async def test_halts_keep_their_first_record_until_lifted(state: State) -> None:
+    """The first time and text of a halt stay."""
+    await state.halt(HaltRecord("container_missing", "gone", 5, self_lifting=False))
+    await state.halt(HaltRecord("container_missing", "still gone", 9, self_lifting=False))
+
+    assert await state.halts() == [HaltRecord("container_missing", "gone", 5, self_lifting=False)]
+    assert await state.lift("container_missing")
+    assert not await state.lift("container_missing")
+    assert await state.halts() == []
+
+
+async def test_a_cursor_moves_only_from_where_it_was_read(state: State) -> None:
+    """Compare-and-set: of two movers one wins."""
+    one, two = Cursor({"0": 5, "1": 7}, "opts", 1), Cursor({"0": 6, "1": 7}, "opts", 2)
+    assert await state.cursor("vast") is None
+    assert await state.move_cursor("vast", None, one)
+    assert not await state.move_cursor("vast", None, two)
+    assert await state.move_cursor("vast", await state.cursor("vast"), two)
+    assert await state.cursor("vast") == two
+
+
+async def test_notes_and_questions(state: State) -> None:
+    """Notes come back as put, an empty one is none; explain and are_dirty tell what is known."""
+    await state.put_note("scan:last", b"{}")
+    assert await state.note("scan:last") == b"{}"
+    await state.put_note("process:a", b"1")
+    assert await state.notes("process:") == {"process:a": b"1"}
+    await state.put_note("scan:last", b"")
+    assert not await state.note("scan:last")
+
+    await agree(state, "k")
+    await state.mark([event("k")])
+    hint, base, parked, held = await state.explain("k")
+    assert hint is not None
+    assert (hint.key, base, parked, held) == ("k", AGREED, None, None)
+    assert await state.explain("never seen") == (None, None, None, None)
+    assert await state.are_dirty(["k", "never seen"]) == [True, False]
+
+
+async def test_dead_letters_are_kept_whole_and_in_order(state: State) -> None:
+    """What could not be parsed can be read back byte for byte."""
+    letters = [DeadLetter("vast_events", f"reason {n}", bytes([n, 255, 0]), n) for n in range(3)]
+    for letter in letters:
+        await state.bury(letter)
+    assert await state.dead_letters() == letters

@@ -1,0 +1,70 @@
+"""Redis as the state: layout, outage, the embedded server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from federation.errors import RetryLater, UsageError
+from federation.settings import RedisSettings
+from federation.state.embedded import EmbeddedRedis, connect
+from federation.state.redis_state import RedisState
+from tests.contract.state_support import AGREED, TestClock, agree, event, states
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_an_empty_state_says_so_once(kind: str, clock: TestClock, tmp_path: Path) -> None:
+    """Only the first open finds nothing; that is how a lost state is noticed."""
+    async for made in states(kind, clock, tmp_path):
+        assert [await made.open(), await made.open()] == [False, True]
+
+
+async def test_another_layout_is_refused_with_the_setting_to_change(clock: TestClock, tmp_path: Path) -> None:
+    """The number of shards is fixed at creation."""
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    await RedisState(client, "pair", shards=2, clock=clock).open()
+    with pytest.raises(UsageError, match=r"worker\.shards to 2"):
+        await RedisState(client, "pair", shards=4, clock=clock).open()
+    await client.aclose()
+    await server.stop()
+
+
+async def test_redis_away_is_retry_later_and_nothing_is_lost(clock: TestClock, tmp_path: Path) -> None:
+    """A stopped server is RetryLater; after its return marks and base are there (append-only file) and scripts load again."""
+    directory = tmp_path / "redis"
+    client, server = await connect(RedisSettings(directory=directory))
+    assert server is not None
+    state = RedisState(client, "pair", shards=2, clock=clock)
+    await state.open()
+    await agree(state, "old")
+    await state.mark([event("k")])
+    await server.stop()
+    with pytest.raises(RetryLater):
+        await state.mark([event("l")])
+
+    again = EmbeddedRedis(directory)
+    await again.start()
+    assert await state.are_dirty(["k", "l"]) == [True, False]
+    assert await state.bases(["old"]) == [AGREED]
+    await client.script_flush()
+    await state.mark([event("l")])
+    assert await state.are_dirty(["l"]) == [True]
+    await state.close()
+    await again.stop()
+
+
+async def test_two_processes_on_one_directory_share_one_server(tmp_path: Path) -> None:
+    """The second to come joins, and does not stop what it did not start."""
+    first, second = EmbeddedRedis(tmp_path / "r"), EmbeddedRedis(tmp_path / "r")
+    await asyncio.gather(first.start(), second.start())
+    owners = [one for one in (first, second) if one._process is not None]
+    assert len(owners) == 1
+
+    guest = second if owners[0] is first else first
+    await guest.stop()
+    assert await owners[0]._answers()
+    await owners[0].stop()
+    assert not await owners[0]._answers()
