@@ -222,6 +222,13 @@ class State(Protocol):
         """
         ...
 
+    async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
+        """Make due again what is claimed in this shard and not among *at_work*; how many.
+
+        A failover of the store may forget that a key was given back; its claim then would last as long as the lease.
+        """
+        ...
+
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
         """Note, before a copy to a side that has no agreed version yet, the base that will hold once it is done.
 

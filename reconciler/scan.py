@@ -12,6 +12,7 @@ from federation.model import Base, ListEntry, Side
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS, SIDE_EMPTIED, side_emptied
+from federation.sync.preserve import relist
 from reconciler.drift import Drift, News, changes, drift, news
 from reconciler.merge import Row, merge
 from reconciler.report import Report
@@ -60,6 +61,8 @@ class Scanner:
                 await self._mark(batch, report)
                 if on_progress is not None:
                     on_progress(report)
+            if not prefix:
+                report.relisted = await relist(self._stores, self._state, self._clock)
             report.complete = True
         except Halt as error:
             report.halted = error.reason

@@ -51,6 +51,8 @@ class Reason(StrEnum):
     READ_ONLY_ZONE = "read_only_zone"
     FOREIGN_IN_ZONE = "foreign_in_zone"
     REJECTED_DELETE = "rejected_delete"
+    RECORD_LOST = "record_lost"
+    """Of a conflict: its record was lost with the state and made again from the kept copy."""
 
 
 @dataclass(frozen=True, slots=True)

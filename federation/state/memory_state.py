@@ -177,6 +177,19 @@ class MemoryState:
             claims.append(Claim(_hint(key, dirty), self._base.get(key), self._held.get(key), self._intents.get(key)))
         return claims
 
+    async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
+        """As in the port."""
+        self._owned(lease)
+        working = set(at_work)
+        lost = [
+            dirty
+            for key, dirty in self._dirty.items()
+            if dirty.claimed and key not in working and self.shard_of(key) == lease.shard
+        ]
+        for dirty in lost:
+            dirty.claimed, dirty.due_us = False, now_us
+        return len(lost)
+
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
         """As in the port."""
         self._owned(lease)

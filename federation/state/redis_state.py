@@ -40,7 +40,7 @@ class RedisState(RecordQueries):
         super().__init__(client, Layout(pair, shards, buckets))
         self.shards = shards
         self._clock = clock
-        names = ("mark", "claim", "settle", "defer", "take_off", "intend", "acquire", "renew", "judge", "reserve", "move_cursor")
+        names = ("mark", "claim", "settle", "defer", "take_off", "intend", "acquire", "renew", "judge", "reserve", "move_cursor", "reclaim")
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
     async def open(self, *, create: bool = True) -> bool:
@@ -148,6 +148,11 @@ class RedisState(RecordQueries):
             )
             for name, hint, base, on_hold, intent in zip(names, reply[1::2], bases, held, intents, strict=True)
         ]
+
+    async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
+        """As in the port."""
+        keys = [self._layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
+        return int(await self._run_leased("reclaim", lease, keys, [now_us, *at_work]))
 
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
         """As in the port."""

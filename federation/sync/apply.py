@@ -64,7 +64,7 @@ async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | No
         case Action.ADOPT:
             return _adopt(ctx, scene)
         case Action.KEEP:
-            return _keep(scene, decision)
+            return _keep(scene, decision.destination.other)
         case Action.COPY:
             return await _copy(ctx, scene, decision)
         case Action.METADATA:
@@ -76,6 +76,9 @@ async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | No
 
 
 def _seen_again(scene: Scene) -> Base | None:
+    if isinstance(scene.blob, Present) != isinstance(scene.vast, Present) and scene.base is not None and scene.base.live:
+        # One side alone, by rule, and the same content under another ETag: remember that, or every scan would look again.
+        return _keep(scene, Side.BLOB if isinstance(scene.blob, Present) else Side.VAST)
     if scene.base is None or isinstance(scene.vast, Absent):
         return scene.base
     return replace(scene.base, vast_as_of_us=max(scene.base.vast_as_of_us, scene.vast_as_of_us))
@@ -104,18 +107,16 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
     )
 
 
-def _keep(scene: Scene, decision: Decision) -> Base:
-    if decision.source is None:
-        raise AssertionError("KEEP names the side that keeps its object")
-    here = scene.present(decision.source)
+def _keep(scene: Scene, side: Side) -> Base:
+    here = scene.present(side)
     one_sided = Base(
         md5=here.version.md5,
         metadata_digest=here.metadata_digest,
-        written=logical_stamp(here, decision.source, scene.rules),
+        written=logical_stamp(here, side, scene.rules),
         size_bytes=here.version.size_bytes,
         vast_as_of_us=scene.vast_as_of_us,
     )
-    if decision.source is Side.BLOB:
+    if side is Side.BLOB:
         return replace(one_sided, blob_etag=here.version.etag)
     return replace(one_sided, vast_etag=here.version.etag)
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from federation.model import PRESERVED_PREFIX, SECOND_US, Present, Side, Stamp
+from federation.model import PRESERVED_PREFIX, SECOND_US, ListEntry, Present, Side, Stamp
+from federation.ports import Clock, ObjectStore, State
 from federation.progress import ConflictRecord
 from federation.rules.decision import Reason
 from federation.rules.precedence import logical_stamp
 from federation.sync.context import PairContext
 
 CONFLICTS_PREFIX = f"{PRESERVED_PREFIX}conflicts/"
+_TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+_PRESERVED = re.compile(
+    re.escape(CONFLICTS_PREFIX) + r"(?P<key>.+)~(?P<side>blob|vast)~(?P<at>\d{8}T\d{6}Z)~[0-9a-f]{8}", re.DOTALL
+)
+_RELIST_AFTER_US = 60 * SECOND_US
 
 
-def conflict_id(key: str, loser: Side, present: Present, written: Stamp) -> str:
-    """The same for every repeat of one conflict, so that a crash between copy and record makes no second one."""
-    return hashlib.blake2b(f"{key}\0{loser}\0{_version(present)}\0{written.at_us}".encode(), digest_size=8).hexdigest()
+def conflict_id(preserved: str) -> str:
+    """The same for every repeat of one conflict, so that a crash between copy and record makes no second one.
+
+    It follows from the name of the copy, so that a record lost with the state is made again from the copy (``relist``).
+    """
+    return hashlib.blake2b(preserved.encode(), digest_size=8).hexdigest()
 
 
 def _version(present: Present) -> str:
@@ -26,7 +37,7 @@ def _version(present: Present) -> str:
 
 def preserved_key(key: str, loser: Side, present: Present, written: Stamp) -> str:
     """``.federation/conflicts/<key>~<side>~<UTC time>~<short etag>``: named by the version, not by the clock of the copy."""
-    at = datetime.fromtimestamp(written.at_us // SECOND_US, UTC).strftime("%Y%m%dT%H%M%SZ")
+    at = datetime.fromtimestamp(written.at_us // SECOND_US, UTC).strftime(_TIME_FORMAT)
     short = hashlib.blake2b(_version(present).encode(), digest_size=4).hexdigest()
     return f"{CONFLICTS_PREFIX}{key}~{loser}~{at}~{short}"
 
@@ -43,13 +54,12 @@ async def preserve_loser(
     rules = await ctx.current_rules()
     written = logical_stamp(present, side, rules)
     won = winner if isinstance(winner, Stamp) else logical_stamp(winner, side.other, rules)
-    kept_as = ""
+    name = preserved_key(key, side, present, written)
     if copy_bytes:
-        kept_as = preserved_key(key, side, present, written)
-        await ctx.stores[side].copy(key, kept_as, source_etag=present.version.etag)
+        await ctx.stores[side].copy(key, name, source_etag=present.version.etag)
     await ctx.state.record_conflict(
         ConflictRecord(
-            conflict_id=conflict_id(key, side, present, written),
+            conflict_id=conflict_id(name),
             key=key,
             winner_side=side.other,
             loser_side=side,
@@ -60,7 +70,44 @@ async def preserve_loser(
             winner_written_us=won.at_us,
             loser_written_us=written.at_us,
             loser_size_bytes=present.version.size_bytes,
-            preserved_as=kept_as,
+            preserved_as=name if copy_bytes else "",
             loser_metadata=None if copy_bytes else present.metadata,
         )
+    )
+
+
+async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock) -> int:
+    """Record kept copies that no conflict lists: their records were lost with the state (rule 1). How many. Raises as listings.
+
+    A copy is removed by whoever resolves its conflict, so one that is there without a record was never resolved. Young copies
+    are left alone: their record may be on its way.
+    """
+    known = {record.conflict_id for record in await state.conflicts()}
+    found = 0
+    for side, store in stores.items():
+        until_us = clock.now_us() + await store.server_clock_skew_us() - _RELIST_AFTER_US
+        async for entry in store.list(prefix=CONFLICTS_PREFIX):
+            match = _PRESERVED.fullmatch(entry.key)
+            if match is None or conflict_id(entry.key) in known or entry.modified.at_us > until_us or match["side"] != side:
+                continue
+            await state.record_conflict(_from_copy(entry, match["key"], side, match["at"]))
+            found += 1
+    return found
+
+
+def _from_copy(entry: ListEntry, key: str, side: Side, written: str) -> ConflictRecord:
+    at = datetime.strptime(written, _TIME_FORMAT).replace(tzinfo=UTC)
+    return ConflictRecord(
+        conflict_id=conflict_id(entry.key),
+        key=key,
+        winner_side=side.other,
+        loser_side=side,
+        reason=Reason.RECORD_LOST.value,
+        at_us=entry.modified.at_us,
+        winner_etag="",
+        loser_etag="",
+        winner_written_us=0,
+        loser_written_us=int(at.timestamp()) * SECOND_US,
+        loser_size_bytes=entry.size_bytes,
+        preserved_as=entry.key,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from federation.errors import NotPresent, Reobserve, RetryLater
 from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, Side, Source
 from federation.progress import Claim, Held, Lease
-from federation.rules.decide import decide
+from federation.rules.decide import Since, decide, since_base
 from federation.rules.decision import Action, Decision, Reason
 from federation.rules.guards import changed_side, content_in_doubt, quiet_until_us
 from federation.rules.proof import copy_of
@@ -21,6 +21,9 @@ from federation.sync.observe import as_agreed, complete, delete_time, observe
 
 ROUNDS = 4
 """Times one claim looks again after a failed precondition before the key goes back to the queue."""
+
+
+_WRITES = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 
 
 class NotQuiet(Exception):
@@ -114,7 +117,7 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
             here = await _with_small_content(ctx, scene, here)
             scene = _with(scene, side, here)
         decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
-        if not _fits_fast_path(decision, side):
+        if not _fits_fast_path(decision, side) or not await _metadata_untouched(ctx, scene, decision):
             return None
         return Synced(decision, await apply(ctx, scene, decision))
     finally:
@@ -129,6 +132,19 @@ def _fits_fast_path(decision: Decision, side: Side) -> bool:
     if decision.action is Action.NOTHING or (decision.action is Action.ADOPT and decision.reason is Reason.EQUAL):
         return True
     return decision.action in (Action.COPY, Action.METADATA, Action.DELETE) and decision.source is side
+
+
+async def _metadata_untouched(ctx: PairContext, scene: Scene, decision: Decision) -> bool:
+    """Whether VAST's version is still the agreed one in its metadata too, where it is about to be overwritten or deleted.
+
+    An S3 ETag is a hash of the content, so no condition on it notices a metadata-only change (docs/adr/0001): the version is read
+    again right before (rules 1 and 5).
+    """
+    if decision.action not in _WRITES or decision.destination is not Side.VAST or not isinstance(scene.vast, Present):
+        return True
+    # RACE: metadata changed on VAST between this look and the write is lost with the version that is replaced.
+    now = await observe(ctx.stores[Side.VAST], scene.key, Hint(scene.key, 0))
+    return isinstance(now, Present) and since_base(now, scene.base, Side.VAST) is Since.SAME
 
 
 async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Scene:

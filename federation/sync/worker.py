@@ -30,10 +30,13 @@ from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
 from federation.telemetry import DECISION_LOGGER, logger
 
 _T = TypeVar("_T")
+_log = logger("fedplane.worker")
 _CLAIM_AT_MOST = 16
 _APPLIED = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 _IDLE_POLL_SECONDS = 1.0
 _HALT_POLL_SECONDS = 1.0
+_RECLAIM_SECONDS = 60.0
+"""How often a shard is asked for keys whose end a failover of the state forgot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ class Worker:
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._ready: dict[int, None] = {}
         self._rung = asyncio.Event()
-        self._work: set[asyncio.Task[None]] = set()
+        self._work: dict[asyncio.Task[None], str] = {}
+        self._reclaimed: dict[Lease, float] = {}
         self._halts: tuple[float, list[HaltRecord]] = (float("-inf"), [])
         self._log = logger(DECISION_LOGGER).bind(pair=ctx.name)
         self.stats = WorkerStats()
@@ -95,7 +99,7 @@ class Worker:
 
     async def _drain(self) -> None:
         if self._work:
-            _, late = await asyncio.wait(self._work, timeout=self._limits.drain_seconds)
+            _, late = await asyncio.wait(list(self._work), timeout=self._limits.drain_seconds)
             await end(late)
         with contextlib.suppress(RetryLater):  # Redis away: the leases expire by themselves
             await self._leases.release_all()
@@ -159,6 +163,7 @@ class Worker:
         free = self._limits.concurrency - len(self._work)
         limit = max(1, min(_CLAIM_AT_MOST, free))
         try:
+            await self._reclaim(lease)
             claims = await self._ctx.state.claim(lease, limit=limit, now_us=self._ctx.clock.now_us())
         except LeaseLost:
             self._leases.lost(lease)
@@ -175,11 +180,21 @@ class Worker:
         for claim in claims:
             await self._slots.acquire()
             task = asyncio.create_task(self._work_on(lease, claim))
-            self._work.add(task)
+            self._work[task] = claim.hint.key
             task.add_done_callback(self._worked)
 
+    async def _reclaim(self, lease: Lease) -> None:
+        """Now and then, between two claims: no key can be on its way to us then."""
+        now = self._ctx.clock.monotonic_seconds()
+        if now - self._reclaimed.setdefault(lease, now) < _RECLAIM_SECONDS:
+            return
+        lost = await self._ctx.state.reclaim(lease, at_work=list(self._work.values()), now_us=self._ctx.clock.now_us())
+        self._reclaimed = {held: self._reclaimed.get(held, now) for held in self._leases.held.values()} | {lease: now}
+        if lost:
+            _log.warning("claims forgotten by the state taken up again", shard=lease.shard, keys=lost)
+
     def _worked(self, task: asyncio.Task[None]) -> None:
-        self._work.discard(task)
+        del self._work[task]
         self._slots.release()
 
     # --------------------------------------------------------------------------------------------------------- one key

@@ -1,0 +1,206 @@
+"""What must hold, kept apart from the engine: every acknowledged write is accounted for, by rules of the oracle's own.
+
+A *value* is content and user metadata of one key. A user who overwrites or deletes what a side holds has seen it: those writes are
+superseded. Everything else must end as the current value of both sides, or preserved where ``conflicts`` lists it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from federation.metadata import digest
+from federation.model import Base, Metadata, Mode, Side
+from federation.progress import ConflictRecord
+from federation.rules.decision import Reason
+from federation.state.memory_state import MemoryState
+from federation.stores.memory import _Object
+from tests.simulation.script import Script
+from tests.simulation.sides import Server
+
+Value = tuple[bytes, tuple[tuple[str, str], ...]]
+LWW_SLACK_US = 2_600_000
+"""A second of precision, half a second of clock uncertainty, errors of two skew measurements, rounding."""
+
+
+@dataclass(slots=True)
+class Write:
+    """One acknowledged write."""
+
+    number: int
+    side: Side
+    key: str
+    value: Value
+    at_us: int
+    """True time, as far as the service's own stamp can tell it."""
+    etag: str
+    superseded: str = ""
+    by_delete_unagreed: bool = False
+    raced: bool = False
+    agreed_again: bool = False
+    """Content and metadata were the agreed ones at that time: the same version once more, whatever came between."""
+
+
+@dataclass
+class Oracle:
+    """Hears of everything that changes. ``violations`` says what went wrong, in words."""
+
+    script: Script
+    servers: dict[Side, Server] = field(default_factory=dict)
+    writes: list[Write] = field(default_factory=list)
+    partial: set[tuple[str, bytes]] = field(default_factory=set)
+    violations: list[str] = field(default_factory=list)
+    mutations: int = 0
+    deletes: int = 0
+    state_lost: bool = False
+    values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
+    embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
+    """The users' writes that an object stands for."""
+    delete_times: dict[tuple[Side, str], list[int]] = field(default_factory=dict)
+
+    def fail(self, what: str) -> None:
+        """Note a violation once."""
+        if what not in self.violations:
+            self.violations.append(what)
+
+    # ------------------------------------------------------------------------------------------------------------ writes
+
+    def acknowledged(self, side: Side, key: str, held: _Object, number: int, base: Base | None) -> None:
+        """A user's write was answered; *base* is what was agreed then."""
+        server = self.servers[side]
+        true_us = held.modified.at_us - server.clock.ahead_us()
+        write = Write(number, side, key, value_of(held), true_us, held.etag)
+        if base is not None and base.live:
+            same = base.md5 == hashlib.md5(held.data, usedforsecurity=False).hexdigest()
+            write.agreed_again = same and base.metadata_digest == digest(held.metadata)
+        self.writes.append(write)
+        self.values.setdefault((key, write.value), []).append(write)
+        self.embodied[side, key] = [write]
+
+    def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, agreed_etag: str) -> None:
+        """A user on *side* overwrites or deletes *held*."""
+        if how == "delete":
+            true_us = self.servers[side].clock.now_us() - self.servers[side].clock.ahead_us()
+            self.delete_times.setdefault((side, key), []).append(true_us)
+        if held is None:
+            return
+        for write in self.embodied.pop((side, key), []):
+            if write.side is not side and not self.script.mode.writable(side):
+                continue  # what is done to the master's copy in a read-only zone does not count
+            write.superseded = f"{how} on {side}"
+            write.by_delete_unagreed = how == "delete" and agreed_etag != held.etag
+
+    def raced(self, side: Side, key: str) -> None:
+        """A write came between look and unconditional write, where the server honours no condition (design, rule 5)."""
+        for write in self.embodied.get((side, key), []):
+            write.raced = True
+
+    def agreed(self, key: str) -> None:
+        """Both sides hold one value and the engine knows: each stands for the other's writes too."""
+        held = [server.objects.get(key) for server in self.servers.values()]
+        if all(one is not None and held[0] is not None and value_of(one) == value_of(held[0]) for one in held):
+            both = {id(write): write for side in Side for write in self.embodied.get((side, key), [])}
+            for side in Side:
+                self.embodied[side, key] = list(both.values())
+
+    def engine_changed(self, side: Side, key: str, before: _Object | None, after: _Object | None) -> None:
+        """The engine wrote or deleted something of the users' namespace."""
+        self.mutations += 1
+        self.embodied.pop((side, key), None)
+        if after is None:
+            self.deletes += before is not None
+            return
+        self.embodied[side, key] = list(self.values.get((key, value_of(after)), []))
+        if (key, value_of(after)) not in self.values:
+            partial = (key, after.data) in self.partial
+            self.fail(f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{' (a part of a file)' * partial}")
+
+    # ----------------------------------------------------------------------------------------------------------- the end
+
+    def settle_accounts(self, state: MemoryState) -> None:
+        """At rest: both sides equal, every write accounted for, every winner right."""
+        conflicts = list(state._conflicts.values())  # noqa: SLF001 - the oracle looks at everything
+        keys = {write.key for write in self.writes} | {key for server in self.servers.values() for key in server.objects}
+        for key in sorted(keys):
+            if not key.startswith(".federation/"):
+                self._key(key, state, [record for record in conflicts if record.key == key])
+        for record in conflicts:
+            self._winner(record)
+
+    def _key(self, key: str, state: MemoryState, records: list[ConflictRecord]) -> None:
+        held = {side: server.objects.get(key) for side, server in self.servers.items()}
+        now = {side: value_of(one) if one is not None else None for side, one in held.items()}
+        kept = self._kept_alone(key, state, now)
+        if now[Side.BLOB] != now[Side.VAST] and not kept:
+            self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
+        for write in (one for one in self.writes if one.key == key and not one.superseded and not one.raced and not one.agreed_again):
+            current = write.value in now.values() if kept else all(value == write.value for value in now.values())
+            if not current and not self._preserved(write, records) and not self._only_in_the_state(write):
+                self.fail(f"lost: #{write.number} {write.value!r} of {write.side}:{key}; now {now!r}")
+        self._resurrected(key, now)
+
+    def _kept_alone(self, key: str, state: MemoryState, now: dict[Side, Value | None]) -> bool:
+        base = state._base.get(key)  # noqa: SLF001 - the oracle looks at everything
+        one_sided = base is not None and not base.deleted and bool(base.blob_etag) != bool(base.vast_etag)
+        if not one_sided or self.script.mode is Mode.TWO_WAY:
+            return False
+        zone = Side.BLOB if self.script.mode is Mode.VAST_MASTER else Side.VAST
+        return now[zone] is not None and now[zone.other] is None
+
+    def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
+        content, metadata = write.value
+        for record in records:
+            if record.preserved_as:
+                copy = self.servers[record.loser_side].objects.get(record.preserved_as)
+                if copy is not None and value_of(copy) == write.value:
+                    return True
+            elif record.loser_metadata is not None and record.loser_metadata.user == metadata:
+                md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+                same = [one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata]
+                if same or record.loser_etag == md5:
+                    return True
+        return False
+
+    def _only_in_the_state(self, write: Write) -> bool:
+        """Metadata that lost to equal content is kept in the conflict's record alone: it goes with the state."""
+        twins = [one for one in self.writes if one.key == write.key and one.value[0] == write.value[0]]
+        return self.state_lost and any(one.value != write.value for one in twins)
+
+    def _resurrected(self, key: str, now: dict[Side, Value | None]) -> None:
+        value = now[Side.BLOB]
+        if self.state_lost or value is None or value != now[Side.VAST]:
+            return
+        writes = self.values.get((key, value), [])
+        if writes and all(one.superseded and not one.by_delete_unagreed and not one.raced for one in writes):
+            self.fail(f"came back: {key}: {value!r}, superseded by {writes[-1].superseded}")
+
+    def _winner(self, record: ConflictRecord) -> None:
+        """The oracle's own rule: who wrote clearly later must not lose."""
+        if record.preserved_as and record.preserved_as not in self.servers[record.loser_side].objects:
+            self.fail(f"conflict {record.key}: the preserved copy {record.preserved_as} is not there")
+        if record.reason == Reason.READ_ONLY_ZONE:
+            if not self.script.mode.writable(record.winner_side):
+                self.fail(f"conflict {record.key}: the read-only zone won")
+            return
+        loser = self._written(record.key, record.loser_side, record.loser_etag)
+        if record.winner_etag:
+            winner = self._written(record.key, record.winner_side, record.winner_etag)
+        else:
+            winner = max(self.delete_times.get((record.winner_side, record.key), []), default=None)
+        if loser is not None and winner is not None and loser > winner + LWW_SLACK_US:
+            self.fail(f"wrong winner: {record.key}: {record.loser_side} wrote {(loser - winner) / 1e6:.1f} s later and lost ({record.reason})")
+
+    def _written(self, key: str, side: Side, etag: str) -> int | None:
+        """When a user wrote what *side* held under *etag*; None when that cannot be told for sure."""
+        times = [one.at_us for one in self.writes if (one.key, one.side, one.etag) == (key, side, etag)]
+        return times[0] if len(times) == 1 else None
+
+
+def value_of(held: _Object) -> Value:
+    """What a user would compare."""
+    return held.data, held.metadata.user
+
+
+def with_tag(text: str) -> Metadata:
+    """User metadata of one name."""
+    return Metadata(user=(("tag", text),)) if text else Metadata()

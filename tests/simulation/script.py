@@ -1,0 +1,186 @@
+"""What users do and what breaks, as data drawn from a seed: so that a failing run can be cut down and replayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from federation.model import Mode, Side
+
+KEYS = ("a", "b/c", "d e+f", "\u00e9/g.h", "k5", "k6")
+PROCESSES = ("p1", "p2")
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing a user does, or one fault. ``amount`` is seconds, steps or a count, as the kind wants."""
+
+    at: float
+    kind: str
+    side: Side = Side.BLOB
+    key: str = ""
+    other: str = ""
+    amount: float = 0.0
+    number: int = 0
+    """Tells contents apart."""
+
+    def __str__(self) -> str:
+        extra = f" -> {self.other}" if self.other else ""
+        return f"{self.at:8.3f} {self.kind} {self.side} {self.key}{extra} {self.amount:g} #{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often things go wrong by themselves while the script runs."""
+
+    call_before: float = 0.0
+    """Store call fails before its effect."""
+    call_after: float = 0.0
+    """Store call takes effect and its answer is lost."""
+    slow: float = 0.0
+    """Store call takes many seconds."""
+    state_before: float = 0.0
+    state_after: float = 0.0
+    broker: float = 0.0
+    event_lost: float = 0.0
+    event_twice: float = 0.0
+    event_late: float = 0.0
+    late_seconds: float = 60.0
+    latency_seconds: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One whole run."""
+
+    seed: int
+    mode: Mode
+    tie_winner: Side
+    processes: int
+    shards: int
+    skew_us: dict[Side, int]
+    drift_ppm: dict[Side, int]
+    conditions: bool
+    """Whether VAST honours conditional writes."""
+    stamps: bool
+    page: int
+    delete_budget: int
+    scan_seconds: float
+    rates: Rates
+    users: tuple[Act, ...]
+    faults: tuple[Act, ...]
+    mixed_settings: bool = False
+
+    @property
+    def end(self) -> float:
+        """When the last act is done."""
+        return max((act.at + max(0.0, act.amount) for act in (*self.users, *self.faults)), default=0.0)
+
+    def without_noise(self) -> Script:
+        """The same with nothing failing by itself."""
+        return replace(self, rates=Rates(latency_seconds=self.rates.latency_seconds))
+
+
+_USER_KINDS = (
+    ("put", 30),
+    ("delete", 12),
+    ("metadata", 8),
+    ("large", 6),
+    ("rename", 4),
+    ("copy", 3),
+    ("equal", 3),
+    ("again", 3),
+    ("empty", 2),
+    ("file", 8),
+    ("file_grow", 4),
+    ("file_delete", 4),
+    ("file_rename", 2),
+    ("file_touch", 2),
+)
+_FILE_SIDE = "file"
+_FAULT_KINDS = (
+    ("crash", 10),
+    ("pause", 5),
+    ("jump", 2),
+    ("state_away", 4),
+    ("side_away", 4),
+    ("tail_lost", 2),
+    ("flush", 1),
+    ("container_gone", 1),
+    ("emptied", 1),
+    ("retention", 2),
+    ("replay", 4),
+    ("graceful", 3),
+)
+
+
+def draw(seed: int) -> Script:
+    """The script of *seed*."""
+    rng = Random(seed)  # noqa: S311 - repeatable chance is the point
+    long = rng.random() < 0.03
+    span = rng.choice([5.0, 20.0, 40.0]) * (4 if long else 1)
+    users = sorted((_user(rng, span, number) for number in range(rng.randint(4, 30))), key=lambda act: act.at)
+    faults = sorted((_fault(rng, span) for _ in range(rng.choice([0, 0, 1, 2, 3, 5]))), key=lambda act: act.at)
+    return Script(
+        seed=seed,
+        mode=rng.choices(list(Mode), [8, 1, 1])[0],
+        tie_winner=rng.choice(list(Side)),
+        processes=rng.choice([1, 1, 2]),
+        shards=rng.choice([1, 2]),
+        skew_us={side: int(rng.choice([0, 0, rng.uniform(-30, 30)]) * 1_000_000) for side in Side},
+        drift_ppm={side: rng.choice([0, 0, rng.randint(-200, 200)]) for side in Side},
+        conditions=rng.random() < 0.85,
+        stamps=rng.random() < 0.9,
+        page=rng.choice([1, 2, 1000]),
+        delete_budget=rng.choice([1000, 1000, 1000, 2]),
+        scan_seconds=rng.choice([10.0, 30.0]),
+        rates=_rates(rng, long=long),
+        users=tuple(users),
+        faults=tuple(faults),
+        mixed_settings=rng.random() < 0.1,
+    )
+
+
+def _rates(rng: Random, *, long: bool) -> Rates:
+    def maybe(most: float) -> float:
+        return rng.choice([0.0, 0.0, rng.uniform(0, most)])
+
+    return Rates(
+        call_before=maybe(0.15),
+        call_after=maybe(0.15),
+        slow=maybe(0.05),
+        state_before=maybe(0.05),
+        state_after=maybe(0.05),
+        broker=maybe(0.1),
+        event_lost=maybe(0.5),
+        event_twice=maybe(0.5),
+        event_late=maybe(0.3),
+        late_seconds=rng.choice([20.0, 60.0, 7200.0 if long else 60.0]),
+        latency_seconds=rng.choice([0.0, 0.02, 0.3]),
+    )
+
+
+def _user(rng: Random, span: float, number: int) -> Act:
+    kinds, weights = zip(*_USER_KINDS, strict=True)
+    kind = rng.choices(kinds, weights)[0]
+    side = Side.VAST if kind.startswith(_FILE_SIDE) else rng.choice(list(Side))
+    keys = KEYS[: rng.choice([1, 3, 6])]
+    # Bursts collide; a whole second is a moment when precision matters.
+    at = rng.choice([rng.uniform(0, span), rng.uniform(0, min(span, 3.0)), float(int(rng.uniform(0, span)))])
+    amount = rng.uniform(0.2, 4.0) if kind == "file_grow" else 0.0
+    return Act(at, kind, side, rng.choice(keys), rng.choice(KEYS) if "rename" in kind or kind == "copy" else "", amount, number)
+
+
+def _fault(rng: Random, span: float) -> Act:
+    kinds, weights = zip(*_FAULT_KINDS, strict=True)
+    kind = rng.choices(kinds, weights)[0]
+    amount = {
+        "pause": rng.uniform(1, 25),
+        "jump": rng.uniform(-60, 60),
+        "state_away": rng.uniform(0.5, 20),
+        "side_away": rng.uniform(0.5, 20),
+        "tail_lost": rng.uniform(0.01, 5),
+        "container_gone": rng.uniform(0.5, 10),
+        "replay": float(rng.randint(1, 10)),
+    }.get(kind, 0.0)
+    return Act(rng.uniform(0, span), kind, rng.choice(list(Side)), other=rng.choice(PROCESSES), amount=amount)

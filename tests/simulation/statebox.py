@@ -1,0 +1,107 @@
+"""The state as one server, reached by every process through its own slow and failing connection."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from federation.errors import RetryLater
+from federation.ports import Clock
+from federation.state.memory_state import MemoryState
+from tests.simulation.script import Rates
+
+Observer = Callable[[str, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+class StateBox:
+    """Redis, as the proven twin of ``RedisState``; its contents can go back in time or be lost."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self.away_until = 0.0
+        self.inner = self._fresh()
+        self._kept: dict[str, Any] | None = None
+        self.losses = 0
+
+    def _fresh(self) -> MemoryState:
+        return MemoryState("sim", shards=self._shards, clock=_NoClock())
+
+    def flush(self) -> None:
+        """Everything is gone."""
+        self.inner = self._fresh()
+        self.losses += 1
+
+    def keep(self) -> None:
+        """What a replica has now."""
+        self._kept = copy.deepcopy({name: value for name, value in vars(self.inner).items() if name != "_clock"})
+
+    def fail_over(self) -> None:
+        """The replica takes over: the tail is lost."""
+        if self._kept is None:
+            return
+        vars(self.inner).update(self._kept)
+        self._kept = None
+        self.losses += 1
+
+
+class _NoClock:
+    """Replaced by the clock of whoever calls."""
+
+    def now_us(self) -> int:
+        raise AssertionError("a state call without a caller's clock")
+
+    def monotonic_seconds(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"the state never sleeps, not {seconds} s")
+
+
+class StateEnd:
+    """``ports.State`` of one process. *observe* sees every call that took effect, with what it returned."""
+
+    def __init__(
+        self, box: StateBox, clock: Clock, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], observe: Observer
+    ) -> None:
+        self._box = box
+        self._clock = clock
+        self._rng = rng
+        self._rates = rates
+        self._count = count
+        self._observe = observe
+        self.shards = box.inner.shards
+
+    def shard_of(self, key: str) -> int:
+        """As in the port."""
+        return self._box.inner.shard_of(key)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - any method of the port
+            return await self._call(name, arguments, named)
+
+        return call
+
+    async def _call(self, name: str, arguments: Sequence[Any], named: dict[str, Any]) -> Any:  # noqa: ANN401
+        rates, rng = self._rates(), self._rng
+        await asyncio.sleep(rng.uniform(0, 0.005))
+        if asyncio.get_running_loop().time() < self._box.away_until:
+            self._count("state away")
+            raise RetryLater("Redis away", reason="redis_unavailable")
+        if rng.random() < rates.state_before:
+            self._count("state call failed")
+            raise RetryLater("Redis did not answer", reason="redis_unavailable")
+        inner = self._box.inner
+        inner._clock = self._clock  # noqa: SLF001 - times in marks are those of the process that calls
+        result = await getattr(inner, name)(*arguments, **named)
+        self._observe(name, tuple(arguments), named, result)
+        await asyncio.sleep(rng.uniform(0, 0.005))
+        if rng.random() < rates.state_after:
+            self._count("state answer lost")
+            raise RetryLater("the answer of Redis was lost", reason="redis_unavailable")
+        return result
