@@ -31,6 +31,7 @@ _IDLE_SECONDS = 0.05
 """Pause after an empty poll: a broker may ignore the wait we ask for (facts/vast.md 2)."""
 _AT_ONCE = 500
 _PARTITIONS_EVERY_SECONDS = 30.0
+_CURSOR_EVERY_SECONDS = 10.0
 _SILENCE_SECONDS = 3.0
 """After so long without a record the broker is asked whether it is there: a poll tells silence and absence alike."""
 _PROBE_MS = 3_000
@@ -97,8 +98,12 @@ class VastKafka:
             cursor = await self._reset(cursor)
         reader = _Reader(self._options, self._topic, dict(cursor.position) if cursor is not None else {})
         async with reader:
+            looked = self._clock.monotonic_seconds()
             while True:
                 batch = await reader.poll()
+                if not batch and self._clock.monotonic_seconds() - looked > _CURSOR_EVERY_SECONDS:
+                    looked = self._clock.monotonic_seconds()
+                    await self._require_cursor(cursor)
                 if reader.gaps:
                     reader.gaps = 0
                     self._gap()
@@ -106,6 +111,13 @@ class VastKafka:
                 self._tell.behind = sum(map(len, batch.values())) >= _AT_ONCE
                 if batch:
                     cursor = await self._take(batch, cursor)
+
+    async def _require_cursor(self, cursor: Cursor | None) -> None:
+        """While nothing comes nobody moves the cursor: if it is not where we left it, the state went back and lost marks."""
+        if await self._state.cursor(self.name) == cursor:
+            return
+        self._gap()
+        raise RetryLater("the state went back; reading again from its position", reason="cursor_moved")
 
     async def _reset(self, cursor: Cursor) -> Cursor:
         fresh = Cursor({}, self._digest, self._clock.now_us())

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from federation.metadata import digest
 from federation.model import Base, Metadata, Mode, Side
 from federation.progress import ConflictRecord
-from federation.rules.decision import Reason
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import _Object
 from tests.simulation.script import Script
@@ -35,7 +34,7 @@ class Write:
     """True time, as far as the service's own stamp can tell it."""
     etag: str
     superseded: str = ""
-    by_delete_unagreed: bool = False
+    unagreed: bool = False
     raced: bool = False
     agreed_again: bool = False
     """Content and metadata were the agreed ones at that time: the same version once more, whatever came between."""
@@ -76,6 +75,7 @@ class Oracle:
         self.writes.append(write)
         self.values.setdefault((key, write.value), []).append(write)
         self.embodied[side, key] = [write]
+        self.equal(key)
 
     def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, agreed_etag: str) -> None:
         """A user on *side* overwrites or deletes *held*."""
@@ -88,15 +88,16 @@ class Oracle:
             if write.side is not side and not self.script.mode.writable(side):
                 continue  # what is done to the master's copy in a read-only zone does not count
             write.superseded = f"{how} on {side}"
-            write.by_delete_unagreed = how == "delete" and agreed_etag != held.etag
+            # Nobody but the user can know that he saw our copy, if it went before we had recorded it (no base, no delete).
+            write.unagreed = agreed_etag != held.etag and (how == "delete" or write.side is not side)
 
     def raced(self, side: Side, key: str) -> None:
         """A write came between look and unconditional write, where the server honours no condition (design, rule 5)."""
         for write in self.embodied.get((side, key), []):
             write.raced = True
 
-    def agreed(self, key: str) -> None:
-        """Both sides hold one value and the engine knows: each stands for the other's writes too."""
+    def equal(self, key: str) -> None:
+        """Where both sides hold one value, each stands for the other's writes too: that is what adopting means."""
         held = [server.objects.get(key) for server in self.servers.values()]
         if all(one is not None and held[0] is not None and value_of(one) == value_of(held[0]) for one in held):
             both = {id(write): write for side in Side for write in self.embodied.get((side, key), [])}
@@ -171,14 +172,14 @@ class Oracle:
         if self.state_lost or value is None or value != now[Side.VAST]:
             return
         writes = self.values.get((key, value), [])
-        if writes and all(one.superseded and not one.by_delete_unagreed and not one.raced for one in writes):
+        if writes and all(one.superseded and not one.unagreed and not one.raced for one in writes):
             self.fail(f"came back: {key}: {value!r}, superseded by {writes[-1].superseded}")
 
     def _winner(self, record: ConflictRecord) -> None:
         """The oracle's own rule: who wrote clearly later must not lose."""
         if record.preserved_as and record.preserved_as not in self.servers[record.loser_side].objects:
             self.fail(f"conflict {record.key}: the preserved copy {record.preserved_as} is not there")
-        if record.reason == Reason.READ_ONLY_ZONE:
+        if self.script.mode is not Mode.TWO_WAY:
             if not self.script.mode.writable(record.winner_side):
                 self.fail(f"conflict {record.key}: the read-only zone won")
             return

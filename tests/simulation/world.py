@@ -126,9 +126,7 @@ class World:
                 self.note(f"mark {change.side}:{change.key} {change.source} {change.etag} deleted={change.deleted} {result}")
         elif name == "move_cursor" and result:
             self._cursor_moved(arguments[2].position)
-        elif name == "settle" and arguments[3] is not None:
-            self.oracle.agreed(arguments[1])
-        if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
+        elif name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
 
     def _cursor_moved(self, position: dict[str, int]) -> None:
