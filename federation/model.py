@@ -41,6 +41,13 @@ class Mode(StrEnum):
         return self is Mode.TWO_WAY or self.value == f"{side.value}_master"
 
 
+class Foreign(StrEnum):
+    """What becomes of a new object that only a read-only zone holds."""
+
+    KEEP = "keep"
+    PRESERVE_AND_REMOVE = "preserve_and_remove"
+
+
 class StampOrigin(StrEnum):
     """Where a time comes from, best first (design 4.3)."""
 

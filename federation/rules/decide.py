@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from federation.model import Absent, Base, Observation, Present, Side, Stamp, Unknown
+from federation.model import Absent, Base, Foreign, Observation, Present, Side, Stamp, Unknown
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.precedence import logical_stamp, on_common_clock, precedence
 from federation.rules.proof import content_as_agreed, copy_of, same_content
@@ -93,9 +93,17 @@ def _new_here(side: Side, since: Since, base: Base | None, rules: Rules) -> Deci
         # The other side's absence was agreed to earlier (deletes ignored): nothing moves until this side changes.
         return Decision(Action.NOTHING, Reason.DELETE_IGNORED)
     if not rules.mode.writable(side):
-        return Decision(Action.KEEP, Reason.FOREIGN_IN_ZONE, source=side)
+        return _foreign(side, rules)
     reason = Reason.NEW if base is None else Reason.RECREATED
     return Decision(Action.COPY, Reason.CHANGED if agreed else reason, source=side)
+
+
+def _foreign(side: Side, rules: Rules) -> Decision:
+    if rules.foreign is Foreign.KEEP:
+        return Decision(Action.KEEP, Reason.FOREIGN_IN_ZONE, source=side)
+    if rules.rebuilding:
+        return Decision(Action.NOTHING, Reason.FOREIGN_IN_ZONE)
+    return Decision(Action.DELETE, Reason.FOREIGN_IN_ZONE, source=side.other, preserve=side)
 
 
 def _edit_against_delete(here: Present, side: Side, there: Absent, rules: Rules) -> Decision:
@@ -125,7 +133,7 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
     if equal and blob.metadata_digest == vast.metadata_digest:
         return Decision(Action.ADOPT, Reason.EQUAL)
     if agreed is not None and blob_since is vast_since is Since.SAME:
-        settled = _untouched(blob, vast, agreed, equal=equal)
+        settled = _untouched(blob, vast, agreed, rules, equal=equal)
         if settled is not None:
             return settled
     if blob_since is not vast_since and Since.SAME in (blob_since, vast_since):
@@ -148,17 +156,15 @@ def _in_step(blob: Present, vast: Present, agreed: Base) -> bool:
     return known and _as_agreed(blob, agreed, Side.BLOB) and _as_agreed(vast, agreed, Side.VAST)
 
 
-def _untouched(blob: Present, vast: Present, agreed: Base, *, equal: bool | None) -> Decision | None:
+def _untouched(blob: Present, vast: Present, agreed: Base, rules: Rules, *, equal: bool | None) -> Decision | None:
     ahead = [(side, now) for side, now in ((Side.BLOB, blob), (Side.VAST, vast)) if not _as_agreed(now, agreed, side)]
     if not ahead:
         return Decision(Action.ADOPT, Reason.EQUAL)
     if len(ahead) > 1:
         return None
-    # This side is our own later copy of what its peer held for a while and then put back: the peer leads.
+    # This side is our own later copy of what its peer held for a while and then put back: the peer leads, if it may.
     [(side, now)] = ahead
-    if equal or _content_held(now, agreed, side):
-        return Decision(Action.METADATA, Reason.METADATA_CHANGED, source=side.other)
-    return Decision(Action.COPY, Reason.CHANGED, source=side.other)
+    return _one_changed(side.other, rules, metadata_only=bool(equal) or _content_held(now, agreed, side))
 
 
 def _one_changed(side: Side, rules: Rules, *, metadata_only: bool) -> Decision:
