@@ -67,6 +67,14 @@ class Stamp:
     origin: StampOrigin = StampOrigin.LAST_MODIFIED
 
 
+@dataclass(frozen=True, slots=True)
+class ClockSkew:
+    """A service's clock minus ours, as measured: it lies within ``uncertainty_us`` of ``us``."""
+
+    us: int = 0
+    uncertainty_us: int = 0
+
+
 class ETagKind(StrEnum):
     """What an ETag says about content (facts/vast.md 3 ETag, facts/azure.md 3.1). Kinds are never compared with each other."""
 

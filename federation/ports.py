@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from federation.model import Base, Change, Hint, ListEntry, Metadata, OriginStamp, Present, Side
+from federation.model import Base, Change, ClockSkew, Hint, ListEntry, Metadata, OriginStamp, Present, Side
 from federation.progress import (
     Backlog,
     Claim,
@@ -167,8 +167,8 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def server_clock_skew_us(self) -> int:
-        """Service's clock minus ours, from the last ``Date`` header seen (0 before the first)."""
+    async def clock_skew(self) -> ClockSkew:
+        """Service's clock minus ours, from the ``Date`` headers seen; before the first it is 0, and could be anything."""
         ...
 
     async def close(self) -> None:

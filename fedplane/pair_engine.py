@@ -163,6 +163,6 @@ class PairEngine:
             failing_since_us=gate.failing_since_us,
             last_error=gate.last_error if gate.failing_since_us is not None else "",
             throttles=gate.throttles,
-            clock_ahead_us=await store.server_clock_skew_us(),
+            clock_ahead_us=(await store.clock_skew()).us,
             race_windows=store.race_windows,
         )

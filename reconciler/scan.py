@@ -126,7 +126,7 @@ class Scanner:
         if not batch:
             return
         dirty = await self._state.are_dirty([difference.row.key for difference in batch])
-        vast_ahead_us = await self._stores[Side.VAST].server_clock_skew_us()
+        vast_ahead_us = (await self._stores[Side.VAST].clock_skew()).us
         marks = []
         for difference, known in zip(batch, dirty, strict=True):
             self._blame(difference, report, known=known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from federation.model import Side
+from federation.model import Foreign, Side
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget
 from federation.rules.decision import Rules
@@ -53,11 +53,15 @@ class PairContext:
         return bool(self._union.value)
 
     async def current_rules(self) -> Rules:
-        """The rules with the measured difference of the two services' clocks."""
-        blob = await self.stores[Side.BLOB].server_clock_skew_us()
-        vast = await self.stores[Side.VAST].server_clock_skew_us()
-        return replace(self.rules, vast_ahead_us=vast - blob)
+        """The rules with the measured difference of the two services' clocks, and whether the base is being rebuilt."""
+        blob, vast = await self.stores[Side.BLOB].clock_skew(), await self.stores[Side.VAST].clock_skew()
+        return replace(
+            self.rules,
+            vast_ahead_us=vast.us - blob.us,
+            skew_uncertainty_us=vast.uncertainty_us + blob.uncertainty_us,
+            rebuilding=self.rules.foreign is not Foreign.KEEP and await self.rebuilding(),
+        )
 
     async def vast_now_us(self) -> int:
         """The time by VAST's clock."""
-        return self.clock.now_us() + await self.stores[Side.VAST].server_clock_skew_us()
+        return self.clock.now_us() + (await self.stores[Side.VAST].clock_skew()).us

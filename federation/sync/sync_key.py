@@ -165,6 +165,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     scene = await _scene(ctx, lease, claim)
     scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    scene.rules = await ctx.current_rules()  # by now both services have told their time
     scene.base = recovered(scene.base, claim.intent, scene)
     await _require_quiet(ctx, scene, hint)
     await _settle_doubt(ctx, scene, hint)
