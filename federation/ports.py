@@ -295,6 +295,13 @@ class State(Protocol):
         """
         ...
 
+    async def reserve_revert(self, key: str, name: str, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """Take one undoing of a write in a read-only zone; False when *key* had *limit* of them in the window.
+
+        *name* tells the undone writes apart, so that a repeat of one costs nothing more.
+        """
+        ...
+
     async def record_conflict(self, record: ConflictRecord) -> None:
         """Idempotent by ``conflict_id``."""
         ...

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from federation.errors import UsageError
-from federation.model import Mode, Side
+from federation.model import Foreign, Mode, Side
 
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
@@ -105,6 +105,10 @@ class RuleSettings(_Section):
     delete_budget_count: PositiveInt = 1000
     delete_budget_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     delete_budget_window_seconds: Positive = 600.0
+    foreign: Foreign = Foreign.KEEP
+    """A new object that only a read-only zone holds: leave it, or preserve it under ``.federation/conflicts`` and remove it."""
+    revert_limit: PositiveInt = 3
+    """How often within an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
 
     def deletes_to(self, side: Side) -> bool:
         """Whether a delete may be carried to *side*."""

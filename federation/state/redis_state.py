@@ -214,6 +214,12 @@ class RedisState(RecordQueries):
         args = [now_us, window_us, name, budget.count, budget.share, DELETE_FLOOR, objects]
         return bool(await self._run("reserve", [self._layout.of_pair("deletes")], args))
 
+    async def reserve_revert(self, key: str, name: str, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """As in the port; a budget of its own for each key that somebody contests, gone with its window."""
+        reverts = self._layout.of_shard(self.shard_of(key), f"reverts:{key_digest(key).hex()}")
+        args = [now_us, int(window_seconds * 1_000_000), name, limit, 0, limit, 0]
+        return bool(await self._run("reserve", [reverts], args))
+
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """As in the port."""
         before = b"" if old is None else msgspec.json.encode(old)

@@ -12,6 +12,7 @@ from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 
 _COUNT_LIFE_SECONDS = 5.0
+REVERT_WINDOW_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
@@ -22,7 +23,11 @@ class _Cached:
 
 @dataclass(frozen=True, slots=True)
 class PairContext:
-    """One pair at work. ``quiet_us``: how long a file-side version must have been unchanged before it is read."""
+    """One pair at work.
+
+    ``quiet_us``: how long a file-side version must have been unchanged before it is read. ``revert_limit``: how often within
+    ``REVERT_WINDOW_SECONDS`` a key is put back against a writer in a read-only zone.
+    """
 
     name: str
     stores: Mapping[Side, ObjectStore]
@@ -32,6 +37,7 @@ class PairContext:
     rules: Rules
     delete_budget: DeleteBudget
     quiet_us: int
+    revert_limit: int = 3
     origin_stamps: bool = True
     _counted: _Cached = field(default_factory=_Cached)
     _union: _Cached = field(default_factory=_Cached)

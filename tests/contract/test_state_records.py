@@ -76,6 +76,19 @@ async def test_the_share_is_of_the_objects_there_were(state: State, clock: TestC
     assert granted == 50
 
 
+async def test_each_contested_key_has_its_own_limit_of_undone_writes(state: State, clock: TestClock) -> None:
+    """A repeat costs nothing, another key has its own, and the window gives it back."""
+
+    async def take(key: str, name: str, now_us: int) -> bool:
+        return await state.reserve_revert(key, name, limit=2, window_seconds=10, now_us=now_us)
+
+    grants = [await take("k", name, clock.us) for name in ("a", "b", "c", "a")]
+    assert grants == [True, True, False, True]
+    assert await take("other", "c", clock.us)
+    assert await take("k", "c", clock.us + 10_000_001)
+    assert await state.reserve_delete("a", DeleteBudget(1, 1.0, 10), objects=0, now_us=clock.us), "the delete budget is another"
+
+
 async def test_a_held_delete_survives_being_told_again(state: State) -> None:
     """Scans and repeated events tell of the same delete; only news of a version ends the wait for a person."""
     await state.mark([event("k")])

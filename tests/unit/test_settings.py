@@ -152,6 +152,8 @@ def test_a_wrong_setting_is_named_with_what_is_expected(file: Path, text: str, w
         ('name = "datasets"', 'name = "datasets"\nrules.deletes = "sometimes"', "pair.0.rules.deletes"),
         ('name = "datasets"', 'name = "datasets"\nrules.tie_winner = "s3"', "pair.0.rules.tie_winner"),
         ('name = "datasets"', 'name = "datasets"\nrules.delete_budget_share = 1.5', "pair.0.rules.delete_budget_share"),
+        ('name = "datasets"', 'name = "datasets"\nrules.foreign = "remove"', "pair.0.rules.foreign"),
+        ('name = "datasets"', 'name = "datasets"\nrules.revert_limit = 0', "pair.0.rules.revert_limit"),
     ],
 )
 def test_a_wrong_field_of_a_pair_is_named(file: Path, old: str, new: str, where: str) -> None:
