@@ -255,6 +255,10 @@ class State(Protocol):
         """Base records in the order of *keys*."""
         ...
 
+    async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
+        """Drop the tombstones of one shard whose delete lies before that time; returns how many. Live records stay."""
+        ...
+
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """Whether each key is dirty, in the order of *keys*."""
         ...

@@ -33,7 +33,12 @@ class PairEngine:
         self.runtime = runtime
         self._clock = runtime.context.clock
         scanner = Scanner(
-            dict(runtime.stores), runtime.state, runtime.sink, self._clock, quiet_us=int(reconcile.quiet_seconds * 1_000_000)
+            dict(runtime.stores),
+            runtime.state,
+            runtime.sink,
+            self._clock,
+            quiet_us=runtime.context.quiet_us,
+            tombstone_us=runtime.settings.rules.tombstone_us,
         )
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)

@@ -29,6 +29,8 @@ class Report(msgspec.Struct, kw_only=True):
     young: int = 0
     """VAST versions not yet quiet: looked at later."""
     marked: int = 0
+    forgotten: int = 0
+    """Tombstones past their retention that were dropped."""
     halted: str = ""
     error: str = ""
 
@@ -64,6 +66,8 @@ class Report(msgspec.Struct, kw_only=True):
                 f"  missed by events: {self.missed_by_events[Side.BLOB]} on blob, {self.missed_by_events[Side.VAST]} on vast",
                 f"  marked: {self.marked} changes; waiting to be quiet: {self.young}",
             ]
+        if self.forgotten:
+            lines.append(f"  deletes no longer remembered: {self.forgotten}")
         if self.fresh_state:
             lines.append("  state was empty: union mode, nothing is deleted")
         return "\n".join(lines)

@@ -231,6 +231,17 @@ class MemoryState(MemoryRecords):
         """As in the port."""
         return [self._base.get(key) for key in keys]
 
+    async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
+        """As in the port."""
+        old = [
+            key
+            for key, base in self._base.items()
+            if base.deleted and base.written.at_us < before_us and self.shard_of(key) == shard
+        ]
+        for key in old:
+            del self._base[key]
+        return len(old)
+
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port."""
         return [key in self._dirty for key in keys]

@@ -40,7 +40,20 @@ class RedisState(RecordQueries):
         super().__init__(client, Layout(pair, shards, buckets))
         self.shards = shards
         self._clock = clock
-        names = ("mark", "claim", "settle", "defer", "take_off", "intend", "acquire", "renew", "judge", "reserve", "move_cursor")
+        names = (
+            "mark",
+            "claim",
+            "settle",
+            "defer",
+            "take_off",
+            "intend",
+            "acquire",
+            "renew",
+            "judge",
+            "reserve",
+            "move_cursor",
+            "forget",
+        )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
     async def open(self, *, create: bool = True) -> bool:
@@ -207,6 +220,11 @@ class RedisState(RecordQueries):
                 judged.append(key)
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)
+
+    async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
+        """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
+        buckets = [self._layout.of_shard(shard, f"base:{number}") for number in range(self._layout.buckets)]
+        return sum([int(await self._run("forget", [bucket], [before_us])) for bucket in buckets])
 
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""
