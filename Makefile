@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit servers accept accept-quick bench full-stack setup lock clean
+.PHONY: run test check lint types layers unit docs servers accept accept-quick bench full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -43,6 +43,9 @@ layers: setup
 
 unit: setup ## the fast tests only
 	@$(BIN)/python -m pytest tests/unit -q
+
+docs: setup ## renew what docs/consistency.md prints from the code
+	@$(BIN)/python -m tests.decision.document
 
 bench: setup ## figures, not assertions
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -41,6 +41,13 @@ class Mode(StrEnum):
         return self is Mode.TWO_WAY or self.value == f"{side.value}_master"
 
 
+class Foreign(StrEnum):
+    """What becomes of a new object that only a read-only zone holds."""
+
+    KEEP = "keep"
+    PRESERVE_AND_REMOVE = "preserve_and_remove"
+
+
 class StampOrigin(StrEnum):
     """Where a time comes from, best first (design 4.3)."""
 
@@ -58,6 +65,14 @@ class Stamp:
     at_us: int
     precision_us: int = SECOND_US
     origin: StampOrigin = StampOrigin.LAST_MODIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSkew:
+    """A service's clock minus ours, as measured: it lies within ``uncertainty_us`` of ``us``."""
+
+    us: int = 0
+    uncertainty_us: int = 0
 
 
 class ETagKind(StrEnum):

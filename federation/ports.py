@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from federation.model import Base, Change, Hint, ListEntry, Metadata, OriginStamp, Present, Side
+from federation.model import Base, Change, ClockSkew, Hint, ListEntry, Metadata, OriginStamp, Present, Side
 from federation.progress import (
     Backlog,
     Claim,
@@ -167,8 +167,8 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def server_clock_skew_us(self) -> int:
-        """Service's clock minus ours, from the last ``Date`` header seen (0 before the first)."""
+    async def clock_skew(self) -> ClockSkew:
+        """Service's clock minus ours, from the ``Date`` headers seen; before the first it is 0, and could be anything."""
         ...
 
     async def close(self) -> None:
@@ -262,6 +262,10 @@ class State(Protocol):
         """Base records in the order of *keys*."""
         ...
 
+    async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
+        """Drop the tombstones of one shard whose delete lies before that time; returns how many. Live records stay."""
+        ...
+
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """Whether each key is dirty, in the order of *keys*."""
         ...
@@ -299,6 +303,13 @@ class State(Protocol):
 
         *name* tells deletes apart, so that a repeat of one costs nothing more. *objects* are known now; the share is of these and
         of those deleted in the window.
+        """
+        ...
+
+    async def reserve_revert(self, key: str, name: str, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """Take one undoing of a write in a read-only zone; False when *key* had *limit* of them in the window.
+
+        *name* tells the undone writes apart, so that a repeat of one costs nothing more.
         """
         ...
 

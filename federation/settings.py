@@ -16,12 +16,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from federation.errors import UsageError
-from federation.model import Mode, Side
+from federation.model import Foreign, Mode, Side
 
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
 _PREFIX = "FEDERATION__"
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+
+EVENT_GRID_DAYS = 1.0
+"""Event Grid tries to deliver for at most 1440 minutes (facts/azure.md 1.4)."""
+QUEUE_DAYS = 7.0
+"""What a Storage Queue keeps a message by default, and Event Grid's own default for one."""
 
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -69,6 +74,8 @@ class VastEventSettings(_Section):
 
     bootstrap: tuple[str, ...] = ()
     topic: str = ""
+    retention_days: Positive = 7.0
+    """How long the broker keeps the topic's records: so old may an event be that is read."""
     api_version: str = ""
     """``major.minor`` to skip negotiation; empty: negotiate."""
     key_encoding: Literal["auto", "raw", "percent"] = "auto"
@@ -105,6 +112,17 @@ class RuleSettings(_Section):
     delete_budget_count: PositiveInt = 1000
     delete_budget_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     delete_budget_window_seconds: Positive = 600.0
+    tombstone_days: Positive = 30.0
+    """How long a delete both sides agreed on is remembered; longer than any source may replay old events."""
+    foreign: Foreign = Foreign.KEEP
+    """A new object that only a read-only zone holds: leave it, or preserve it under ``.federation/conflicts`` and remove it."""
+    revert_limit: PositiveInt = 3
+    """How often within an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
+
+    @property
+    def tombstone_us(self) -> int:
+        """``tombstone_days`` in microseconds."""
+        return int(self.tombstone_days * 86_400_000_000)
 
     def deletes_to(self, side: Side) -> bool:
         """Whether a delete may be carried to *side*."""
@@ -157,6 +175,27 @@ class PairSettings(_Section):
     vast: VastSettings
     rules: RuleSettings = RuleSettings()
     origin_stamps: bool = True
+
+    @property
+    def replay_days(self) -> dict[str, float]:
+        """How old an event may be when it arrives, by the setting of the source that brings it."""
+        blob, vast = self.blob.events, self.vast.events
+        days = {
+            "blob.events.webhook_listen": EVENT_GRID_DAYS if blob.webhook_listen else 0,
+            "blob.events.queue_url": EVENT_GRID_DAYS + QUEUE_DAYS if blob.queue_url else 0,
+            "vast.events.retention_days": vast.retention_days if vast.bootstrap else 0,
+        }
+        return {name: window for name, window in days.items() if window}
+
+    @model_validator(mode="after")
+    def _tombstones_outlive_events(self) -> PairSettings:
+        name, days = max(self.replay_days.items(), key=lambda one: one[1], default=("", 0.0))
+        if self.rules.tombstone_days <= days:
+            raise ValueError(
+                f"rules.tombstone_days is {self.rules.tombstone_days:g}, but {name} may bring events {days:g} days old: "
+                f"set rules.tombstone_days above {days:g}, or an old event finds its delete forgotten"
+            )
+        return self
 
 
 class Settings(_Section):

@@ -131,9 +131,11 @@ def _context(
             tie_winner=rules.tie_winner,
             deletes_to_blob=rules.deletes_to(Side.BLOB),
             deletes_to_vast=rules.deletes_to(Side.VAST),
+            foreign=rules.foreign,
             clock_uncertainty_us=int(rules.clock_uncertainty_seconds * 1_000_000),
         ),
         delete_budget=DeleteBudget(rules.delete_budget_count, rules.delete_budget_share, rules.delete_budget_window_seconds),
+        revert_limit=rules.revert_limit,
         quiet_us=int(settings.reconcile.quiet_seconds * 1_000_000),
         origin_stamps=pair.origin_stamps,
     )

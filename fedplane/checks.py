@@ -132,7 +132,7 @@ async def _etags(store: ObjectStore, which: Side) -> Finding:
 
 
 async def _clock(store: ObjectStore, which: Side) -> Finding:
-    ahead_us = await store.server_clock_skew_us()
+    ahead_us = (await store.clock_skew()).us
     told = f"{'ahead of' if ahead_us >= 0 else 'behind'} this machine by {ago(abs(ahead_us) / 1_000_000)}"
     if abs(ahead_us) < _SKEW_OF_NOTE_US:
         return Finding(what=f"{which}: clock", level="ok", found=told)

@@ -33,7 +33,12 @@ class PairEngine:
         self.runtime = runtime
         self._clock = runtime.context.clock
         scanner = Scanner(
-            dict(runtime.stores), runtime.state, runtime.sink, self._clock, quiet_us=int(reconcile.quiet_seconds * 1_000_000)
+            dict(runtime.stores),
+            runtime.state,
+            runtime.sink,
+            self._clock,
+            quiet_us=runtime.context.quiet_us,
+            tombstone_us=runtime.settings.rules.tombstone_us,
         )
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)
@@ -163,6 +168,6 @@ class PairEngine:
             failing_since_us=gate.failing_since_us,
             last_error=gate.last_error if gate.failing_since_us is not None else "",
             throttles=gate.throttles,
-            clock_ahead_us=await store.server_clock_skew_us(),
+            clock_ahead_us=(await store.clock_skew()).us,
             race_windows=store.race_windows,
         )

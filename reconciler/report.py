@@ -31,6 +31,8 @@ class Report(msgspec.Struct, kw_only=True):
     marked: int = 0
     relisted: int = 0
     """Kept losers whose conflict records were lost with the state, recorded again."""
+    forgotten: int = 0
+    """Tombstones past their retention that were dropped."""
     halted: str = ""
     error: str = ""
 
@@ -68,6 +70,8 @@ class Report(msgspec.Struct, kw_only=True):
             ]
         if self.relisted:
             lines.append(f"  conflicts recorded again from their kept copies: {self.relisted}")
+        if self.forgotten:
+            lines.append(f"  deletes no longer remembered: {self.forgotten}")
         if self.fresh_state:
             lines.append("  state was empty: union mode, nothing is deleted")
         return "\n".join(lines)

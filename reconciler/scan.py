@@ -20,10 +20,14 @@ from reconciler.report import Report
 BATCH = 500
 """Rows whose bases are looked up, and whose changes are marked, in one round."""
 HISTORY = 50
+SWEEPS = 16
+"""Whole scans after which every shard's tombstones were looked through."""
 RECENT_US = 2_000_000
 """A change younger than this may still be announced by its event."""
 MAY_BE_EMPTY = "may_be_empty:"
 """Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
+NEXT_SWEEP = "tombstones:next"
+"""Note: the shard whose tombstones are looked through next."""
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
 
@@ -42,12 +46,22 @@ class Difference:
 class Scanner:
     """Scans one pair. *sink* is where marks go (it wakes the worker); *state* answers questions."""
 
-    def __init__(self, stores: dict[Side, ObjectStore], state: State, sink: ChangeSink, clock: Clock, *, quiet_us: int) -> None:
+    def __init__(
+        self,
+        stores: dict[Side, ObjectStore],
+        state: State,
+        sink: ChangeSink,
+        clock: Clock,
+        *,
+        quiet_us: int,
+        tombstone_us: int,
+    ) -> None:
         self._stores = stores
         self._state = state
         self._sink = sink
         self._clock = clock
         self._quiet_us = quiet_us
+        self._tombstone_us = tombstone_us
 
     async def scan(self, *, prefix: str = "", on_progress: Progress | None = None) -> Report:
         """Compare all keys under *prefix* and mark every difference.
@@ -72,6 +86,8 @@ class Scanner:
         except FederationError as error:
             report.error = str(error)
         report.finished_us = self._clock.now_us()
+        if report.whole:
+            await self._forget_tombstones(report)
         await self._keep(report)
         return report
 
@@ -129,7 +145,7 @@ class Scanner:
         if not batch:
             return
         dirty = await self._state.are_dirty([difference.row.key for difference in batch])
-        vast_ahead_us = await self._stores[Side.VAST].server_clock_skew_us()
+        vast_ahead_us = (await self._stores[Side.VAST].clock_skew()).us
         marks = []
         for difference, known in zip(batch, dirty, strict=True):
             self._blame(difference, report, known=known)
@@ -162,6 +178,20 @@ class Scanner:
             return 0
         until = entry.modified.at_us + entry.modified.precision_us + self._quiet_us - vast_ahead_us
         return until if until > self._clock.now_us() else 0
+
+    async def _forget_tombstones(self, report: Report) -> None:
+        """Drop what both sides agreed is gone longer ago than any source may tell of; some shards a scan, so that it stays cheap.
+
+        A tombstone is in no listing. Without it the same would be done (tests/unit/test_decide_cells.py), at the price of a look.
+        """
+        packed = await self._state.note(NEXT_SWEEP)
+        first = int(packed) if packed else 0
+        many = -(-self._state.shards // SWEEPS)
+        for step in range(many):
+            shard = (first + step) % self._state.shards
+            before_us = report.started_us - self._tombstone_us
+            report.forgotten += await self._state.forget_tombstones(shard, before_us=before_us)
+        await self._state.put_note(NEXT_SWEEP, str((first + many) % self._state.shards).encode())
 
     async def _keep(self, report: Report) -> None:
         packed = msgspec.json.encode(report)

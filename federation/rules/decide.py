@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from federation.model import Absent, Base, Observation, Present, Side, Stamp, Unknown
+from federation.model import Absent, Base, Foreign, Observation, Present, Side, Stamp, Unknown
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.precedence import logical_stamp, on_common_clock, precedence
 from federation.rules.proof import content_as_agreed, copy_of, same_content
@@ -81,6 +81,8 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     if not rules.mode.writable(side.other):
         return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
     edited = since is not Since.SAME
+    if since is Since.CONTENT and _unproved(here, base, side):
+        return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=(side,))
     if edited and rules.mode.writable(side):
         return _edit_against_delete(here, side, there, rules)
     preserve = side if edited else None
@@ -93,9 +95,17 @@ def _new_here(side: Side, since: Since, base: Base | None, rules: Rules) -> Deci
         # The other side's absence was agreed to earlier (deletes ignored): nothing moves until this side changes.
         return Decision(Action.NOTHING, Reason.DELETE_IGNORED)
     if not rules.mode.writable(side):
-        return Decision(Action.KEEP, Reason.FOREIGN_IN_ZONE, source=side)
+        return _foreign(side, rules)
     reason = Reason.NEW if base is None else Reason.RECREATED
     return Decision(Action.COPY, Reason.CHANGED if agreed else reason, source=side)
+
+
+def _foreign(side: Side, rules: Rules) -> Decision:
+    if rules.foreign is Foreign.KEEP:
+        return Decision(Action.KEEP, Reason.FOREIGN_IN_ZONE, source=side)
+    if rules.rebuilding:
+        return Decision(Action.NOTHING, Reason.FOREIGN_IN_ZONE)
+    return Decision(Action.DELETE, Reason.FOREIGN_IN_ZONE, source=side.other, preserve=side)
 
 
 def _edit_against_delete(here: Present, side: Side, there: Absent, rules: Rules) -> Decision:
@@ -125,7 +135,7 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
     if equal and blob.metadata_digest == vast.metadata_digest:
         return Decision(Action.ADOPT, Reason.EQUAL)
     if agreed is not None and blob_since is vast_since is Since.SAME:
-        settled = _untouched(blob, vast, agreed, equal=equal)
+        settled = _untouched(blob, vast, agreed, rules, equal=equal)
         if settled is not None:
             return settled
     if blob_since is not vast_since and Since.SAME in (blob_since, vast_since):
@@ -133,9 +143,16 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
         other = vast if side is Side.BLOB else blob
         in_step = agreed is not None and _content_held(other, agreed, side.other)
         return _one_changed(side, rules, metadata_only=bool(equal) or (since is Since.METADATA and in_step))
-    if equal is None:
+    if equal is None or _unproved(blob, agreed, Side.BLOB) or _unproved(vast, agreed, Side.VAST):
         return _need_hash(blob, vast)
     return _both_changed(blob, vast, (blob_since, vast_since), equal=equal, rules=rules)
+
+
+def _unproved(now: Present, base: Base | None, side: Side) -> bool:
+    """Whether a new ETag may stand for the agreed content all the same: an NFS touch must not win over somebody's write."""
+    if base is None or base.md5 is None or not base.etag(side) or now.version.md5 is not None:
+        return False
+    return now.version.etag != base.etag(side) and now.version.size_bytes == base.size_bytes > 0
 
 
 def _content_held(now: Present, agreed: Base, side: Side) -> bool:
@@ -148,17 +165,15 @@ def _in_step(blob: Present, vast: Present, agreed: Base) -> bool:
     return known and _as_agreed(blob, agreed, Side.BLOB) and _as_agreed(vast, agreed, Side.VAST)
 
 
-def _untouched(blob: Present, vast: Present, agreed: Base, *, equal: bool | None) -> Decision | None:
+def _untouched(blob: Present, vast: Present, agreed: Base, rules: Rules, *, equal: bool | None) -> Decision | None:
     ahead = [(side, now) for side, now in ((Side.BLOB, blob), (Side.VAST, vast)) if not _as_agreed(now, agreed, side)]
     if not ahead:
         return Decision(Action.ADOPT, Reason.EQUAL)
     if len(ahead) > 1:
         return None
-    # This side is our own later copy of what its peer held for a while and then put back: the peer leads.
+    # This side is our own later copy of what its peer held for a while and then put back: the peer leads, if it may.
     [(side, now)] = ahead
-    if equal or _content_held(now, agreed, side):
-        return Decision(Action.METADATA, Reason.METADATA_CHANGED, source=side.other)
-    return Decision(Action.COPY, Reason.CHANGED, source=side.other)
+    return _one_changed(side.other, rules, metadata_only=bool(equal) or _content_held(now, agreed, side))
 
 
 def _one_changed(side: Side, rules: Rules, *, metadata_only: bool) -> Decision:

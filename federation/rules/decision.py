@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from federation.model import SECOND_US, Mode, Side
+from federation.model import SECOND_US, Foreign, Mode, Side
 
 
 class Action(StrEnum):
@@ -51,8 +51,6 @@ class Reason(StrEnum):
     READ_ONLY_ZONE = "read_only_zone"
     FOREIGN_IN_ZONE = "foreign_in_zone"
     REJECTED_DELETE = "rejected_delete"
-    RECORD_LOST = "record_lost"
-    """Of a conflict: its record was lost with the state and made again from the kept copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,15 @@ class Rules:
     tie_winner: Side = Side.BLOB
     deletes_to_blob: bool = True
     deletes_to_vast: bool = True
+    foreign: Foreign = Foreign.KEEP
+    rebuilding: bool = False
+    """The base was lost and no whole scan has run since: what looks foreign may have been agreed on (design 4.5, union mode)."""
     clock_uncertainty_us: int = SECOND_US // 2
+    """How far the clocks of one side's servers may be apart; configured."""
     vast_ahead_us: int = 0
     """VAST's clock minus Blob's, measured; VAST's own times are corrected by it (design 4.3)."""
+    skew_uncertainty_us: int = 0
+    """How far off that measurement may be."""
 
     def deletes_to(self, side: Side) -> bool:
         """Whether a delete may be carried to *side*."""
@@ -82,6 +86,12 @@ class Decision:
     preserve: Side | None = None
     sides: tuple[Side, ...] = ()
     """Sides to hash, for HASH."""
+
+    @property
+    def reverts(self) -> bool:
+        """Whether it undoes what somebody did in a read-only zone."""
+        writes = self.action in (Action.COPY, Action.METADATA, Action.DELETE)
+        return writes and self.reason in (Reason.READ_ONLY_ZONE, Reason.FOREIGN_IN_ZONE)
 
     @property
     def destination(self) -> Side:

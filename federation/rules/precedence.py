@@ -12,13 +12,17 @@ def precedence(blob: Stamp | None, vast: Stamp | None, rules: Rules) -> tuple[Si
 
     1. A known time beats an unknown one. 2. Times further apart than the coarser precision plus the clock uncertainty: the later.
     3. Otherwise the configured tie winner. Precision finer than the coarser of the two is never looked at.
+
+    Not transitive (three times may each lie within the doubt of the next), and need not be: a pair holds two versions of a key at
+    a time, each contest ends with one of them on both sides, and only a user's new write starts another (docs/consistency.md).
     """
     if blob is None or vast is None:
         if blob is vast:
             return rules.tie_winner, Reason.TIE
         return (Side.VAST if blob is None else Side.BLOB), Reason.ONLY_KNOWN_TIME
     apart_us = blob.at_us - vast.at_us
-    if abs(apart_us) > max(blob.precision_us, vast.precision_us) + rules.clock_uncertainty_us:
+    doubt_us = max(blob.precision_us, vast.precision_us) + rules.clock_uncertainty_us + rules.skew_uncertainty_us
+    if abs(apart_us) > doubt_us:
         return (Side.BLOB if apart_us > 0 else Side.VAST), Reason.LATER_WRITE
     return rules.tie_winner, Reason.TIE
 

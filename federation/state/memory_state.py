@@ -8,23 +8,10 @@ from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from federation.errors import LeaseLost
-from federation.model import Base, Change, Hint, HintEntry, Side, Source
+from federation.model import Base, Change, Hint, HintEntry, Side, Source, Stamp
 from federation.ports import Clock
-from federation.progress import (
-    DEAD_LETTERS,
-    Backlog,
-    Claim,
-    ConflictRecord,
-    Cursor,
-    DeadLetter,
-    DeleteBudget,
-    HaltRecord,
-    Held,
-    Lease,
-    MarkResult,
-    Parked,
-)
-from federation.rules.guards import delete_limit
+from federation.progress import Backlog, Claim, Held, Lease, MarkResult, Parked
+from federation.state.memory_records import MemoryRecords
 
 ENTRIES_A_SIDE = 4
 """Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
@@ -49,10 +36,11 @@ class _Owner:
     until_seconds: float
 
 
-class MemoryState:
+class MemoryState(MemoryRecords):
     """``ports.State`` in plain dictionaries; lives as long as the object."""
 
     def __init__(self, pair: str, *, shards: int, clock: Clock) -> None:
+        super().__init__()
         self.pair = pair
         self.shards = shards
         self._clock = clock
@@ -64,12 +52,6 @@ class MemoryState:
         self._held: dict[str, Held] = {}
         self._owners: dict[int, _Owner] = {}
         self._fences: dict[int, int] = {}
-        self._deletes: dict[str, int] = {}
-        self._conflicts: dict[str, ConflictRecord] = {}
-        self._halts: dict[str, HaltRecord] = {}
-        self._cursors: dict[str, Cursor] = {}
-        self._notes: dict[str, bytes] = {}
-        self._dead: list[DeadLetter] = []
         self._sequence = 0
 
     async def open(self, *, create: bool = True) -> bool:
@@ -262,6 +244,17 @@ class MemoryState:
         """As in the port."""
         return [self._base.get(key) for key in keys]
 
+    async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
+        """As in the port."""
+        old = [
+            key
+            for key, base in self._base.items()
+            if base.deleted and base.written.at_us < before_us and self.shard_of(key) == shard
+        ]
+        for key in old:
+            del self._base[key]
+        return len(old)
+
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port."""
         return [key in self._dirty for key in keys]
@@ -313,76 +306,6 @@ class MemoryState:
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
         return len(known)
 
-    async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
-        """As in the port."""
-        start = now_us - int(budget.window_seconds * 1_000_000)
-        self._deletes = {one: at for one, at in self._deletes.items() if at > start}
-        limit = delete_limit(objects + len(self._deletes), count=budget.count, share=budget.share)
-        if name not in self._deletes and len(self._deletes) >= limit:
-            return False
-        self._deletes.setdefault(name, now_us)
-        return True
-
-    # ----------------------------------------------------------------------------------------------- records of the pair
-
-    async def record_conflict(self, record: ConflictRecord) -> None:
-        """As in the port."""
-        self._conflicts.setdefault(record.conflict_id, record)
-
-    async def conflicts(self) -> list[ConflictRecord]:
-        """As in the port."""
-        return sorted(self._conflicts.values(), key=lambda one: one.at_us)
-
-    async def drop_conflict(self, conflict_id: str) -> bool:
-        """As in the port."""
-        return self._conflicts.pop(conflict_id, None) is not None
-
-    async def halt(self, record: HaltRecord) -> None:
-        """As in the port."""
-        self._halts.setdefault(record.name, record)
-
-    async def halts(self) -> list[HaltRecord]:
-        """As in the port."""
-        return sorted(self._halts.values(), key=lambda one: one.name)
-
-    async def lift(self, name: str) -> bool:
-        """As in the port."""
-        return self._halts.pop(name, None) is not None
-
-    async def cursor(self, source: str) -> Cursor | None:
-        """As in the port."""
-        return self._cursors.get(source)
-
-    async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
-        """As in the port."""
-        if self._cursors.get(source) != old:
-            return False
-        self._cursors[source] = new
-        return True
-
-    async def put_note(self, name: str, value: bytes) -> None:
-        """As in the port."""
-        if value:
-            self._notes[name] = value
-        else:
-            self._notes.pop(name, None)
-
-    async def note(self, name: str) -> bytes | None:
-        """As in the port."""
-        return self._notes.get(name)
-
-    async def notes(self, prefix: str) -> dict[str, bytes]:
-        """As in the port."""
-        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
-
-    async def bury(self, letter: DeadLetter) -> None:
-        """As in the port."""
-        self._dead = [*self._dead, letter][-DEAD_LETTERS:]
-
-    async def dead_letters(self) -> list[DeadLetter]:
-        """As in the port."""
-        return list(self._dead)
-
 
 def _hint(key: str, dirty: _Dirty) -> Hint:
     return Hint(
@@ -401,9 +324,7 @@ def _add_entry(dirty: _Dirty, change: Change) -> None:
     at = change.at
     for index, entry in enumerate(entries):
         if (entry.etag, entry.deleted) == (change.etag, change.deleted):
-            # Later news of one version: the latest time decides whether it can be an echo.
-            if entry.at is not None and (at is None or entry.at.at_us > at.at_us):
-                at = entry.at
+            at = _of_one_version(entry.at, at)
             del entries[index]
             break
     entries.append(HintEntry(change.etag, change.deleted, at, dirty.generation))
@@ -411,3 +332,12 @@ def _add_entry(dirty: _Dirty, change: Change) -> None:
         times = [entry.at for entry in entries if entry.at is not None]
         at = min(times, key=lambda stamp: stamp.at_us, default=None)
         dirty.entries[change.side] = [HintEntry(None, deleted=False, at=at, generation=dirty.generation)]
+
+
+def _of_one_version(one: Stamp | None, two: Stamp | None) -> Stamp | None:
+    """The time to keep: the later, since it decides what can be an echo; of two that may be one moment the more precise."""
+    if one is None or two is None:
+        return one or two
+    if abs(one.at_us - two.at_us) < max(one.precision_us, two.precision_us) and one.precision_us != two.precision_us:
+        return one if one.precision_us < two.precision_us else two
+    return one if one.at_us > two.at_us else two

@@ -40,7 +40,21 @@ class RedisState(RecordQueries):
         super().__init__(client, Layout(pair, shards, buckets))
         self.shards = shards
         self._clock = clock
-        names = ("mark", "claim", "settle", "defer", "take_off", "intend", "acquire", "renew", "judge", "reserve", "move_cursor", "reclaim")
+        names = (
+            "mark",
+            "claim",
+            "settle",
+            "defer",
+            "take_off",
+            "intend",
+            "acquire",
+            "renew",
+            "judge",
+            "reserve",
+            "move_cursor",
+            "forget",
+            "reclaim",
+        )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
     async def open(self, *, create: bool = True) -> bool:
@@ -213,11 +227,22 @@ class RedisState(RecordQueries):
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)
 
+    async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
+        """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
+        buckets = [self._layout.of_shard(shard, f"base:{number}") for number in range(self._layout.buckets)]
+        return sum([int(await self._run("forget", [bucket], [before_us])) for bucket in buckets])
+
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""
         window_us = int(budget.window_seconds * 1_000_000)
         args = [now_us, window_us, name, budget.count, budget.share, DELETE_FLOOR, objects]
         return bool(await self._run("reserve", [self._layout.of_pair("deletes")], args))
+
+    async def reserve_revert(self, key: str, name: str, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """As in the port; a budget of its own for each key that somebody contests, gone with its window."""
+        reverts = self._layout.of_shard(self.shard_of(key), f"reverts:{key_digest(key).hex()}")
+        args = [now_us, int(window_seconds * 1_000_000), name, limit, 0, limit, 0]
+        return bool(await self._run("reserve", [reverts], args))
 
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """As in the port."""

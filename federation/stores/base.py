@@ -13,7 +13,7 @@ import aiohttp
 from federation import keys
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import NamePolicy
-from federation.model import PRESERVED_PREFIX, ListEntry, Present, Side
+from federation.model import PRESERVED_PREFIX, ClockSkew, ListEntry, Present, Side
 from federation.ports import Capabilities
 from federation.stores import faults, wire
 from federation.stores.lane import Answer, HttpLane, HttpReader, unquote_etag, wall_us
@@ -126,9 +126,9 @@ class HttpStore(ABC):
         """Names of the last listing that are illegal under the name policy, and so belong to no key."""
         return self._listing.skipped_names
 
-    async def server_clock_skew_us(self) -> int:
+    async def clock_skew(self) -> ClockSkew:
         """As in the port."""
-        return self._lane.skew.skew_us
+        return self._lane.skew.measured
 
     async def close(self) -> None:
         """As in the port."""

@@ -15,13 +15,17 @@ import aiohttp
 from yarl import URL
 
 from federation.errors import FederationError, Park, RetryLater
-from federation.model import SECOND_US, Present, Side
+from federation.model import SECOND_US, ClockSkew, Present, Side
 
 USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 _BUFFER_BYTES = 256 * 1024
-_SAMPLES_BEFORE_RESET = 1_000
+_SAMPLES_A_WINDOW = 1_000
+UNMEASURED_US = 60 * SECOND_US
+"""Doubt about a clock of which no answer has told yet."""
+
+_Bounds = tuple[int, int]
 
 
 def wall_us() -> int:
@@ -57,13 +61,13 @@ class Answer:
 class SkewMeter:
     """Service's clock minus ours, from ``Date`` headers, which hold whole seconds.
 
-    Each answer bounds the skew by an interval; the bounds of many answers are intersected. An empty intersection means that a
-    clock was set: start over with the newest answer.
+    Each answer bounds the skew by an interval; the bounds of the newest answers are intersected, those of one window and of the
+    one before it, so that drift is followed. An empty intersection means that a clock was set: start over with the newest answer.
     """
 
     def __init__(self) -> None:
-        self._low_us = 0
-        self._high_us = 0
+        self._window: _Bounds | None = None
+        self._before: _Bounds | None = None
         self._samples = 0
 
     def note(self, date: str | None, sent_us: int, received_us: int) -> None:
@@ -73,20 +77,31 @@ class SkewMeter:
         except (TypeError, ValueError):
             return
         low_us, high_us = stamped_us - received_us, stamped_us + SECOND_US - sent_us
-        low_us, high_us = min(low_us, high_us), max(low_us, high_us)
-        narrowed = max(self._low_us, low_us), min(self._high_us, high_us)
-        if self._samples in {0, _SAMPLES_BEFORE_RESET} or narrowed[0] > narrowed[1]:
-            self._low_us, self._high_us, self._samples = low_us, high_us, 1
+        new = min(low_us, high_us), max(low_us, high_us)
+        narrowed = _common(self._window, new)
+        if narrowed is None:
+            self._before, self._window, self._samples = None, new, 1
+        elif self._samples == _SAMPLES_A_WINDOW:
+            self._before, self._window, self._samples = self._window, new, 1
         else:
-            self._low_us, self._high_us = narrowed
-            self._samples += 1
+            self._window, self._samples = narrowed, self._samples + 1
 
     @property
-    def skew_us(self) -> int:
-        """Zero while the clocks may agree, else the middle of what is possible."""
-        if self._low_us <= 0 <= self._high_us:
-            return 0
-        return (self._low_us + self._high_us) // 2
+    def measured(self) -> ClockSkew:
+        """Zero while the clocks may agree, else the middle of what is possible; never further off than its uncertainty."""
+        bounds = _common(self._before, self._window) or self._window
+        if bounds is None:
+            return ClockSkew(0, UNMEASURED_US)
+        low_us, high_us = bounds
+        middle_us = 0 if low_us <= 0 <= high_us else (low_us + high_us) // 2
+        return ClockSkew(middle_us, max(middle_us - low_us, high_us - middle_us))
+
+
+def _common(one: _Bounds | None, two: _Bounds | None) -> _Bounds | None:
+    if one is None or two is None:
+        return None
+    low_us, high_us = max(one[0], two[0]), min(one[1], two[1])
+    return (low_us, high_us) if low_us <= high_us else None
 
 
 class HttpLane:

@@ -17,6 +17,7 @@ from federation.errors import FederationError, Halt, NotPresent, Reobserve
 from federation.model import (
     PRESERVED_PREFIX,
     SECOND_US,
+    ClockSkew,
     ETagKind,
     ListEntry,
     Metadata,
@@ -160,9 +161,9 @@ class MemoryStore:
                 version = self._present(found).version
                 yield ListEntry(key, version.etag, version.size_bytes, version.modified, version.md5)
 
-    async def server_clock_skew_us(self) -> int:
-        """As in the port."""
-        return self._skew_us
+    async def clock_skew(self) -> ClockSkew:
+        """As in the port; exact."""
+        return ClockSkew(self._skew_us)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+from federation.errors import Park
 from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Rules
 from federation.rules.precedence import logical_stamp
-from federation.sync.context import PairContext
+from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.observe import new_stamp
 from federation.sync.preserve import preserve_loser
 from federation.sync.transfer import still_the_same
@@ -41,6 +42,8 @@ class Scene:
     """VAST's time as of which ``vast`` is known."""
     delete_released: bool = False
     delete_held: bool = False
+    by_person: bool = False
+    """An operator asked for this pass."""
     reader: Reader | None = None
     data: bytes | None = None
 
@@ -58,6 +61,8 @@ class Scene:
 
 async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | None:
     """Do it. Returns the base to settle with; None forgets the key. Raises Reobserve, DeleteHeld and the stores' errors."""
+    if decision.reverts and not scene.by_person:
+        await _reserve_revert(ctx, scene, decision.destination)
     match decision.action:
         case Action.NOTHING:
             return _seen_again(scene)
@@ -220,6 +225,26 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
     )
     if not granted:
         raise DeleteHeld(on)
+
+
+async def _reserve_revert(ctx: PairContext, scene: Scene, zone: Side) -> None:
+    """No endless duel, no endless copies: who keeps writing in a read-only zone is told off a few times, then people are told."""
+    here = scene.of(zone)
+    if isinstance(here, Present):
+        name = f"{here.version.etag}@{here.version.modified.at_us}"
+    else:
+        name = f"gone@{scene.base.vast_as_of_us if scene.base is not None else 0}"
+    granted = await ctx.state.reserve_revert(
+        scene.key, name, limit=ctx.revert_limit, window_seconds=REVERT_WINDOW_SECONDS, now_us=ctx.clock.now_us()
+    )
+    if not granted:
+        raise Park(
+            f"somebody keeps changing this key on {zone}, which is read-only: it was put back {ctx.revert_limit} times within an "
+            "hour and is left as it is now. Stop that writer, then retry the key; or change revert_limit",
+            reason="revert_limit",
+            key=scene.key,
+            side=zone,
+        )
 
 
 async def _as_of(ctx: PairContext, scene: Scene, written_side: Side) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from federation.model import Side
+from federation.model import Foreign, Side
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 
 _COUNT_LIFE_SECONDS = 5.0
+REVERT_WINDOW_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
@@ -22,7 +23,11 @@ class _Cached:
 
 @dataclass(frozen=True, slots=True)
 class PairContext:
-    """One pair at work. ``quiet_us``: how long a file-side version must have been unchanged before it is read."""
+    """One pair at work.
+
+    ``quiet_us``: how long a file-side version must have been unchanged before it is read. ``revert_limit``: how often within
+    ``REVERT_WINDOW_SECONDS`` a key is put back against a writer in a read-only zone.
+    """
 
     name: str
     stores: Mapping[Side, ObjectStore]
@@ -32,6 +37,7 @@ class PairContext:
     rules: Rules
     delete_budget: DeleteBudget
     quiet_us: int
+    revert_limit: int = 3
     origin_stamps: bool = True
     _counted: _Cached = field(default_factory=_Cached)
     _union: _Cached = field(default_factory=_Cached)
@@ -53,11 +59,15 @@ class PairContext:
         return bool(self._union.value)
 
     async def current_rules(self) -> Rules:
-        """The rules with the measured difference of the two services' clocks."""
-        blob = await self.stores[Side.BLOB].server_clock_skew_us()
-        vast = await self.stores[Side.VAST].server_clock_skew_us()
-        return replace(self.rules, vast_ahead_us=vast - blob)
+        """The rules with the measured difference of the two services' clocks, and whether the base is being rebuilt."""
+        blob, vast = await self.stores[Side.BLOB].clock_skew(), await self.stores[Side.VAST].clock_skew()
+        return replace(
+            self.rules,
+            vast_ahead_us=vast.us - blob.us,
+            skew_uncertainty_us=vast.uncertainty_us + blob.uncertainty_us,
+            rebuilding=self.rules.foreign is not Foreign.KEEP and await self.rebuilding(),
+        )
 
     async def vast_now_us(self) -> int:
         """The time by VAST's clock."""
-        return self.clock.now_us() + await self.stores[Side.VAST].server_clock_skew_us()
+        return self.clock.now_us() + (await self.stores[Side.VAST].clock_skew()).us

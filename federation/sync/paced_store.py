@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from federation.errors import FederationError, RetryLater
-from federation.model import ListEntry, Metadata, OriginStamp, Present
+from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
 from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
 from federation.sync.pacing import Gate
 
@@ -124,9 +124,9 @@ class PacedStore:
         """As in the port; not paced, a scan paces itself."""
         return self._store.list(prefix=prefix, start_after=start_after)
 
-    async def server_clock_skew_us(self) -> int:
+    async def clock_skew(self) -> ClockSkew:
         """As in the port."""
-        return await self._store.server_clock_skew_us()
+        return await self._store.clock_skew()
 
     async def close(self) -> None:
         """As in the port."""

@@ -15,6 +15,8 @@ from federation.rules.precedence import logical_stamp
 from federation.sync.context import PairContext
 
 CONFLICTS_PREFIX = f"{PRESERVED_PREFIX}conflicts/"
+RECORD_LOST = "record_lost"
+"""Reason of a conflict whose record was lost with the state and made again from the kept copy."""
 _TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 _PRESERVED = re.compile(
     re.escape(CONFLICTS_PREFIX) + r"(?P<key>.+)~(?P<side>blob|vast)~(?P<at>\d{8}T\d{6}Z)~[0-9a-f]{8}", re.DOTALL
@@ -85,7 +87,7 @@ async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock)
     known = {record.conflict_id for record in await state.conflicts()}
     found = 0
     for side, store in stores.items():
-        until_us = clock.now_us() + await store.server_clock_skew_us() - _RELIST_AFTER_US
+        until_us = clock.now_us() + (await store.clock_skew()).us - _RELIST_AFTER_US
         async for entry in store.list(prefix=CONFLICTS_PREFIX):
             match = _PRESERVED.fullmatch(entry.key)
             if match is None or conflict_id(entry.key) in known or entry.modified.at_us > until_us or match["side"] != side:
@@ -102,7 +104,7 @@ def _from_copy(entry: ListEntry, key: str, side: Side, written: str) -> Conflict
         key=key,
         winner_side=side.other,
         loser_side=side,
-        reason=Reason.RECORD_LOST.value,
+        reason=RECORD_LOST,
         at_us=entry.modified.at_us,
         winner_etag="",
         loser_etag="",

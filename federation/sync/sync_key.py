@@ -181,6 +181,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     scene = await _scene(ctx, lease, claim)
     scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    scene.rules = await ctx.current_rules()  # by now both services have told their time
     scene.base = recovered(scene.base, claim.intent, scene)
     await _require_quiet(ctx, scene, hint)
     await _settle_doubt(ctx, scene, hint)
@@ -234,9 +235,11 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
 
 
 def _verdict(decision: Decision, held: Held | None) -> tuple[Decision, bool]:
-    """A person's word on a held delete: released deletes it, rejected puts the object back where it is gone."""
+    """A person's word on a held delete: released deletes it, rejected puts the object back, or leaves a foreign one alone."""
     if decision.action is not Action.DELETE or held is None:
         return decision, False
+    if held.verdict == "rejected" and decision.reason is Reason.FOREIGN_IN_ZONE:
+        return Decision(Action.KEEP, Reason.REJECTED_DELETE, source=decision.destination), False
     if held.verdict == "rejected":
         return Decision(Action.COPY, Reason.REJECTED_DELETE, source=decision.destination), False
     return decision, held.verdict == "released"
@@ -254,6 +257,7 @@ async def _scene(ctx: PairContext, lease: Lease, claim: Claim) -> Scene:
         vast=as_agreed(claim.base, Side.VAST),
         rules=await ctx.current_rules(),
         vast_as_of_us=await ctx.vast_now_us(),
+        by_person=Source.OPERATOR in claim.hint.sources,
     )
 
 

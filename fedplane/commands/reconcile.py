@@ -75,7 +75,7 @@ async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_s
     async with open_pair(settings, pair, clock) as runtime:
         await capabilities.know(runtime, probe_again=False)
         before = await runtime.state.backlog()
-        report = await _scanner(runtime, settings).scan(prefix=prefix)
+        report = await _scanner(runtime).scan(prefix=prefix)
         outstanding = 0
         if report.complete:
             # Leases decide who works: this process, or one that runs already.
@@ -113,7 +113,7 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
 async def _show(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> None:
     counts: Counter[str] = Counter()
     async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-        async for difference in _scanner(runtime, settings).differences(prefix=prefix):
+        async for difference in _scanner(runtime).differences(prefix=prefix):
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
             counts[f"{decision.action}"] += 1
@@ -134,6 +134,12 @@ async def _show(settings: Settings, pair: PairSettings, prefix: str, *, as_json:
     emit(summary, f"dry run of {pair.name}: {told}; nothing was written", as_json=as_json)
 
 
-def _scanner(runtime: PairRuntime, settings: Settings) -> Scanner:
-    quiet_us = int(settings.reconcile.quiet_seconds * 1_000_000)
-    return Scanner(dict(runtime.stores), runtime.state, runtime.sink, runtime.context.clock, quiet_us=quiet_us)
+def _scanner(runtime: PairRuntime) -> Scanner:
+    return Scanner(
+        dict(runtime.stores),
+        runtime.state,
+        runtime.sink,
+        runtime.context.clock,
+        quiet_us=runtime.context.quiet_us,
+        tombstone_us=runtime.settings.rules.tombstone_us,
+    )

@@ -110,6 +110,31 @@ async def test_the_latest_time_of_one_version_is_kept(state: State, clock: TestC
     assert [entry.at and entry.at.at_us for entry in claim.hint.vast] == [20]
 
 
+@pytest.mark.parametrize("scan_first", [True, False])
+async def test_a_scan_does_not_blur_the_time_of_an_event(state: State, clock: TestClock, scan_first: bool) -> None:  # noqa: FBT001
+    """A listing's whole second of the same version leaves the event's microseconds, whichever was marked first."""
+    listed = Change("k", Side.BLOB, Source.RECONCILER, etag="0x8DC9", at=Stamp(10_000_000))
+    told = [event("k", at_us=10_000_000), event("j", at_us=10_400_000)]
+    await state.mark([listed, *told] if scan_first else [*told, listed])
+    await state.mark([dataclasses.replace(listed, key="j")])
+    for key in ("k", "j"):
+        hint = (await state.explain(key))[0]
+        assert hint is not None
+        assert [entry.at and entry.at.precision_us for entry in hint.blob] == [1]
+
+
+async def test_claims_that_nobody_works_on_come_back(state: State, clock: TestClock) -> None:
+    """After a failover a claim may be left whose end was forgotten; what is at work is not handed out twice."""
+    await state.mark([event("k")])
+    lease = await lease_of(state, "k")
+    assert len(await state.claim(lease, limit=1, now_us=clock.us)) == 1
+
+    assert await state.reclaim(lease, at_work=["k"], now_us=clock.us) == 0
+    assert await state.claim(lease, limit=1, now_us=clock.us) == []
+    assert await state.reclaim(lease, at_work=[], now_us=clock.us) == 1
+    assert len(await state.claim(lease, limit=1, now_us=clock.us)) == 1
+
+
 async def test_a_key_marked_while_it_is_worked_on_stays_dirty_with_only_the_news(state: State, clock: TestClock) -> None:
     """Nothing is lost between claim and settle, and what was done is not done again."""
     await state.mark([event("k", etag="0x8DCA", at_us=10)])

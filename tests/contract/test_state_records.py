@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from federation.model import Base, Change, Metadata, Side, Source
+from federation.model import Base, Change, Metadata, Side, Source, Stamp
 from federation.ports import State
 from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, HaltRecord, Held
 from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
@@ -74,6 +74,34 @@ async def test_the_share_is_of_the_objects_there_were(state: State, clock: TestC
     for number in range(100):
         granted += await state.reserve_delete(str(number), half, objects=100 - granted, now_us=clock.us)
     assert granted == 50
+
+
+async def test_old_tombstones_are_forgotten_and_nothing_else(state: State) -> None:
+    """By the delete's own time; a live record stays however old, and the count of objects does not move."""
+    second = 1_000_000
+    times = {"old": 99, "edge": 100, "young": 101}
+    await agree(state, "live", dataclasses.replace(AGREED, written=Stamp(1)))
+    for key, at in times.items():
+        await agree(state, key, Base(deleted=True, written=Stamp(at * second)))
+    forgotten = [await state.forget_tombstones(shard, before_us=100 * second) for shard in range(state.shards)]
+
+    assert sum(forgotten) == 1
+    assert [base is not None for base in await state.bases(["live", "old", "edge", "young"])] == [True, False, True, True]
+    assert (await state.backlog()).objects == 1
+    assert await state.forget_tombstones(0, before_us=0) == 0
+
+
+async def test_each_contested_key_has_its_own_limit_of_undone_writes(state: State, clock: TestClock) -> None:
+    """A repeat costs nothing, another key has its own, and the window gives it back."""
+
+    async def take(key: str, name: str, now_us: int) -> bool:
+        return await state.reserve_revert(key, name, limit=2, window_seconds=10, now_us=now_us)
+
+    grants = [await take("k", name, clock.us) for name in ("a", "b", "c", "a")]
+    assert grants == [True, True, False, True]
+    assert await take("other", "c", clock.us)
+    assert await take("k", "c", clock.us + 10_000_001)
+    assert await state.reserve_delete("a", DeleteBudget(1, 1.0, 10), objects=0, now_us=clock.us), "the delete budget is another"
 
 
 async def test_a_held_delete_survives_being_told_again(state: State) -> None:

@@ -190,7 +190,9 @@ async def test_probe_leaves_nothing_behind(store: ObjectStore) -> None:
 async def test_clock_of_the_service(store: ObjectStore) -> None:
     """Server and test share one clock: no skew is seen beyond the second by which a server's own cached Date may be late."""
     await put(store, "k")
-    assert abs(await store.server_clock_skew_us()) <= SECOND_US
+    skew = await store.clock_skew()
+    assert abs(skew.us) <= SECOND_US
+    assert 0 <= skew.uncertainty_us <= 2 * SECOND_US
 
 
 async def test_small_copy_costs_one_request_each_way(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

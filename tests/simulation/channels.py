@@ -32,6 +32,8 @@ class Told:
     side: Side
     key: str
     body: bytes
+    sent: float
+    """Virtual time."""
 
 
 def blob_event(key: str, etag: str | None, at_us: int) -> bytes:

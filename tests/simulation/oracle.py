@@ -6,6 +6,7 @@ superseded. Everything else must end as the current value of both sides, or pres
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
@@ -18,8 +19,15 @@ from tests.simulation.script import Script
 from tests.simulation.sides import Server
 
 Value = tuple[bytes, tuple[tuple[str, str], ...]]
-LWW_SLACK_US = 2_600_000
-"""A second of precision, half a second of clock uncertainty, errors of two skew measurements, rounding."""
+BUDGET_SECONDS = 600.0
+LWW_SLACK_US = 3_600_000
+"""A second of precision on either side, clock uncertainty as set, uncertainty of two skew measurements and their errors."""
+
+
+SURE_TIE_US = 50_000
+"""Closer than any uncertainty: the tie winner must win."""
+RACE_SECONDS = 25.0
+"""Longest time a look and the write decided from it may be apart: two slow calls."""
 
 
 @dataclass(slots=True)
@@ -32,7 +40,11 @@ class Write:
     value: Value
     at_us: int
     """True time, as far as the service's own stamp can tell it."""
-    etag: str
+    etags: set[str]
+    """Under which its side held it: a rewrite of equal bytes or a touch gives a new one."""
+    when: float
+    """Virtual time."""
+    metadata_only: bool = False
     superseded: str = ""
     unagreed: bool = False
     raced: bool = False
@@ -50,7 +62,11 @@ class Oracle:
     partial: set[tuple[str, bytes]] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
     mutations: int = 0
-    deletes: int = 0
+    deletes: list[float] = field(default_factory=list)
+    released: set[str] = field(default_factory=set)
+    """Keys of held deletes that the operator released."""
+    emptied: dict[Side, set[str]] = field(default_factory=dict)
+    """Sides that lost everything at once and are still empty, with the keys of which nothing else was heard since."""
     state_lost: bool = False
     values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
@@ -64,11 +80,13 @@ class Oracle:
 
     # ------------------------------------------------------------------------------------------------------------ writes
 
-    def acknowledged(self, side: Side, key: str, held: _Object, number: int, base: Base | None) -> None:
+    def acknowledged(
+        self, side: Side, key: str, held: _Object, number: int, base: Base | None, *, metadata_only: bool = False
+    ) -> None:
         """A user's write was answered; *base* is what was agreed then."""
         server = self.servers[side]
         true_us = held.modified.at_us - server.clock.ahead_us()
-        write = Write(number, side, key, value_of(held), true_us, held.etag)
+        write = Write(number, side, key, value_of(held), true_us, {held.etag}, asyncio.get_running_loop().time(), metadata_only)
         if base is not None and base.live:
             same = base.md5 == hashlib.md5(held.data, usedforsecurity=False).hexdigest()
             write.agreed_again = same and base.metadata_digest == digest(held.metadata)
@@ -107,14 +125,40 @@ class Oracle:
     def engine_changed(self, side: Side, key: str, before: _Object | None, after: _Object | None) -> None:
         """The engine wrote or deleted something of the users' namespace."""
         self.mutations += 1
+        self._metadata_race(side, key)
         self.embodied.pop((side, key), None)
         if after is None:
-            self.deletes += before is not None
+            self._guarded(side, key)
             return
         self.embodied[side, key] = list(self.values.get((key, value_of(after)), []))
         if (key, value_of(after)) not in self.values:
             partial = (key, after.data) in self.partial
             self.fail(f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{' (a part of a file)' * partial}")
+
+    def _metadata_race(self, side: Side, key: str) -> None:
+        """Metadata changed on VAST between the engine's look and its write: no condition on an S3 ETag sees that (ADR 0001)."""
+        now = asyncio.get_running_loop().time()
+        looked = self.servers[side].looked.get(key, -1.0)
+        for write in self.embodied.get((side, key), []):
+            if side is Side.VAST and write.side is side and write.metadata_only and looked < write.when <= now < looked + RACE_SECONDS:
+                write.raced = True
+
+    def _guarded(self, side: Side, key: str) -> None:
+        """A delete by the engine: within the budget, and never because a whole side was found empty (rule 8)."""
+        now = asyncio.get_running_loop().time()
+        if key not in self.released:
+            self.deletes = [at for at in self.deletes if at > now - BUDGET_SECONDS] + [now]
+            if len(self.deletes) > self.script.delete_budget and not self.state_lost:
+                self.fail(f"{len(self.deletes)} deletes within {BUDGET_SECONDS:g} s, {self.script.delete_budget} allowed")
+        if side.other in self.emptied and key in self.emptied[side.other]:
+            self.fail(f"{side}:{key} was deleted because a scan found all of {side.other} empty")
+
+    def again(self, side: Side, key: str, held: _Object) -> None:
+        """A user wrote or touched what is there: the same version, later."""
+        for write in self.embodied.get((side, key), []):
+            if write.side is side:
+                write.etags.add(held.etag)
+                write.at_us = max(write.at_us, held.modified.at_us - self.servers[side].clock.ahead_us())
 
     # ----------------------------------------------------------------------------------------------------------- the end
 
@@ -131,7 +175,8 @@ class Oracle:
     def _key(self, key: str, state: MemoryState, records: list[ConflictRecord]) -> None:
         held = {side: server.objects.get(key) for side, server in self.servers.items()}
         now = {side: value_of(one) if one is not None else None for side, one in held.items()}
-        kept = self._kept_alone(key, state, now)
+        parked = state._parked.get(key)  # noqa: SLF001 - the oracle looks at everything
+        kept = self._kept_alone(key, state, now) or (parked is not None and parked.reason == "revert_limit")
         if now[Side.BLOB] != now[Side.VAST] and not kept:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
         for write in (one for one in self.writes if one.key == key and not one.superseded and not one.raced and not one.agreed_again):
@@ -163,9 +208,12 @@ class Oracle:
         return False
 
     def _only_in_the_state(self, write: Write) -> bool:
-        """Metadata that lost to equal content is kept in the conflict's record alone: it goes with the state."""
-        twins = [one for one in self.writes if one.key == write.key and one.value[0] == write.value[0]]
-        return self.state_lost and any(one.value != write.value for one in twins)
+        """Metadata that lost to equal content is kept in the conflict's record alone: it goes with the state.
+
+        And to a base that went back in time a content of old is the agreed one, however new it is.
+        """
+        twins = [one for one in self.writes if one.key == write.key and one.value[0] == write.value[0] and one is not write]
+        return self.state_lost and bool(twins)
 
     def _resurrected(self, key: str, now: dict[Side, Value | None]) -> None:
         value = now[Side.BLOB]
@@ -188,12 +236,24 @@ class Oracle:
             winner = self._written(record.key, record.winner_side, record.winner_etag)
         else:
             winner = max(self.delete_times.get((record.winner_side, record.key), []), default=None)
-        if loser is not None and winner is not None and loser > winner + LWW_SLACK_US:
+        if self._false(record):
+            self.fail(f"false conflict: {record.key}: no user wrote {record.loser_etag} on {record.loser_side} ({record.reason})")
+        if loser is None or winner is None:
+            return
+        if abs(loser - winner) < SURE_TIE_US and record.winner_etag and record.winner_side is not self.script.tie_winner:
+            self.fail(f"wrong winner of a tie: {record.key}: {record.winner_side} ({record.reason})")
+        if loser > winner + LWW_SLACK_US:
             self.fail(f"wrong winner: {record.key}: {record.loser_side} wrote {(loser - winner) / 1e6:.1f} s later and lost ({record.reason})")
+
+    def _false(self, record: ConflictRecord) -> bool:
+        """Whether the loser was no user's version but a copy of ours."""
+        if self.state_lost or self.script.mode is not Mode.TWO_WAY or not record.loser_etag:
+            return False
+        return not any((one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes)
 
     def _written(self, key: str, side: Side, etag: str) -> int | None:
         """When a user wrote what *side* held under *etag*; None when that cannot be told for sure."""
-        times = [one.at_us for one in self.writes if (one.key, one.side, one.etag) == (key, side, etag)]
+        times = [one.at_us for one in self.writes if (one.key, one.side) == (key, side) and etag in one.etags]
         return times[0] if len(times) == 1 else None
 
 

@@ -9,13 +9,14 @@ from random import Random
 from typing import Any, TypeVar, cast
 
 from federation.errors import FederationError, RetryLater
-from federation.model import PRESERVED_PREFIX, ETagKind, ListEntry, Metadata, OriginStamp, Present, Side
+from federation.model import PRESERVED_PREFIX, ClockSkew, ETagKind, ListEntry, Metadata, OriginStamp, Present, Side
 from federation.ports import Capabilities, Clock, Reader, Upload, WriteResult
 from federation.stores.memory import MemoryReader, MemoryStore, _Object
 from tests.simulation.script import Rates
 
 _T = TypeVar("_T")
 Changed = Callable[["Server", str, "_Object | None", "_Object | None"], None]
+SKEW_ERROR_US = 200_000
 FILE_ETAG = "48ed760a74"
 
 
@@ -80,6 +81,8 @@ class Server(MemoryStore):
         self.objects = self.watched = _Objects(self, changed)
         self.told = True
         self.away_until = 0.0
+        self.looked: dict[str, float] = {}
+        """When the engine last looked at a key."""
         self._raced = raced
 
     async def _race(self, call: str, key: str) -> None:
@@ -116,7 +119,7 @@ class Server(MemoryStore):
 class Client:
     """``ports.ObjectStore`` of one process."""
 
-    def __init__(self, server: Server, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], *, page: int) -> None:
+    def __init__(self, server: Server, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], off_us: Callable[[], int], *, page: int) -> None:
         self.side = server.side
         self.capabilities = Capabilities()
         self.race_windows = 0
@@ -125,7 +128,8 @@ class Client:
         self._rates = rates
         self._count = count
         self._page = page
-        self._skew_error_us = rng.randint(-200_000, 200_000)
+        self._off_us = off_us
+        self._skew_error_us = rng.randint(-SKEW_ERROR_US, SKEW_ERROR_US)
 
     async def _go(self) -> None:
         """The way to the server: time, and faults before any effect."""
@@ -177,12 +181,18 @@ class Client:
 
     async def head(self, key: str) -> Present:
         """As in the port."""
-        return await self._call(lambda: self._server.head(key))
+        return await self._call(lambda: self._seen(key, self._server.head(key)))
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
-        reader = await self._call(lambda: self._server.open(key, if_match=if_match, start=start, length=length))
+        opened = self._server.open
+        reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)))
         return _Reader(self, self._server, key, reader)
+
+    async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
+        result = await answer
+        self._server.looked[key] = asyncio.get_running_loop().time()
+        return result
 
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
@@ -224,9 +234,9 @@ class Client:
         entries = [entry async for entry in self._server.list(prefix=prefix, start_after=after)]
         return entries[: self._page]
 
-    async def server_clock_skew_us(self) -> int:
+    async def clock_skew(self) -> ClockSkew:
         """As measured: not exactly."""
-        return self._server.clock.ahead_us() + self._skew_error_us
+        return ClockSkew(self._server.clock.ahead_us() - self._off_us() + self._skew_error_us, SKEW_ERROR_US)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -45,14 +45,15 @@ class Users:
         held = server.objects.get(key)
         if held is not None and value_of(held) == (data, metadata.user):
             server.put_now(key, bytes(bytearray(data)), metadata, hashlib.md5(data, usedforsecurity=False).hexdigest())
+            self._world.oracle.again(server.side, key, server.objects[key])
             return  # the same version once more: nothing of it can be told apart
         self.supersede(server.side, key, held, how="overwrite")
         server.put_now(key, bytes(bytearray(data)), metadata, hashlib.md5(data, usedforsecurity=False).hexdigest())
         self._acknowledge(act, server, key)
 
-    def _acknowledge(self, act: Act, server: Server, key: str) -> None:
+    def _acknowledge(self, act: Act, server: Server, key: str, *, metadata_only: bool = False) -> None:
         base = self._world.box.inner._base.get(key)  # noqa: SLF001 - to know what was agreed at this moment
-        self._world.oracle.acknowledged(server.side, key, server.objects[key], act.number, base)
+        self._world.oracle.acknowledged(server.side, key, server.objects[key], act.number, base, metadata_only=metadata_only)
 
     def _text(self, act: Act) -> bytes:
         return f"#{act.number} {act.side}".encode()
@@ -97,7 +98,7 @@ class Users:
         self.supersede(server.side, act.key, held, how="metadata")
         stamp = held.stamp if act.number % 2 else None
         server._store(act.key, held.data, with_tag(f"m{act.number}"), stamp, held.etag)  # noqa: SLF001 - as replace_metadata does
-        self._acknowledge(act, server, act.key)
+        self._acknowledge(act, server, act.key, metadata_only=True)
 
     def _copy(self, act: Act, server: Server) -> None:
         """A copy within the side takes all metadata along, our stamp too."""
@@ -164,3 +165,4 @@ class Users:
         with server.untold():
             etag = f"{FILE_ETAG}{0xF << 80 | next(self._file_serial):022x}"
             server.place(act.key, replace(held, etag=etag, modified=server._now()))  # noqa: SLF001 - as write_file does
+        self._world.oracle.again(server.side, act.key, server.objects[act.key])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from federation.model import Side
+from federation.model import Change, Side, Source
 from federation.ports import Capabilities
 from federation.settings import Settings
 from federation.stores.memory import _Object
@@ -75,6 +75,9 @@ class World:
         self.started = 0
         self.users = Users(self)
         self.marked: dict[tuple[Side, str], float] = {}
+        self.outstanding: dict[tuple[Side, str], int] = {}
+        """Marked and not yet settled: time of the earliest change."""
+        self._losses = 0
         self._scans_seen: dict[str, Report] = {}
 
     # ----------------------------------------------------------------------------------------------------- small services
@@ -102,20 +105,22 @@ class World:
     def _changed(self, server: Server, key: str, before: _Object | None, after: _Object | None) -> None:
         by_user = UNIT.get() is None
         self.note(f"{server.side}:{key} {_short(before)} => {_short(after)}")
+        if after is not None and not key.startswith(".federation/"):
+            self.oracle.emptied.pop(server.side, None)
         if not key.startswith(".federation/") and not by_user:
             self.oracle.engine_changed(server.side, key, before, after)
         if not server.told:
             return
-        at_us = server.clock.now_us()
+        at_us, now = server.clock.now_us(), asyncio.get_running_loop().time()
         if server.side is Side.BLOB:
             metadata_only = before is not None and after is not None and after.data is before.data
             if not metadata_only:  # Event Grid tells nothing of metadata
                 body = channels.blob_event(key, after.etag if after else None, at_us)
-                self.deliveries[Side.BLOB].send(Told(Side.BLOB, key, body))
+                self.deliveries[Side.BLOB].send(Told(Side.BLOB, key, body, now))
             return
         name = "ObjectCreated:Put" if after is not None else "ObjectRemoved:Delete"
         body = channels.vast_event(key, name, after.etag if after else None, at_us)
-        self.deliveries[Side.VAST].send(Told(Side.VAST, key, body))
+        self.deliveries[Side.VAST].send(Told(Side.VAST, key, body, now))
 
     def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:  # noqa: ANN401
         """A state call took effect."""
@@ -123,11 +128,38 @@ class World:
             now = asyncio.get_running_loop().time()
             for change in arguments[0]:
                 self.marked[change.side, change.key] = now
+                self._heard(change)
                 self.note(f"mark {change.side}:{change.key} {change.source} {change.etag} deleted={change.deleted} {result}")
         elif name == "move_cursor" and result:
             self._cursor_moved(arguments[2].position)
-        elif name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
+        if name in {"settle", "park", "hold"}:
+            self.outstanding = {place: at for place, at in self.outstanding.items() if place[1] != arguments[1]}
+        self._lag_is_honest()
+        if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
+
+    def _heard(self, change: Change) -> None:
+        dirty = self.box.inner._dirty.get(change.key)  # noqa: SLF001 - the world looks at everything
+        entries = dirty.entries[change.side] if dirty is not None else []
+        taken = any(entry.etag in {change.etag, None} and (entry.deleted == change.deleted or not entry.etag) for entry in entries)
+        if taken and change.at is not None:  # an echo of the same batch may have been dropped before
+            known = self.outstanding.get((change.side, change.key), change.at.at_us)
+            self.outstanding[change.side, change.key] = min(known, change.at.at_us)
+        if change.source is not Source.RECONCILER:
+            for keys in self.oracle.emptied.values():
+                keys.discard(change.key)
+
+    def _lag_is_honest(self) -> None:
+        """The oldest change that was marked and not yet applied is never younger in the state than in truth (rule 9)."""
+        if self.box.losses != self._losses:
+            self._losses = self.box.losses
+            self.outstanding.clear()
+        for side in Side:
+            ours = min((at for place, at in self.outstanding.items() if place[0] is side), default=None)
+            told = min((one.since_us[side] for one in self.box.inner._dirty.values() if side in one.since_us), default=None)  # noqa: SLF001
+            if ours is not None and (told is None or told > ours):
+                self.note(f"LAG {side} {self.outstanding} {self.box.inner._dirty}")
+                self.oracle.fail(f"lag of {side} under-reported: a change of {ours} is waiting, the oldest told is {told}")
 
     def _cursor_moved(self, position: dict[str, int]) -> None:
         for partition, at in position.items():
@@ -136,7 +168,7 @@ class World:
 
     def acknowledged(self, told: Told) -> None:
         """A source let go of an event: it must have been marked (rule 6)."""
-        if told.key.startswith(".federation/") or (told.side, told.key) in self.marked:
+        if told.key.startswith(".federation/") or self.marked.get((told.side, told.key), -1.0) >= told.sent:
             return
         self.oracle.fail(f"an event of {told.side}:{told.key} was let go before its mark")
 
@@ -187,7 +219,14 @@ class World:
         await asyncio.sleep(2 * self.script.scan_seconds + 5)
         if self.oracle.mutations != before:
             self.oracle.fail(f"{self.oracle.mutations - before} writes by scans of equal sides")
+        self._echoes_were_free()
         await self._stop_all(loop)
+
+    def _echoes_were_free(self) -> None:
+        for process in self.processes.values():
+            stats = process.runtime.worker.stats if process.runtime is not None else None
+            if stats is not None and stats.echo_requests:
+                self.oracle.fail(f"{stats.echo_requests} storage requests for {stats.echoes} echoes")
 
     def start(self, name: str) -> None:
         """Start a process, as its supervisor does."""
@@ -223,10 +262,12 @@ class World:
             if not state._halts[name].self_lifting:  # noqa: SLF001
                 self.note(f"operator lifts {name}")
                 del state._halts[name]  # noqa: SLF001
+                self.oracle.emptied.clear()
                 side = name.removeprefix("side_emptied_")
                 if side != name:
                     state._notes[f"may_be_empty:{side}"] = b"1"  # noqa: SLF001
         held = [key for key, one in state._held.items() if not one.verdict]  # noqa: SLF001
+        self.oracle.released.update(held)
         if held and self.processes:
             process = next(iter(self.processes.values()))
             state._clock = process.clock  # noqa: SLF001
@@ -246,7 +287,7 @@ class World:
             "dirty": state._dirty,  # noqa: SLF001
             "halted": state._halts,  # noqa: SLF001
             "held": state._held,  # noqa: SLF001
-            "parked": state._parked,  # noqa: SLF001
+            "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],  # noqa: SLF001
         }
         busy = [name for name, value in moving.items() if value]
         if busy:
@@ -259,7 +300,7 @@ class World:
                 continue
             first = self._scans_seen.setdefault(process.name, scan)
             # The first scan seen at rest may have begun before; the next did not.
-            quiet = quiet or (scan is not first and scan.whole and scan.marked == 0)
+            quiet = quiet or (scan is not first and scan.whole and scan.marked <= 2 * len(state._parked))  # noqa: SLF001
         return "" if quiet else "no quiet scan yet"
 
     def _position(self, partition: int) -> int:
@@ -341,6 +382,8 @@ class World:
         for key, held in list(self.servers[act.side].objects.items()):
             self.users.supersede(act.side, key, held, how="delete")
         self.servers[act.side].watched.vanish()
+        dirty = self.box.inner._dirty  # noqa: SLF001 - what was heard of before is not the scan's doing
+        self.oracle.emptied[act.side] = {key for key in self.servers[act.side.other].objects if key not in dirty}
 
     def _fault_retention(self, act: Act, process: Process) -> None:
         del act, process

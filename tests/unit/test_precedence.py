@@ -59,7 +59,11 @@ times = st.none() | st.builds(
     st.sampled_from([1, 1000, SECOND]),
     st.sampled_from(StampOrigin),
 )
-rulesets = st.builds(Rules, tie_winner=st.sampled_from(Side), clock_uncertainty_us=st.sampled_from([0, SECOND // 2, 10 * SECOND]))
+rulesets = st.builds(
+    Rules,
+    tie_winner=st.sampled_from(Side),
+    clock_uncertainty_us=st.sampled_from([0, SECOND // 2, 10 * SECOND]),
+)
 
 
 @given(times, times, rulesets)
@@ -76,6 +80,56 @@ def test_only_a_tie_asks_for_the_tie_rule(one: Stamp | None, two: Stamp | None, 
     winner, reason = precedence(one, two, rules)
     other = precedence(one, two, replace(rules, tie_winner=rules.tie_winner.other))
     assert other == ((winner.other, reason) if reason is Reason.TIE else (winner, reason))
+
+
+@given(times, times, rulesets, st.integers(0, 999_999), st.integers(0, 999_999))
+def test_no_difference_finer_than_the_coarser_precision_decides(
+    one: Stamp | None, two: Stamp | None, rules: Rules, nudge_one_us: int, nudge_two_us: int
+) -> None:
+    """Of two times that lie within the coarser of their precisions, neither wins by being later."""
+    if one is None or two is None:
+        return
+    coarser_us = max(one.precision_us, two.precision_us)
+    start_us = one.at_us - one.at_us % coarser_us
+    near = [replace(time, at_us=start_us + nudge % coarser_us) for time, nudge in ((one, nudge_one_us), (two, nudge_two_us))]
+    assert precedence(near[0], near[1], rules) == (rules.tie_winner, Reason.TIE)
+
+
+@given(times, times, rulesets, st.integers(0, 5 * SECOND))
+def test_more_doubt_turns_winners_into_ties_and_never_into_losers(
+    one: Stamp | None, two: Stamp | None, rules: Rules, more_us: int
+) -> None:
+    """What the measurement of the clocks leaves open widens the tie, exactly as the configured uncertainty does."""
+    before = precedence(one, two, rules)
+    after = precedence(one, two, replace(rules, skew_uncertainty_us=more_us))
+    assert after in (before, (rules.tie_winner, Reason.TIE))
+    assert after == precedence(one, two, replace(rules, clock_uncertainty_us=rules.clock_uncertainty_us + more_us))
+
+
+@given(times, times, rulesets, st.integers(-(10**9), 10**9))
+def test_only_the_difference_of_two_times_counts(one: Stamp | None, two: Stamp | None, rules: Rules, shift_us: int) -> None:
+    """Stable: the same two writes at another time of day, asked in any order, have the same winner."""
+    shifted = [replace(time, at_us=time.at_us + shift_us) if time is not None else None for time in (one, two)]
+    assert precedence(shifted[0], shifted[1], rules) == precedence(one, two, rules)
+
+
+@given(st.lists(st.tuples(st.sampled_from(Side), times), min_size=2, max_size=6), rulesets)
+def test_no_contest_of_a_chain_lets_an_earlier_write_stand_beyond_the_doubt(
+    writes: list[tuple[Side, Stamp | None]], rules: Rules
+) -> None:
+    """A pair holds two versions at a time, so three meet one after the other; each contest on its own is within the doubt.
+
+    That such chains end is shown where versions are real objects: tests/unit/test_decide_world.py.
+    """
+    (_, current), *rest = writes
+    for side, new in rest:
+        blob, vast = (new, current) if side is Side.BLOB else (current, new)
+        winner, _ = precedence(blob, vast, rules)
+        current, loser = (blob, vast) if winner is Side.BLOB else (vast, blob)
+        assert current is not None or loser is None
+        if loser is not None and current is not None:
+            doubt_us = max(loser.precision_us, current.precision_us) + rules.clock_uncertainty_us
+            assert current.at_us >= loser.at_us - doubt_us
 
 
 @given(times, times, st.sampled_from([0, SECOND]), st.sampled_from(StampOrigin))
@@ -117,6 +171,13 @@ def test_the_time_of_our_copy_is_when_its_user_wrote_it() -> None:
 def test_a_stamp_that_proves_nothing_gives_no_time(own: str | None, stamped: str | None) -> None:
     """Content changed under a kept stamp, or no hash to compare: the version is dated by its own side."""
     assert logical_stamp(held(md5=own, origin=copied_from(Side.BLOB, md5=stamped)), Side.VAST, EXACT) == at(90 * SECOND, SECOND)
+
+
+def test_the_doubt_is_the_sum_of_precision_clocks_and_measurement() -> None:
+    """Each of the three on its own is not enough to hide a write that is later by more than their sum."""
+    rules = Rules(clock_uncertainty_us=2 * SECOND, skew_uncertainty_us=3 * SECOND)
+    assert precedence(at(6 * SECOND, SECOND), at(0, 1), replace(rules, tie_winner=Side.VAST)) == (Side.VAST, Reason.TIE)
+    assert precedence(at(6 * SECOND + 1, SECOND), at(0, 1), rules) == (Side.BLOB, Reason.LATER_WRITE)
 
 
 @pytest.mark.parametrize("ahead_us", [7 * SECOND, -7 * SECOND])

@@ -17,9 +17,10 @@ from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from reconciler.merge import merge
 from reconciler.periodic import PeriodicScan
-from reconciler.scan import COMPLETE, LAST, PAST, Scanner, kept
+from reconciler.scan import COMPLETE, LAST, PAST, SWEEPS, Scanner, kept
 
 SECOND = 1_000_000
+DAY = 86_400 * SECOND
 
 
 class _Clock(SystemClock):
@@ -38,7 +39,7 @@ class _Pair:
         self.raw = {side: MemoryStore(side, clock=self.clock) for side in Side}
         self.state = MemoryState("pair", shards=1, clock=self.clock)
         stores: dict[Side, ObjectStore] = dict(self.raw)
-        self.scanner = Scanner(stores, self.state, self.state, self.clock, quiet_us=5 * SECOND)
+        self.scanner = Scanner(stores, self.state, self.state, self.clock, quiet_us=5 * SECOND, tombstone_us=30 * DAY)
 
     async def put(self, side: Side, key: str, text: str = "x") -> str:
         """A write without an event."""
@@ -212,3 +213,37 @@ async def test_memory_does_not_grow_with_the_listings() -> None:
 
     assert rows == 200_000
     assert peak_bytes < 1_000_000
+
+
+async def test_tombstones_past_their_retention_are_forgotten_a_few_shards_a_scan() -> None:
+    """What both sides agreed is gone long ago is dropped; a younger delete and every live record stay."""
+    pair = _Pair()
+    await pair.agree("live")
+    lease = await pair.state.acquire(0, owner="t", ttl_seconds=60)
+    assert lease is not None
+    for key, days in (("old", 31), ("young", 29)):
+        await pair.state.settle(lease, key, 0, Base(deleted=True, written=Stamp(pair.clock.us - days * DAY)))
+    report = await pair.scanner.scan()
+    assert (report.complete, report.forgotten) == (True, 1)
+    assert "no longer remembered: 1" in report.text()
+    live, old, young = await pair.state.bases(["live", "old", "young"])
+    assert live is not None
+    assert old is None
+    assert young is not None
+
+
+async def test_every_shard_comes_round_and_a_partial_scan_forgets_nothing() -> None:
+    """The cost of a scan is bounded; after SWEEPS whole scans no tombstone was left out."""
+    pair = _Pair()
+    pair.state = MemoryState("pair", shards=64, clock=pair.clock)
+    scanner = Scanner(dict(pair.raw), pair.state, pair.state, pair.clock, quiet_us=0, tombstone_us=30 * DAY)
+    for number in range(200):
+        key = f"k{number}"
+        lease = await pair.state.acquire(pair.state.shard_of(key), owner="t", ttl_seconds=60)
+        assert lease is not None
+        await pair.state.settle(lease, key, 0, Base(deleted=True, written=Stamp(pair.clock.us - 31 * DAY)))
+        await pair.state.release(lease)
+    assert (await scanner.scan(prefix="k")).forgotten == 0
+    forgotten = [(await scanner.scan()).forgotten for _ in range(SWEEPS)]
+    assert sum(forgotten) == 200
+    assert max(forgotten) < 50

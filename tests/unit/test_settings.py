@@ -152,11 +152,43 @@ def test_a_wrong_setting_is_named_with_what_is_expected(file: Path, text: str, w
         ('name = "datasets"', 'name = "datasets"\nrules.deletes = "sometimes"', "pair.0.rules.deletes"),
         ('name = "datasets"', 'name = "datasets"\nrules.tie_winner = "s3"', "pair.0.rules.tie_winner"),
         ('name = "datasets"', 'name = "datasets"\nrules.delete_budget_share = 1.5', "pair.0.rules.delete_budget_share"),
+        ('name = "datasets"', 'name = "datasets"\nrules.foreign = "remove"', "pair.0.rules.foreign"),
+        ('name = "datasets"', 'name = "datasets"\nrules.revert_limit = 0', "pair.0.rules.revert_limit"),
     ],
 )
 def test_a_wrong_field_of_a_pair_is_named(file: Path, old: str, new: str, where: str) -> None:
     """Missing, unknown and ill-formed fields alike."""
     assert f"  {where}: " in refused(file, pair().replace(old, new))
+
+
+QUEUE = 'queue_url = "https://acct.queue.example/q"'
+HOOK = 'webhook_listen = "127.0.0.1:1"'
+TOPIC = 'bootstrap = ["a:9092"]\ntopic = "t"'
+
+
+@pytest.mark.parametrize(
+    ("events", "days", "setting"),
+    [
+        (f"[pair.blob.events]\n{QUEUE}", 8, "blob.events.queue_url"),
+        (f"[pair.blob.events]\n{HOOK}", 1, "blob.events.webhook_listen"),
+        (f"[pair.vast.events]\n{TOPIC}", 7, "vast.events.retention_days"),
+        (f"[pair.vast.events]\n{TOPIC}\nretention_days = 45", 45, "vast.events.retention_days"),
+    ],
+)
+def test_tombstones_must_outlive_every_source_s_oldest_event(file: Path, events: str, days: int, setting: str) -> None:
+    """Else a replayed event finds its delete forgotten: refused at start, naming both settings."""
+    text = refused(file, pair(), events, f"[pair.rules]\ntombstone_days = {days}")
+    assert f"rules.tombstone_days is {days}" in text
+    assert f"{setting} may bring events {days} days old" in text
+    assert (
+        read(file, pair(), events, f"[pair.rules]\ntombstone_days = {days + 0.5}").pair[0].rules.tombstone_us
+        > days * 86_400_000_000
+    )
+
+
+def test_without_events_nothing_is_replayed(file: Path) -> None:
+    """A pair that lives by scans alone may forget its deletes as soon as it likes."""
+    assert read(file, pair(), "[pair.rules]\ntombstone_days = 0.1").pair[0].replay_days == {}
 
 
 def test_all_problems_are_told_at_once(file: Path) -> None:

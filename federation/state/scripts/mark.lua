@@ -30,11 +30,20 @@ local function is_echo(record, side, packed, deleted, at)
   return at <= as_of * 1000 + ECHO_SLACK_US
 end
 
--- Keep one entry a version with its latest time; too many versions become one of unknown version, never taken for an echo.
+-- Of two times of one version the later counts, since it decides what can be an echo; of two that may be one moment the more precise.
+local function keep_first(at, precision, other_at, other_precision)
+  if at < 0 or other_at < 0 then return other_at < 0 end
+  if math.abs(at - other_at) < math.max(precision, other_precision) and precision ~= other_precision then
+    return precision < other_precision
+  end
+  return at > other_at
+end
+
+-- Keep one entry a version with one time; too many versions become one of unknown version, never taken for an echo.
 local function add(entries, etag, deleted, at, precision, origin, generation)
   for i, entry in ipairs(entries) do
     if entry[1] == etag and entry[2] == deleted then
-      if entry[3] > at then at, precision, origin = entry[3], entry[4], entry[5] end
+      if keep_first(entry[3], entry[4], at, precision) then at, precision, origin = entry[3], entry[4], entry[5] end
       table.remove(entries, i)
       break
     end

@@ -1,5 +1,5 @@
--- Take a delete out of the pair's budget.
--- KEYS  1 deletes ZSET (a member per delete, scored by its time)
+-- Take a delete out of the pair's budget, or an undone write out of its key's.
+-- KEYS  1 deletes or reverts ZSET (a member for each, scored by its time)
 -- ARGV  1 now_us, 2 window_us, 3 name of the delete, 4 count, 5 share, 6 floor, 7 objects known now
 -- Returns 1, also when this delete was granted before in the window, or 0 when the limit would be passed. The limit is that of
 -- guards.delete_limit: the share is of the objects there were, those deleted in the window included.

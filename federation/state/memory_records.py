@@ -1,0 +1,99 @@
+"""The records of a pair in memory: budgets, conflicts, halts, cursors, notes. See ``MemoryState``."""
+
+from __future__ import annotations
+
+from federation.progress import DEAD_LETTERS, ConflictRecord, Cursor, DeadLetter, DeleteBudget, HaltRecord
+from federation.rules.guards import delete_limit
+
+_SECOND_US = 1_000_000
+
+
+class MemoryRecords:
+    """See ``ports.State``; the docstrings there hold."""
+
+    def __init__(self) -> None:
+        self._deletes: dict[str, int] = {}
+        self._reverts: dict[str, dict[str, int]] = {}
+        self._conflicts: dict[str, ConflictRecord] = {}
+        self._halts: dict[str, HaltRecord] = {}
+        self._cursors: dict[str, Cursor] = {}
+        self._notes: dict[str, bytes] = {}
+        self._dead: list[DeadLetter] = []
+
+    async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
+        """As in the port."""
+        start = now_us - int(budget.window_seconds * 1_000_000)
+        self._deletes = {one: at for one, at in self._deletes.items() if at > start}
+        limit = delete_limit(objects + len(self._deletes), count=budget.count, share=budget.share)
+        if name not in self._deletes and len(self._deletes) >= limit:
+            return False
+        self._deletes.setdefault(name, now_us)
+        return True
+
+    async def reserve_revert(self, key: str, name: str, *, limit: int, window_seconds: float, now_us: int) -> bool:
+        """As in the port."""
+        start = now_us - int(window_seconds * _SECOND_US)
+        granted = {one: at for one, at in self._reverts.get(key, {}).items() if at > start}
+        self._reverts[key] = granted
+        if name not in granted and len(granted) >= limit:
+            return False
+        granted.setdefault(name, now_us)
+        return True
+
+    async def record_conflict(self, record: ConflictRecord) -> None:
+        """As in the port."""
+        self._conflicts.setdefault(record.conflict_id, record)
+
+    async def conflicts(self) -> list[ConflictRecord]:
+        """As in the port."""
+        return sorted(self._conflicts.values(), key=lambda one: one.at_us)
+
+    async def drop_conflict(self, conflict_id: str) -> bool:
+        """As in the port."""
+        return self._conflicts.pop(conflict_id, None) is not None
+
+    async def halt(self, record: HaltRecord) -> None:
+        """As in the port."""
+        self._halts.setdefault(record.name, record)
+
+    async def halts(self) -> list[HaltRecord]:
+        """As in the port."""
+        return sorted(self._halts.values(), key=lambda one: one.name)
+
+    async def lift(self, name: str) -> bool:
+        """As in the port."""
+        return self._halts.pop(name, None) is not None
+
+    async def cursor(self, source: str) -> Cursor | None:
+        """As in the port."""
+        return self._cursors.get(source)
+
+    async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
+        """As in the port."""
+        if self._cursors.get(source) != old:
+            return False
+        self._cursors[source] = new
+        return True
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """As in the port."""
+        if value:
+            self._notes[name] = value
+        else:
+            self._notes.pop(name, None)
+
+    async def note(self, name: str) -> bytes | None:
+        """As in the port."""
+        return self._notes.get(name)
+
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """As in the port."""
+        return {name: value for name, value in self._notes.items() if name.startswith(prefix)}
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """As in the port."""
+        self._dead = [*self._dead, letter][-DEAD_LETTERS:]
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """As in the port."""
+        return list(self._dead)
