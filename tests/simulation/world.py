@@ -141,7 +141,7 @@ class World:
     def _heard(self, change: Change) -> None:
         dirty = self.box.inner._dirty.get(change.key)  # noqa: SLF001 - the world looks at everything
         entries = dirty.entries[change.side] if dirty is not None else []
-        taken = any(entry.etag in {change.etag, None} and (entry.deleted == change.deleted or not entry.etag) for entry in entries)
+        taken = any((one.etag, one.deleted) in {(change.etag, change.deleted), (None, False)} for one in entries)
         if taken and change.at is not None:  # an echo of the same batch may have been dropped before
             known = self.outstanding.get((change.side, change.key), change.at.at_us)
             self.outstanding[change.side, change.key] = min(known, change.at.at_us)
