@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 from federation.model import Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
 from federation.rules.guards import (
     DELETE_FLOOR,
+    PAIR_OPTIONS_CHANGED,
     SELF_LIFTING_HALTS,
     SIDE_EMPTIED,
+    changed_options,
     changed_side,
+    content_name,
     delete_limit,
     quiet_until_us,
     side_emptied,
+    tally_text,
     vouched,
 )
 
@@ -58,6 +62,53 @@ def test_a_side_is_emptied_when_nothing_is_listed_and_something_is_known(listed:
 def test_an_emptied_side_waits_for_a_person() -> None:
     """That halt does not lift itself (rule 8)."""
     assert SIDE_EMPTIED not in SELF_LIFTING_HALTS
+
+
+@pytest.mark.parametrize(
+    ("recorded", "current", "changed"),
+    [
+        ({"prefix": "a/"}, {"prefix": "a/"}, ()),
+        ({"prefix": "a/"}, {"prefix": "b/"}, ("prefix",)),
+        ({"prefix": "a/", "bucket": "x"}, {"prefix": "", "bucket": "y"}, ("bucket", "prefix")),
+        ({}, {"prefix": "a/"}, ()),
+        ({"gone": "x"}, {}, ()),
+    ],
+    ids=["same", "one", "two_sorted", "an_option_that_is_new", "an_option_that_is_no_more"],
+)
+def test_options_that_changed_under_a_base_are_named(
+    recorded: dict[str, str], current: dict[str, str], changed: tuple[str, ...]
+) -> None:
+    """What an older program did not record counts as unchanged."""
+    assert changed_options(recorded, current) == changed
+
+
+@pytest.mark.parametrize(
+    ("md5", "size", "name"),
+    [("m", 3, "m:3"), (None, 3, ""), ("m", 0, ""), (None, 0, "")],
+    ids=["known", "no_hash", "empty", "neither"],
+)
+def test_a_content_has_a_name_when_its_hash_is_known_and_it_is_not_empty(md5: str | None, size: int, name: str) -> None:
+    """Two empty objects share no content by which one could be the other renamed."""
+    assert content_name(md5, size) == name
+
+
+@pytest.mark.parametrize(
+    ("deletes", "renames", "text"),
+    [
+        (1_200, 1_150, "1,200 deletes, 1,150 of them renames"),
+        (1, 0, "1 delete"),
+        (0, 0, "0 deletes"),
+        (1, 1, "1 delete, 1 of them renames"),
+    ],
+)
+def test_deletes_and_renames_are_told_as_both_numbers(deletes: int, renames: int, text: str) -> None:
+    """A person sees at a glance what a mass of deletes is."""
+    assert tally_text(deletes, renames) == text
+
+
+def test_a_pair_whose_options_changed_waits_for_a_person() -> None:
+    """That halt does not lift itself while its cause is there."""
+    assert PAIR_OPTIONS_CHANGED not in SELF_LIFTING_HALTS
 
 
 # -------------------------------------------------------------------------------------------------------- young file writes
