@@ -57,15 +57,13 @@ def decide(blob: Observation, vast: Observation, base: Base | None, rules: Rules
     """What to do about one key. Total over all observations; mirrored under swapping the sides (with the tie winner)."""
     if isinstance(blob, Unknown) or isinstance(vast, Unknown):
         return Decision(Action.WAIT, Reason.UNREADABLE)
-    if isinstance(blob, Absent) and isinstance(vast, Absent):
-        return Decision(Action.ADOPT, Reason.BOTH_ABSENT)
-    if isinstance(blob, Present) and isinstance(vast, Present):
-        return _both_present(blob, vast, base, rules)
-    if isinstance(blob, Present) and isinstance(vast, Absent):
-        return _one_present(blob, Side.BLOB, vast, base, rules)
-    if isinstance(vast, Present) and isinstance(blob, Absent):
+    if isinstance(blob, Absent):
+        if isinstance(vast, Absent):
+            return Decision(Action.ADOPT, Reason.BOTH_ABSENT)
         return _one_present(vast, Side.VAST, blob, base, rules)
-    raise AssertionError("observations are Present, Absent or Unknown")
+    if isinstance(vast, Absent):
+        return _one_present(blob, Side.BLOB, vast, base, rules)
+    return _both_present(blob, vast, base, rules)
 
 
 # ------------------------------------------------------------------------------------------------------ one side present
@@ -152,8 +150,11 @@ def _content_held(now: Present, agreed: Base, side: Side) -> bool:
 
 
 def _in_step(blob: Present, vast: Present, agreed: Base) -> bool:
-    known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag) and not vast.version.content_moved
-    return known and _as_agreed(blob, agreed, Side.BLOB) and _as_agreed(vast, agreed, Side.VAST)
+    sides = ((blob, Side.BLOB), (vast, Side.VAST))
+    return all(
+        here.version.etag == agreed.etag(side) and not here.version.content_moved and _as_agreed(here, agreed, side)
+        for here, side in sides
+    )
 
 
 def _untouched(blob: Present, vast: Present, agreed: Base, rules: Rules, *, equal: bool | None) -> Decision | None:

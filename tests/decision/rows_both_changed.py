@@ -11,6 +11,7 @@ from tests.decision.rows import (
     GONE,
     HERE,
     LONGER,
+    MOVED,
     NEVER,
     NO_DELETES,
     ONE,
@@ -103,4 +104,10 @@ BOTH_CHANGED = [
         A.COPY, R.EDIT_BEATS_DELETE, "here", deletes_here=False),
     row("a later delete with deletes off the other way only", TWO, Gone(900), BASE, BOTH,
         A.DELETE, R.DELETE_BEATS_EDIT, "there", "here", deletes_there=False),
+    row("a file overwritten under its ETag is a writer like any other", MOVED, TRE, BASE, BOTH, A.COPY, R.LATER_WRITE,
+        "there", "here"),
+    row("and its content is no longer the agreed one beside new metadata", replace(MOVED, at=900), RENAMED, BASE, BOTH,
+        A.COPY, R.LATER_WRITE, "here", "there"),
+    row("an overwrite under its ETag beats a delete of unknown time", MOVED, GONE, BASE, BOTH, A.COPY, R.EDIT_BEATS_DELETE,
+        "here"),
 ]  # fmt: skip

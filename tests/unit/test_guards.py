@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.model import Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
+from federation.model import Base, Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
 from federation.rules.guards import (
     DELETE_FLOOR,
     PAIR_OPTIONS_CHANGED,
@@ -14,6 +16,7 @@ from federation.rules.guards import (
     SIDE_EMPTIED,
     changed_options,
     changed_side,
+    content_in_doubt,
     content_name,
     delete_limit,
     quiet_until_us,
@@ -125,6 +128,14 @@ def told(etag: str | None, origin: StampOrigin | None = StampOrigin.EVENT, *, si
     return Hint("k", 1, blob=(entry,) if side is Side.BLOB else (), vast=(entry,) if side is Side.VAST else ())
 
 
+def held(etag: str = "v2", *, size: int = 3, later_us: int = 0, digest: bytes = b"p") -> Present:
+    """What VAST holds, compared with what was agreed."""
+    return Present(Version(etag, size, Stamp(T0 + later_us, 1)), metadata_digest=digest)
+
+
+SCANNED = told(None, StampOrigin.SCAN)
+
+
 @pytest.mark.parametrize(
     ("hint", "expected"),
     [
@@ -157,6 +168,45 @@ def test_quiet_is_counted_from_the_latest_moment_the_time_allows(precision_us: i
     """A time in whole seconds may hide a write just before the next."""
     until = quiet_until_us(version(precision_us=precision_us), Hint("k", 1), quiet_us=5 * SECOND)
     assert until == T0 + precision_us + 5 * SECOND
+
+
+AGREED = Base(vast_etag="v2", size_bytes=3, metadata_digest=b"p", vast_as_of_us=T0)
+
+
+@pytest.mark.parametrize(
+    ("here", "base", "hint", "doubt"),
+    [
+        (held(later_us=1), AGREED, SCANNED, True),
+        (held(later_us=0), AGREED, SCANNED, False),
+        (held(size=4), AGREED, SCANNED, True),
+        (held(size=4, later_us=1), AGREED, told("v2"), False),
+        (held(later_us=1, digest=b"q"), AGREED, SCANNED, False),
+        (held(size=4, digest=b"q"), AGREED, SCANNED, True),
+        (held("v3", size=4, later_us=1), AGREED, SCANNED, False),
+        (held(later_us=1), replace(AGREED, vast_as_of_us=0), SCANNED, False),
+        (held(later_us=1), replace(AGREED, vast_as_of_us=1), SCANNED, True),
+        (held(size=4), replace(AGREED, deleted=True), SCANNED, False),
+        (held(size=4), None, SCANNED, False),
+    ],
+    ids=[
+        "later",
+        "as_known",
+        "other_size",
+        "vouched",
+        "metadata_tells_why_it_is_later",
+        "other_size_and_metadata",
+        "another_etag_is_news_anyway",
+        "time_never_known",
+        "known_since_the_beginning",
+        "tombstone",
+        "no_base",
+    ],
+)
+def test_an_agreed_etag_is_doubted_where_size_or_time_say_that_a_file_was_written(
+    here: Present, base: Base | None, hint: Hint, doubt: bool
+) -> None:
+    """Some servers keep an ETag when the file below is overwritten in place (docs/adr/0005)."""
+    assert content_in_doubt(here, base, hint) is doubt
 
 
 NEWS = (HintEntry("e"),)
