@@ -156,6 +156,8 @@ class Row:
     rebuilding: bool = False
     skew_us: int = 0
     """Uncertainty of the measured difference of the clocks."""
+    there_ahead_s: int = 0
+    """How far the clock of "there" is ahead; all times of a row are those that its own side's clock showed."""
 
 
 def row(*args: Any, **named: Any) -> Row:  # noqa: ANN401 - a table reads best in short lines
@@ -174,6 +176,7 @@ def outcome(one: Row, here: Side, mode: str) -> tuple[Decision, Decision]:
         foreign=one.foreign,
         rebuilding=one.rebuilding,
         skew_uncertainty_us=one.skew_us,
+        vast_ahead_us=one.there_ahead_s * (SECOND if here is Side.BLOB else -SECOND),
     )
     seen: dict[Side, Observation] = {here: one.here.on(here), here.other: one.there.on(here.other)}
     base = one.base.base(here) if one.base is not None else None
