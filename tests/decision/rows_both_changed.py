@@ -120,4 +120,7 @@ BOTH_CHANGED = [
         A.DELETE, R.DELETE_BEATS_EDIT, "there", "here", there_ahead_s=-10),
     row("an edit by a clock that is ahead is earlier than it says", Gone(105), Obj("two", 110), BASE, BOTH,
         A.DELETE, R.DELETE_BEATS_EDIT, "here", "there", there_ahead_s=10),
+    row("two unrecorded copies of ours over a base: the later user's, none is lost", Obj("x", ours=10), Obj("y", ours=200),
+        BASE, BOTH,
+        A.COPY, R.LATER_WRITE, "there"),
 ]  # fmt: skip

@@ -110,6 +110,16 @@ ONE_CHANGED = [
     row("a file overwritten under an ETag that stayed", MOVED, ONE, BASE, OWN, A.COPY, R.CHANGED, "here"),
     row("the same in a zone is undone, and kept", MOVED, ONE, BASE, THERE, A.COPY, R.READ_ONLY_ZONE, "there", "here"),
     row("the same with the other side touched", MOVED, replace(ONE, touched=True), BASE, OWN, A.COPY, R.CHANGED, "here"),
+    row("metadata changed, the other's hash unknown, its ETag as agreed", RENAMED, replace(ONE, hashed=False), BASE, OWN,
+        A.METADATA, R.METADATA_CHANGED, "here"),
+    row("metadata changed beside our unsettled copy of other content", RENAMED, replace(TWO, ours=100), BASE, OWN,
+        A.COPY, R.CHANGED, "here"),
+    row("our copy of the base's own second is no second writer", ONE, replace(TWO, ours=-0.5), BASE, OWN, A.COPY, R.CHANGED,
+        "here"),
+    row("a copy of ours older by its precision was put back by a user", ONE, replace(TWO, ours=-1), BASE, PEER,
+        A.COPY, R.CHANGED, "there"),
+    row("metadata put back beside our unsettled copy of it, the base without a hash", ONE, replace(RENAMED, ours=100),
+        Agreed(hashed=False), OWN, A.METADATA, R.METADATA_CHANGED, "here"),
 ]  # fmt: skip
 
 DELETED = [
