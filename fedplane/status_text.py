@@ -35,7 +35,7 @@ def page(status: PairStatus) -> str:
     if status.deletes.done or status.deletes.held:
         done = tally_text(status.deletes.done, status.deletes.done_renames)
         waiting = tally_text(status.deletes.held, status.deletes.held_renames)
-        lines.append(f"  carried out in the budget's window: {done}; held: {waiting}")
+        lines.append(f"  within the delete budget: {done}; held: {waiting}")
     lines.append(f"  last scan: {_scan(status.last_scan, status.at_us)}")
     if status.last_scan is not None and not status.last_scan.whole:
         lines.append(f"  last whole scan: {_scan(status.last_whole_scan, status.at_us)}")

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from federation import wiring
 from federation.errors import Halt
-from federation.model import Mode, Side
+from federation.model import Foreign, Mode, Side
 from federation.progress import DeleteBudget, DeleteTally
+from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED
-from federation.settings import PairSettings
+from federation.settings import PairSettings, Settings
 from federation.state.memory_state import MemoryState
+from federation.sync.budget import ByteBudget
 from federation.wiring import guard_options, options_changed
 from fedplane.exit_codes import HALTED, for_error
 from fedplane.status import pair_status
@@ -113,4 +116,33 @@ async def test_status_tells_deletes_and_renames_as_both_numbers() -> None:
         assert await state.reserve_delete(f"vast:{key}", BUDGET, objects=0, now_us=clock.us)
     await state.note_created("c", "a:1", now_us=clock.us)
     text = page(await pair_status(state, pair(), clock.us))
-    assert "carried out in the budget's window: 2 deletes, 1 of them renames; held: 0 deletes" in text
+    assert "within the delete budget: 2 deletes, 1 of them renames; held: 0 deletes" in text
+
+
+def test_the_rules_of_the_settings_reach_the_engine() -> None:
+    """What a user writes under [pair.rules] is what decide, the budgets and the limits are asked with."""
+    rules = {
+        "tie_winner": "vast",
+        "deletes_to_vast": "ignore",
+        "foreign": "preserve_and_remove",
+        "revert_limit": 7,
+        "clock_uncertainty_seconds": 2.5,
+        "delete_budget_count": 5,
+        "delete_budget_share": 0.5,
+        "delete_budget_window_seconds": 60,
+    }
+    chosen = pair({"pair": {"mode": "blob_master", "rules": rules}})
+    clock = FakeClock()
+    state = MemoryState("p", shards=1, clock=clock)
+    built = wiring._context(Settings(pair=(chosen,)), chosen, {}, state, clock, ByteBudget(1))
+
+    assert built.rules == Rules(
+        mode=Mode.BLOB_MASTER,
+        tie_winner=Side.VAST,
+        deletes_to_blob=True,
+        deletes_to_vast=False,
+        foreign=Foreign.PRESERVE_AND_REMOVE,
+        clock_uncertainty_us=2_500_000,
+    )
+    assert built.delete_budget == DeleteBudget(5, 0.5, 60)
+    assert built.revert_limit == 7
