@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit docs servers accept accept-quick bench full-stack setup lock clean
+.PHONY: run test check lint types layers unit rules docs servers accept accept-quick bench full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -43,6 +43,11 @@ layers: setup
 
 unit: setup ## the fast tests only
 	@$(BIN)/python -m pytest tests/unit -q
+
+rules: setup ## branch coverage of the pure core by its own tests alone
+	@$(BIN)/python -m pytest -q --cov=federation.rules --cov-branch --cov-report=term-missing --cov-fail-under=100 \
+	  tests/unit/test_decide_table.py tests/unit/test_decide_cells.py tests/unit/test_decide_properties.py \
+	  tests/unit/test_precedence.py tests/unit/test_proof.py tests/unit/test_guards.py
 
 docs: setup ## renew what docs/consistency.md prints from the code
 	@$(BIN)/python -m tests.decision.document

@@ -18,6 +18,7 @@ from federation.progress import (
     Cursor,
     DeadLetter,
     DeleteBudget,
+    DeleteTally,
     HaltRecord,
     Held,
     Lease,
@@ -298,11 +299,23 @@ class State(Protocol):
         """Set the verdict ("released", "rejected") of held deletes and make them dirty. Returns how many."""
         ...
 
+    async def note_created(self, key: str, content: str, *, now_us: int) -> None:
+        """Remember for a while that *key* is new and holds *content* (``rules.guards.content_name``): half of a rename."""
+        ...
+
+    async def note_deleted(self, key: str, content: str, *, now_us: int) -> None:
+        """The other half: *key* held *content* and is to be deleted, granted or not."""
+        ...
+
+    async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
+        """What became of deletes, for people."""
+        ...
+
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """Take one delete, by whatever process, from the pair's budget; False when its limit in the window would be passed.
 
-        *name* tells deletes apart, so that a repeat of one costs nothing more. *objects* are known now; the share is of these and
-        of those deleted in the window.
+        *name*, side and key with a colon between, tells deletes apart, so that a repeat of one costs nothing more. *objects* are
+        known now; the share is of these and of those deleted in the window.
         """
         ...
 

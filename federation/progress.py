@@ -128,8 +128,28 @@ class Backlog:
     """Keys whose base says both sides hold them."""
 
 
+OPTIONS_NOTE = "pair:options"
+"""Note of what a pair's base rests on: places and name mapping (``rules.guards.changed_options``)."""
+
 UNION_NOTE = "union"
 """Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTally:
+    """Deletes done in the budget's window and deletes held, and how many of either were halves of renames (docs/adr/0007)."""
+
+    done: int = 0
+    done_renames: int = 0
+    held: int = 0
+    held_renames: int = 0
+
+
+RENAME_WINDOW_SECONDS = 600
+"""A delete, and an equal content created under another key in this window of time or the one before or after, are a rename."""
+
+RENAMES_KEPT = 10_000
+"""How many renames are remembered, to be told of; beyond that their number is a lower bound."""
 
 
 @dataclass(frozen=True, slots=True)

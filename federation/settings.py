@@ -12,11 +12,13 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from federation.errors import UsageError
 from federation.model import Foreign, Mode, Side
+from federation.progress import DeleteBudget
 
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
@@ -120,6 +122,11 @@ class RuleSettings(_Section):
     """How often within an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
 
     @property
+    def delete_budget(self) -> DeleteBudget:
+        """How many deletes may be carried out in one window without a person."""
+        return DeleteBudget(self.delete_budget_count, self.delete_budget_share, self.delete_budget_window_seconds)
+
+    @property
     def tombstone_us(self) -> int:
         """``tombstone_days`` in microseconds."""
         return int(self.tombstone_days * 86_400_000_000)
@@ -177,6 +184,18 @@ class PairSettings(_Section):
     origin_stamps: bool = True
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What the pair's base rests on. Endpoints may move (ports, addresses); account, places and name mapping may not."""
+        return {
+            "blob account": _account(self.blob.account_url),
+            "blob.container": self.blob.container,
+            "blob.prefix": self.blob.prefix,
+            "vast.bucket": self.vast.bucket,
+            "vast.prefix": self.vast.prefix,
+            "vast.name_policy": self.vast.name_policy,
+        }
+
+    @property
     def replay_days(self) -> dict[str, float]:
         """How old an event may be when it arrives, by the setting of the source that brings it."""
         blob, vast = self.blob.events, self.vast.events
@@ -227,6 +246,13 @@ class Settings(_Section):
                         f"pairs {one.name!r} and {two.name!r} cover the same part of both sides; give them disjoint prefixes"
                     )
         return self
+
+
+def _account(url: str) -> str:
+    """The account's name: the host's first label, or the first path segment where the host is an address."""
+    parts = urlsplit(url.lower())
+    host, path = parts.hostname or "", parts.path.strip("/")
+    return path.partition("/")[0] or host.partition(".")[0]
 
 
 def _overlap(one: PairSettings, two: PairSettings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -9,10 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from federation.clock import SystemClock
+from federation.errors import Halt
 from federation.model import Change, Side
 from federation.ports import Clock, ObjectStore, Source, State
-from federation.progress import UNION_NOTE, DeleteBudget, MarkResult
+from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
+from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
 from federation.sync.budget import ByteBudget
 from federation.sync.context import PairContext
@@ -94,6 +97,8 @@ async def open_pair(
         had_state = await state.open(create=create)
         if create and not had_state:
             await state.put_note(UNION_NOTE, b"1")
+        if create:
+            await guard_options(state, pair, clock)
         gates = {side: Gate(side, clock) for side in Side}
         stores: dict[Side, ObjectStore] = {}
         credential = await _credential(stack, pair.blob)
@@ -103,6 +108,29 @@ async def open_pair(
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
         worker = Worker(context, gates, _limits(settings), owner=owner_name())
         yield PairRuntime(pair, context, gates, state, worker, fresh_state=not had_state, credential=credential)
+
+
+async def guard_options(state: State, pair: PairSettings, clock: Clock) -> None:
+    """Refuse to work on a pair whose base was made under other places or names: all of it would look deleted (design 4.5).
+
+    Raises Halt, and keeps the halt for status; with the settings as they were it ends.
+    """
+    changed = await options_changed(state, pair)
+    if changed:
+        text = (
+            f"the settings of pair {pair.name!r} changed what its records rest on: {', '.join(changed)}. Nothing is done. "
+            "Set it back; or give the pair another name: it then starts without records, and nothing is deleted by that"
+        )
+        await state.halt(HaltRecord(PAIR_OPTIONS_CHANGED, text, clock.now_us(), self_lifting=False))
+        raise Halt(text, reason=PAIR_OPTIONS_CHANGED)
+    await state.put_note(OPTIONS_NOTE, json.dumps(pair.identity).encode())
+    await state.lift(PAIR_OPTIONS_CHANGED)
+
+
+async def options_changed(state: State, pair: PairSettings) -> tuple[str, ...]:
+    """Names of the options that differ from those the pair's base was made under."""
+    recorded = await state.note(OPTIONS_NOTE)
+    return changed_options(json.loads(recorded), pair.identity) if recorded else ()
 
 
 def owner_name() -> str:
@@ -134,7 +162,7 @@ def _context(
             foreign=rules.foreign,
             clock_uncertainty_us=int(rules.clock_uncertainty_seconds * 1_000_000),
         ),
-        delete_budget=DeleteBudget(rules.delete_budget_count, rules.delete_budget_share, rules.delete_budget_window_seconds),
+        delete_budget=rules.delete_budget,
         revert_limit=rules.revert_limit,
         quiet_us=int(settings.reconcile.quiet_seconds * 1_000_000),
         origin_stamps=pair.origin_stamps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from federation.errors import FederationError, Halt, RetryLater, UsageError
+from federation.rules.guards import PAIR_OPTIONS_CHANGED
 
 OK = 0
 PROBLEMS = 1
@@ -27,6 +28,8 @@ def for_error(error: FederationError) -> int:
     match error:
         case UsageError():
             return USAGE
+        case Halt() if error.reason == PAIR_OPTIONS_CHANGED:
+            return HALTED
         case RetryLater() | Halt():
             return UNREACHABLE
         case _:

@@ -6,7 +6,7 @@ import msgspec
 
 from federation.model import Side, Source
 from federation.ports import State
-from federation.progress import UNION_NOTE, Backlog, HaltRecord
+from federation.progress import UNION_NOTE, Backlog, DeleteTally, HaltRecord
 from federation.settings import PairSettings
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report
@@ -39,6 +39,7 @@ class PairStatus(msgspec.Struct, kw_only=True):
     dirty: int
     parked: int
     held: int
+    deletes: DeleteTally
     conflicts: int
     dead_letters: int
     objects: int
@@ -77,6 +78,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         dirty=backlog.dirty,
         parked=backlog.parked,
         held=backlog.held,
+        deletes=await state.delete_tally(pair.rules.delete_budget, now_us=now_us),
         conflicts=backlog.conflicts,
         dead_letters=len(await state.dead_letters()),
         objects=backlog.objects,

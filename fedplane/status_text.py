@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from federation.model import Side
+from federation.rules.guards import tally_text
 from fedplane.heartbeat import Heartbeat
 from fedplane.output import ago, iso, size
 from fedplane.status import Direction, PairStatus
@@ -31,6 +32,10 @@ def page(status: PairStatus) -> str:
     lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
     todo = f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {status.dead_letters}"
     lines.append(todo)
+    if status.deletes.done or status.deletes.held:
+        done = tally_text(status.deletes.done, status.deletes.done_renames)
+        waiting = tally_text(status.deletes.held, status.deletes.held_renames)
+        lines.append(f"  within the delete budget: {done}; held: {waiting}")
     lines.append(f"  last scan: {_scan(status.last_scan, status.at_us)}")
     if status.last_scan is not None and not status.last_scan.whole:
         lines.append(f"  last whole scan: {_scan(status.last_whole_scan, status.at_us)}")

@@ -25,17 +25,16 @@ class Since(Enum):
 
 def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
     """Compare one side with the base. Without a live base everything present is CONTENT and everything absent is SAME."""
-    agreed = base if base is not None and base.live else None
-    if isinstance(now, Absent):
-        return Since.SAME if agreed is None or not agreed.etag(side) else Since.GONE
-    if agreed is None or not agreed.etag(side):
+    if base is None or not base.etag(side):
         # Our own copy of an older version of the peer is no second writer (a crash between write and settle, a lost base).
-        return Since.SAME if copy_of(now, side.other) else Since.CONTENT
+        return Since.SAME if isinstance(now, Absent) or copy_of(now, side.other) else Since.CONTENT
+    if isinstance(now, Absent):
+        return Since.GONE
     if now.version.content_moved:
         return Since.CONTENT
-    if _as_agreed(now, agreed, side) or (copy_of(now, side.other) and _later_than(now, agreed)):
+    if _as_agreed(now, base, side) or _later_copy(now, base, side):
         return Since.SAME
-    return Since.METADATA if _content_held(now, agreed, side) else Since.CONTENT
+    return Since.METADATA if _content_held(now, base, side) else Since.CONTENT
 
 
 def _as_agreed(now: Present, agreed: Base, side: Side) -> bool:
@@ -47,25 +46,24 @@ def _as_agreed(now: Present, agreed: Base, side: Side) -> bool:
     return agreed.lossy or not moved
 
 
-def _later_than(now: Present, agreed: Base) -> bool:
+def _later_copy(now: Present, agreed: Base, side: Side) -> bool:
     # A copy of ours older than the base was put back by somebody (a restored snapshot): that is a user's write.
-    stamp = now.origin.written if now.origin is not None else now.version.modified
-    return stamp.at_us + stamp.precision_us > agreed.written.at_us
+    if now.origin is None or not copy_of(now, side.other):
+        return False
+    return now.origin.written.at_us + now.origin.written.precision_us > agreed.written.at_us
 
 
 def decide(blob: Observation, vast: Observation, base: Base | None, rules: Rules) -> Decision:
     """What to do about one key. Total over all observations; mirrored under swapping the sides (with the tie winner)."""
     if isinstance(blob, Unknown) or isinstance(vast, Unknown):
         return Decision(Action.WAIT, Reason.UNREADABLE)
-    if isinstance(blob, Absent) and isinstance(vast, Absent):
-        return Decision(Action.ADOPT, Reason.BOTH_ABSENT)
-    if isinstance(blob, Present) and isinstance(vast, Present):
-        return _both_present(blob, vast, base, rules)
-    if isinstance(blob, Present) and isinstance(vast, Absent):
-        return _one_present(blob, Side.BLOB, vast, base, rules)
-    if isinstance(vast, Present) and isinstance(blob, Absent):
+    if isinstance(blob, Absent):
+        if isinstance(vast, Absent):
+            return Decision(Action.ADOPT, Reason.BOTH_ABSENT)
         return _one_present(vast, Side.VAST, blob, base, rules)
-    raise AssertionError("observations are Present, Absent or Unknown")
+    if isinstance(vast, Absent):
+        return _one_present(blob, Side.BLOB, vast, base, rules)
+    return _both_present(blob, vast, base, rules)
 
 
 # ------------------------------------------------------------------------------------------------------ one side present
@@ -145,7 +143,8 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
         return _one_changed(side, rules, metadata_only=bool(equal) or (since is Since.METADATA and in_step))
     if equal is None or _unproved(blob, agreed, Side.BLOB) or _unproved(vast, agreed, Side.VAST):
         return _need_hash(blob, vast)
-    return _both_changed(blob, vast, (blob_since, vast_since), equal=equal, rules=rules)
+    # Either both are users' versions, or both are our own copies of something older (a base lost twice over).
+    return _both_changed(blob, vast, rules, equal=equal, at_stake=blob_since is not Since.SAME)
 
 
 def _unproved(now: Present, base: Base | None, side: Side) -> bool:
@@ -161,8 +160,11 @@ def _content_held(now: Present, agreed: Base, side: Side) -> bool:
 
 
 def _in_step(blob: Present, vast: Present, agreed: Base) -> bool:
-    known = (blob.version.etag, vast.version.etag) == (agreed.blob_etag, agreed.vast_etag) and not vast.version.content_moved
-    return known and _as_agreed(blob, agreed, Side.BLOB) and _as_agreed(vast, agreed, Side.VAST)
+    sides = ((blob, Side.BLOB), (vast, Side.VAST))
+    return all(
+        here.version.etag == agreed.etag(side) and not here.version.content_moved and _as_agreed(here, agreed, side)
+        for here, side in sides
+    )
 
 
 def _untouched(blob: Present, vast: Present, agreed: Base, rules: Rules, *, equal: bool | None) -> Decision | None:
@@ -189,16 +191,14 @@ def _need_hash(blob: Present, vast: Present) -> Decision:
     return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=sides)
 
 
-def _both_changed(blob: Present, vast: Present, since: tuple[Since, Since], *, equal: bool, rules: Rules) -> Decision:
+def _both_changed(blob: Present, vast: Present, rules: Rules, *, equal: bool, at_stake: bool) -> Decision:
     if rules.mode.writable(Side.BLOB) and rules.mode.writable(Side.VAST):
         winner, reason = precedence(logical_stamp(blob, Side.BLOB, rules), logical_stamp(vast, Side.VAST, rules), rules)
     else:
         winner = Side.BLOB if rules.mode.writable(Side.BLOB) else Side.VAST
         reason = Reason.READ_ONLY_ZONE
     action = Action.METADATA if equal else Action.COPY
-    # Where both are our own copies of something older (a base lost twice over), no user's version is at stake.
-    user_lost = since[1 if winner is Side.BLOB else 0] is not Since.SAME
-    return Decision(action, reason, source=winner, preserve=winner.other if user_lost else None)
+    return Decision(action, reason, source=winner, preserve=winner.other if at_stake else None)
 
 
 def _winner(edit: Stamp, delete: Stamp, edit_side: Side, rules: Rules) -> tuple[Side, Reason]:

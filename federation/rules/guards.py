@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from federation.model import Base, Hint, Present, Side, StampOrigin
 
 SIDE_EMPTIED = "side_emptied"
 """Halt: a whole listing of one side is empty while the base knows objects there."""
+
+PAIR_OPTIONS_CHANGED = "pair_options_changed"
+"""Halt: the settings now name another place, or map names otherwise, than the base was made under."""
 
 SELF_LIFTING_HALTS = frozenset({"credentials_refused"})
 """Halts that end when the cause is seen to be gone; every other waits for a person."""
@@ -17,6 +22,22 @@ DELETE_FLOOR = 25
 def delete_limit(objects: int, *, count: int, share: float) -> int:
     """Deletes allowed in one window: *count*, and no more than *share* of the known *objects* beyond a small floor."""
     return min(count, max(DELETE_FLOOR, int(objects * share)))
+
+
+def content_name(md5: str | None, size_bytes: int) -> str:
+    """What two objects of one content share; empty where that is not known, or says nothing because there is no content."""
+    return f"{md5}:{size_bytes}" if md5 is not None and size_bytes else ""
+
+
+def tally_text(deletes: int, renames: int) -> str:
+    """Both numbers: how many deletes, and how many of them are halves of renames."""
+    plural = "" if deletes == 1 else "s"
+    return f"{deletes:,} delete{plural}" + (f", {renames:,} of them renames" if renames else "")
+
+
+def changed_options(recorded: Mapping[str, str], current: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the options in which *current* differs from what the pair's base was made under."""
+    return tuple(sorted(name for name in current if recorded.get(name, current[name]) != current[name]))
 
 
 def side_emptied(listed: int, known: int) -> bool:

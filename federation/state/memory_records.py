@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from federation.progress import DEAD_LETTERS, ConflictRecord, Cursor, DeadLetter, DeleteBudget, HaltRecord
+from federation.progress import (
+    DEAD_LETTERS,
+    RENAME_WINDOW_SECONDS,
+    ConflictRecord,
+    Cursor,
+    DeadLetter,
+    DeleteBudget,
+    DeleteTally,
+    HaltRecord,
+    Held,
+)
 from federation.rules.guards import delete_limit
 
 _SECOND_US = 1_000_000
+
+Halves = dict[tuple[int, str], str]
+"""Window and content of one half of a rename, and its key."""
 
 
 class MemoryRecords:
     """See ``ports.State``; the docstrings there hold."""
 
     def __init__(self) -> None:
+        self._held: dict[str, Held] = {}
+        self._created: Halves = {}
+        self._deleted: Halves = {}
+        self._renames: dict[str, int] = {}
         self._deletes: dict[str, int] = {}
         self._reverts: dict[str, dict[str, int]] = {}
         self._conflicts: dict[str, ConflictRecord] = {}
@@ -19,6 +36,36 @@ class MemoryRecords:
         self._cursors: dict[str, Cursor] = {}
         self._notes: dict[str, bytes] = {}
         self._dead: list[DeadLetter] = []
+
+    async def note_created(self, key: str, content: str, *, now_us: int) -> None:
+        """As in the port."""
+        self._note_half(self._created, self._deleted, key, content, now_us)
+
+    async def note_deleted(self, key: str, content: str, *, now_us: int) -> None:
+        """As in the port."""
+        self._note_half(self._deleted, self._created, key, content, now_us)
+
+    def _note_half(self, mine: Halves, other: Halves, key: str, content: str, now_us: int) -> None:
+        window = now_us // (RENAME_WINDOW_SECONDS * _SECOND_US)
+        mine[window, content] = key
+        for at in (window - 1, window):
+            found = other.get((at, content), key)
+            if found != key:
+                self._renames[key if mine is self._deleted else found] = now_us
+        for halves in (mine, other):
+            for old in [place for place in halves if place[0] < window - 1]:
+                del halves[old]
+
+    async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
+        """As in the port."""
+        start = now_us - int(budget.window_seconds * _SECOND_US)
+        done = [name.partition(":")[2] for name, at in self._deletes.items() if at > start]
+        return DeleteTally(
+            len(done),
+            sum(key in self._renames for key in done),
+            len(self._held),
+            sum(key in self._renames for key in self._held),
+        )
 
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""

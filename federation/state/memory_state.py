@@ -49,7 +49,6 @@ class MemoryState(MemoryRecords):
         self._base: dict[str, Base] = {}
         self._intents: dict[str, Base] = {}
         self._parked: dict[str, Parked] = {}
-        self._held: dict[str, Held] = {}
         self._owners: dict[int, _Owner] = {}
         self._fences: dict[int, int] = {}
         self._sequence = 0

@@ -9,7 +9,19 @@ import msgspec
 from redis.asyncio import Redis
 
 from federation.model import Base, Hint, Side
-from federation.progress import DEAD_LETTERS, Backlog, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
+from federation.progress import (
+    DEAD_LETTERS,
+    RENAMES_KEPT,
+    Backlog,
+    ConflictRecord,
+    Cursor,
+    DeadLetter,
+    DeleteBudget,
+    DeleteTally,
+    HaltRecord,
+    Held,
+    Parked,
+)
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, unpack_base, unpack_hint
@@ -109,6 +121,26 @@ class RecordQueries:
         found = await self._pipe([("HVALS", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)])
         records = [msgspec.json.decode(value, type=Held) for values in found for value in values]
         return sorted(records, key=lambda one: (one.since_us, one.key))
+
+    async def remember_renames(self, keys: Sequence[str], *, now_us: int) -> None:
+        """Deletes of these keys were halves of renames; the oldest are dropped beyond ``RENAMES_KEPT``."""
+        if keys:
+            renames = self._layout.of_pair("renames")
+            commands: list[tuple[Any, ...]] = [("ZADD", renames, now_us, key) for key in keys]
+            await self._pipe([*commands, ("ZREMRANGEBYRANK", renames, 0, -RENAMES_KEPT - 1)])
+
+    async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
+        """As in the port."""
+        start = now_us - int(budget.window_seconds * 1_000_000)
+        counts: list[tuple[Any, ...]] = [("HLEN", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)]
+        deletes, renames = self._layout.of_pair("deletes"), self._layout.of_pair("renames")
+        names, renamed, *held = await self._pipe(
+            [("ZRANGEBYSCORE", deletes, f"({start}", "+inf"), ("ZRANGE", renames, 0, -1), *counts]
+        )
+        done = [name.decode().partition(":")[2] for name in names]
+        known = [key.decode() for key in renamed]
+        waiting = await self._pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
+        return DeleteTally(len(done), len(set(done) & set(known)), sum(held), sum(waiting))
 
     # ----------------------------------------------------------------------------------------------- records of the pair
 

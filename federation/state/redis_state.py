@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
 from federation.ports import Clock
-from federation.progress import Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
+from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
@@ -23,6 +23,8 @@ from federation.state.records import change_arguments, key_digest, pack_base, un
 from federation.state.redis_records import RecordQueries
 
 SCHEMA = 1
+RENAME_INDEX_FIELDS = 1_024
+"""Contents remembered per shard and window; past it renames are called deletes, so their number is a lower bound."""
 DEFAULT_BUCKETS = 160
 """Base hashes per shard: with 64 shards about 100 records each at a million objects, the compact encoding's limit being 128."""
 
@@ -54,6 +56,7 @@ class RedisState(RecordQueries):
             "move_cursor",
             "forget",
             "reclaim",
+            "rename",
         )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
@@ -231,6 +234,22 @@ class RedisState(RecordQueries):
         """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
         buckets = [self._layout.of_shard(shard, f"base:{number}") for number in range(self._layout.buckets)]
         return sum([int(await self._run("forget", [bucket], [before_us])) for bucket in buckets])
+
+    async def note_created(self, key: str, content: str, *, now_us: int) -> None:
+        """As in the port."""
+        await self._note_half("created", "deleted", key, content, now_us)
+
+    async def note_deleted(self, key: str, content: str, *, now_us: int) -> None:
+        """As in the port."""
+        await self._note_half("deleted", "created", key, content, now_us)
+
+    async def _note_half(self, half: str, other: str, key: str, content: str, now_us: int) -> None:
+        """The index is spread over the shards by content, and ends by itself after two windows."""
+        window, shard = now_us // (RENAME_WINDOW_SECONDS * 1_000_000), self.shard_of(content)
+        names = (f"{half}:{window}", f"{other}:{window}", f"{other}:{window - 1}")
+        args = [content, key, half, RENAME_INDEX_FIELDS, 2 * RENAME_WINDOW_SECONDS * 1_000]
+        renamed: list[bytes] = await self._run("rename", [self._layout.of_shard(shard, name) for name in names], args)
+        await self.remember_renames([one.decode() for one in renamed], now_us=now_us)
 
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""

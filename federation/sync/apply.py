@@ -12,7 +12,8 @@ from federation.errors import Park
 from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
-from federation.rules.decision import Action, Decision, Rules
+from federation.rules.decision import Action, Decision, Reason, Rules
+from federation.rules.guards import content_name
 from federation.rules.precedence import logical_stamp
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.observe import new_stamp
@@ -147,6 +148,9 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
         await ctx.state.intend(scene.lease, scene.key, _base(scene, side, source, written, other_etag="", md5=source.version.md5))
+    content = content_name(source.version.md5, source.version.size_bytes)
+    if content and decision.reason in (Reason.NEW, Reason.RECREATED):
+        await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())
     if ctx.transfer.is_small(source.version.size_bytes):
         md5, result = await _copy_small(ctx, scene, destination, (side, source, written), expected)
     else:
@@ -218,6 +222,10 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
 
 
 async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
+    target = scene.present(on).version
+    content = content_name(target.md5 or (scene.base.md5 if scene.base is not None else None), target.size_bytes)
+    if content:
+        await ctx.state.note_deleted(scene.key, content, now_us=ctx.clock.now_us())
     if scene.delete_held:
         raise DeleteHeld(on)  # until a person says otherwise, however much budget a new window has
     granted = await ctx.state.reserve_delete(

@@ -11,9 +11,10 @@ import typer
 from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.ports import State
-from federation.rules.guards import SIDE_EMPTIED
+from federation.progress import DeleteTally, Held
+from federation.rules.guards import PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
 from federation.settings import PairSettings, Settings
-from federation.wiring import open_state
+from federation.wiring import open_state, options_changed
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
 from fedplane.output import emit, iso, table
 from reconciler.scan import MAY_BE_EMPTY
@@ -39,16 +40,22 @@ def held_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption 
     if ctx.invoked_subcommand is not None:
         return
     settings = read_settings(config)
-    found = [
-        (one.name, record)
-        for one in chosen(settings, pair)
-        for record in asyncio.run(with_state(settings, one, lambda state: state.held()))
-    ]
+    pairs = [(one.name, *asyncio.run(_held_of(settings, one))) for one in chosen(settings, pair)]
+    found = [(name, record) for name, records, _ in pairs for record in records]
     rows = [
         (name, one.key, f"delete on {one.delete_on}", one.reason, iso(one.since_us), one.verdict or "-") for name, one in found
     ]
-    text = table([("pair", "key", "what", "why", "since", "verdict"), *rows]) if rows else "No delete is held."
+    sums = [f"{name}: {tally_text(tally.held, tally.held_renames)} held" for name, _, tally in pairs if tally.held]
+    lines = [table([("pair", "key", "what", "why", "since", "verdict"), *rows]), *sums]
+    text = "\n".join(lines) if rows else "No delete is held."
     emit([{"pair": name, "held": one} for name, one in found], text, as_json=as_json)
+
+
+async def _held_of(settings: Settings, pair: PairSettings) -> tuple[list[Held], DeleteTally]:
+    async def step(state: State) -> tuple[list[Held], DeleteTally]:
+        return await state.held(), await state.delete_tally(pair.rules.delete_budget, now_us=SystemClock().now_us())
+
+    return await with_state(settings, pair, step)
 
 
 @held_app.command("release")
@@ -141,15 +148,21 @@ def lift(
 ) -> None:
     """End a halt, after its cause was looked at."""
     settings = read_settings(config)
+    chosen_pair = only(settings, pair)
 
     async def step(state: State) -> bool:
         names = [one.name for one in await state.halts()]
         if halt not in names:
             raise UsageError(f"The pair has no halt {halt!r}; it has {', '.join(names) or 'none'}.", reason="no_such_halt")
+        if halt == PAIR_OPTIONS_CHANGED and await options_changed(state, chosen_pair):
+            raise UsageError(
+                "The settings still differ from those the pair's records rest on: all of it would look deleted. Set them back.",
+                reason="not_liftable",
+            )
         side = halt.removeprefix(f"{SIDE_EMPTIED}_")
         if side != halt:
             await state.put_note(f"{MAY_BE_EMPTY}{side}", b"1")
         return await state.lift(halt)
 
-    asyncio.run(with_state(settings, only(settings, pair), step))
+    asyncio.run(with_state(settings, chosen_pair, step))
     emit({"lifted": halt}, f"{halt} lifted.", as_json=as_json)

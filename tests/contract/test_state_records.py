@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from federation.model import Base, Change, Metadata, Side, Source, Stamp
 from federation.ports import State
-from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, HaltRecord, Held
+from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, DeleteTally, HaltRecord, Held
 from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
+
+BIG = DeleteBudget(count=1000, share=1.0, window_seconds=3600)
 
 
 async def test_parked_keys_come_back_on_news_and_by_an_operator(state: State, clock: TestClock) -> None:
@@ -102,6 +106,45 @@ async def test_each_contested_key_has_its_own_limit_of_undone_writes(state: Stat
     assert await take("other", "c", clock.us)
     assert await take("k", "c", clock.us + 10_000_001)
     assert await state.reserve_delete("a", DeleteBudget(1, 1.0, 10), objects=0, now_us=clock.us), "the delete budget is another"
+
+
+@pytest.mark.parametrize("first", ["created", "deleted"])
+async def test_a_delete_and_an_equal_content_elsewhere_are_a_rename(state: State, clock: TestClock, first: str) -> None:
+    """Whichever half is heard of first; the same key, another content or another time make none."""
+    minute = 60_000_000
+
+    async def delete(key: str, content: str, now_us: int) -> None:
+        await state.note_deleted(key, content, now_us=now_us)
+        assert await state.reserve_delete(f"vast:{key}", BIG, objects=0, now_us=now_us)
+
+    halves = [state.note_created("new", "m1:5", now_us=clock.us), delete("old", "m1:5", clock.us + minute)]
+    for half in halves if first == "created" else reversed(halves):
+        await half
+    await state.note_created("late", "m2:5", now_us=clock.us)
+    await delete("same", "m3:5", clock.us)
+    await state.note_created("same", "m3:5", now_us=clock.us)
+    await delete("other size", "m1:6", clock.us)
+    await delete("much later", "m2:5", clock.us + 21 * minute)
+
+    assert await state.delete_tally(BIG, now_us=clock.us + 21 * minute) == DeleteTally(done=4, done_renames=1)
+    short = dataclasses.replace(BIG, window_seconds=1)
+    assert await state.delete_tally(short, now_us=clock.us + 21 * minute) == DeleteTally(done=1)
+
+
+async def test_held_deletes_that_are_renames_are_counted_among_the_held(state: State, clock: TestClock) -> None:
+    """1,200 deletes, 1,150 of them renames, in small."""
+    for number in range(5):
+        key = f"old {number}"
+        await state.mark([event(key)])
+        lease = await lease_of(state, key)
+        [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+        await state.note_deleted(key, f"m{number}:5", now_us=clock.us)
+        await state.hold(lease, key, claim.hint.generation, Held(key, Side.VAST, "delete_budget", clock.us))
+        await state.release(lease)
+    for number in range(3):
+        await state.note_created(f"new {number}", f"m{number}:5", now_us=clock.us)
+
+    assert await state.delete_tally(BIG, now_us=clock.us) == DeleteTally(held=5, held_renames=3)
 
 
 async def test_a_held_delete_survives_being_told_again(state: State) -> None:

@@ -50,6 +50,7 @@ class Seen(StrEnum):
     TOUCHED = "rewritten alike"
     METADATA = "metadata changed"
     CONTENT = "content changed"
+    IN_PLACE = "content changed under its ETag"
     COPY = "our unrecorded copy"
     GONE_AT = "gone at a known time"
     GONE = "gone"
@@ -179,17 +180,19 @@ class Cell:
         if seen in ABSENT:
             return Absent(_at(seconds, 1) if seen is Seen.GONE_AT else None)
         own = "new" if self.alike else place.value
-        content = {Seen.CONTENT: own, Seen.COPY: f"of-{place.other}"}.get(seen, "0")
+        content = {Seen.CONTENT: own, Seen.IN_PLACE: own, Seen.COPY: f"of-{place.other}"}.get(seen, "0")
         digest = own.encode() if seen is Seen.METADATA else b"p"
         # Untouched since the base, or, where there is none, written at that side's time.
         modified = _at(0 if seen is Seen.SAME and self.agreed is Agreed.BOTH else seconds)
         md5 = content if self.hashed else None
         origin = OriginStamp(side.other, "earlier", _at(seconds / 2), md5, "") if seen is Seen.COPY else None
-        version = Version(self._etag(seen, side, content, own), 3, modified, md5=md5)
+        version = Version(self._etag(seen, side, content, own), 3, modified, md5=md5, content_moved=seen is Seen.IN_PLACE)
         return Present(version, origin=origin, metadata_digest=digest)
 
     def _etag(self, seen: Seen, side: Side, content: str, own: str) -> str:
         # Tags move no ETag (facts/azure.md 3.1); metadata moves Blob's, and VAST's where it is no plain content hash.
+        if seen is Seen.IN_PLACE:
+            return f"{side}-0"
         if seen is Seen.TOUCHED:
             return f"{side}-{content}-again"
         if seen is Seen.METADATA and (side is Side.BLOB or not self.hashed):
@@ -242,10 +245,12 @@ def cells() -> Iterator[Cell]:
     """Every cell once. What cannot matter to a pair of states is not varied: a side that does not answer has one cell a mode."""
     modes = [(None, Zone.KEEP), *product(Place, Zone)]
     for here, there, agreed, (master, zone) in product(Seen, Seen, Agreed, modes):
+        if agreed is not Agreed.BOTH and Seen.IN_PLACE in (here, there):
+            continue  # there was no ETag that could have stayed
         if Seen.UNREAD in (here, there):
             yield Cell(here, there, agreed, master, zone)
             continue
-        both = here is there and here in (Seen.CONTENT, Seen.METADATA)
+        both = {here, there} <= {Seen.CONTENT, Seen.IN_PLACE} or here is there is Seen.METADATA
         for deletes_here, deletes_there, times, hashed, alike in product(
             (True, False), (True, False), Times, (True, False), (False, True) if both else (False,)
         ):

@@ -20,7 +20,6 @@ _MASTERS = (None, Place.HERE, Place.THERE)
 _SHOWN = (Agreed.BOTH, Agreed.NEVER, Agreed.HERE_ONLY)
 """THERE_ONLY is the mirror image of HERE_ONLY, and a tombstone decides as if nothing had been agreed (test_decide_cells.py)."""
 
-_READ = tuple(seen for seen in Seen if seen is not Seen.UNREAD)
 _PRESENT_WORDS = {
     Seen.SAME: "present",
     Seen.TAGGED: "",
@@ -106,16 +105,16 @@ def grid(agreed: Agreed, all_cells: Iterable[Cell]) -> Grid:
     texts = {key: collapsed(group) for key, group in groups.items()}
     return {
         (here, there): (texts[here, there, None], texts[here, there, Place.HERE], texts[here, there, Place.THERE])
-        for here in _READ
-        for there in _READ
+        for here, there in {(here, there) for here, there, _ in groups}
     }
 
 
 def classes(found: Grid) -> list[list[Seen]]:
     """States that no question tells apart."""
     out: dict[tuple[Signature, ...], list[Seen]] = defaultdict(list)
-    for seen in _READ:
-        out[tuple(found[seen, other] for other in _READ) + tuple(found[other, seen] for other in _READ)].append(seen)
+    states = [seen for seen in Seen if (seen, seen) in found]
+    for seen in states:
+        out[tuple(found[seen, other] for other in states) + tuple(found[other, seen] for other in states)].append(seen)
     return list(out.values())
 
 

@@ -43,13 +43,15 @@ class Obj:
     event: float | None = None
     ours: float | None = None
     """Carries our stamp, saying that a user wrote it on the other side at this time."""
+    under: str = ""
+    """The content whose ETag it has: written as a file on a server that keeps ETags (docs/adr/0005)."""
     forged: bool = False
     """The stamp's hash is not that of the content."""
 
     def etag(self, side: Side) -> str:
         """Blob's moves with every write, VAST's with the content."""
         tail = f"-{self.metadata}" if side is Side.BLOB else ""
-        return f"{side}-{self.content}{tail}{'~' if self.touched else ''}"
+        return f"{side}-{self.under or self.content}{tail}{'~' if self.touched else ''}"
 
     def on(self, side: Side) -> Present:
         """As observed on *side*."""
@@ -61,7 +63,13 @@ class Obj:
             else None
         )
         return Present(
-            Version(self.etag(side), len(self.content), moment(self.at), md5=md5 if self.hashed else None),
+            Version(
+                self.etag(side),
+                len(self.content),
+                moment(self.at),
+                md5=md5 if self.hashed else None,
+                content_moved=bool(self.under),
+            ),
             origin=stamp,
             metadata_digest=self.metadata.encode(),
             written=Stamp(moment(self.event).at_us, 1, StampOrigin.EVENT) if self.event is not None else None,
@@ -113,6 +121,7 @@ ONE, TWO, TRE = Obj("one"), Obj("two", at=100), Obj("tre", at=200)
 LONGER = Obj("longer", at=100)
 EMPTY = Obj("", at=100, hashed=False)
 RENAMED = Obj("one", at=100, metadata="changed")
+MOVED = Obj("two", at=100, under="one")
 GONE, UNREAD = Gone(), Unread()
 BASE, TOMB, NEVER = Agreed(), Agreed(tombstone=True), None
 HERE_ONLY, THERE_ONLY = Agreed(there=False), Agreed(here=False)
@@ -147,6 +156,8 @@ class Row:
     rebuilding: bool = False
     skew_us: int = 0
     """Uncertainty of the measured difference of the clocks."""
+    there_ahead_s: int = 0
+    """How far the clock of "there" is ahead; all times of a row are those that its own side's clock showed."""
 
 
 def row(*args: Any, **named: Any) -> Row:  # noqa: ANN401 - a table reads best in short lines
@@ -165,6 +176,7 @@ def outcome(one: Row, here: Side, mode: str) -> tuple[Decision, Decision]:
         foreign=one.foreign,
         rebuilding=one.rebuilding,
         skew_uncertainty_us=one.skew_us,
+        vast_ahead_us=one.there_ahead_s * (SECOND if here is Side.BLOB else -SECOND),
     )
     seen: dict[Side, Observation] = {here: one.here.on(here), here.other: one.there.on(here.other)}
     base = one.base.base(here) if one.base is not None else None

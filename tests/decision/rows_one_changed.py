@@ -13,6 +13,7 @@ from tests.decision.rows import (
     HERE,
     HERE_ONLY,
     LONGER,
+    MOVED,
     NEVER,
     NO_DELETES,
     ONE,
@@ -106,6 +107,19 @@ ONE_CHANGED = [
     row("a zone put the agreed metadata back likewise", replace(ONE, touched=True, at=300), replace(RENAMED, ours=100), BASE,
         THERE,
         A.METADATA, R.READ_ONLY_ZONE, "there", "here"),
+    row("a file overwritten under an ETag that stayed", MOVED, ONE, BASE, OWN, A.COPY, R.CHANGED, "here"),
+    row("the same in a zone is undone, and kept", MOVED, ONE, BASE, THERE, A.COPY, R.READ_ONLY_ZONE, "there", "here"),
+    row("the same with the other side touched", MOVED, replace(ONE, touched=True), BASE, OWN, A.COPY, R.CHANGED, "here"),
+    row("metadata changed, the other's hash unknown, its ETag as agreed", RENAMED, replace(ONE, hashed=False), BASE, OWN,
+        A.METADATA, R.METADATA_CHANGED, "here"),
+    row("metadata changed beside our unsettled copy of other content", RENAMED, replace(TWO, ours=100), BASE, OWN,
+        A.COPY, R.CHANGED, "here"),
+    row("our copy of the base's own second is no second writer", ONE, replace(TWO, ours=-0.5), BASE, OWN, A.COPY, R.CHANGED,
+        "here"),
+    row("a copy of ours older by its precision was put back by a user", ONE, replace(TWO, ours=-1), BASE, PEER,
+        A.COPY, R.CHANGED, "there"),
+    row("metadata put back beside our unsettled copy of it, the base without a hash", ONE, replace(RENAMED, ours=100),
+        Agreed(hashed=False), OWN, A.METADATA, R.METADATA_CHANGED, "here"),
 ]  # fmt: skip
 
 DELETED = [
@@ -131,6 +145,8 @@ DELETED = [
     row("deleted in a zone, deletes off, comes back", GONE, ONE, BASE, THERE, A.COPY, R.READ_ONLY_ZONE, "there", **NO_DELETES),
     row("deleted here, nothing there was ever agreed on, deletes nothing", GONE, ONE, NEVER, PEER, A.COPY, R.NEW, "there"),
     row("deleted here long ago, created there since", Gone(5), TWO, TOMB, PEER, A.COPY, R.RECREATED, "there"),
+    row("deleted by the master, overwritten under its ETag in the zone: kept", GONE, MOVED, BASE, HERE,
+        A.DELETE, R.DELETED, "here", "there"),
 ]  # fmt: skip
 
 LET_GO = [

@@ -7,9 +7,22 @@ from dataclasses import replace
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from federation.model import Absent, Base, Mode, Observation, OriginStamp, Present, Side, Stamp, StampOrigin, Unknown, Version
+from federation.model import (
+    Absent,
+    Base,
+    Foreign,
+    Mode,
+    Observation,
+    OriginStamp,
+    Present,
+    Side,
+    Stamp,
+    StampOrigin,
+    Unknown,
+    Version,
+)
 from federation.rules.decide import decide
-from federation.rules.decision import Action, Decision, Rules
+from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.precedence import logical_stamp, precedence
 from federation.rules.proof import content_as_agreed, copy_of, same_content
 
@@ -30,6 +43,9 @@ rulesets = st.builds(
     deletes_to_vast=st.booleans(),
     clock_uncertainty_us=st.sampled_from([0, SECOND // 2]),
     vast_ahead_us=st.sampled_from([0, 0, 3 * SECOND, -3 * SECOND]),
+    skew_uncertainty_us=st.sampled_from([0, 0, SECOND]),
+    foreign=st.sampled_from(Foreign),
+    rebuilding=st.booleans(),
 )
 hashes = st.sampled_from(["m1", "m2", None])
 digests = st.sampled_from([b"p", b"q"])
@@ -106,15 +122,23 @@ def test_unknown_only_ever_waits(case: Case) -> None:
 
 @given(observation(Side.BLOB), observation(Side.VAST), st.none() | tombstones, rulesets)
 def test_no_agreement_no_delete(blob: Observation, vast: Observation, base: Base | None, rules: Rules) -> None:
-    """Without a record that both sides held it, a missing object is never deleted on the other side (rule 4)."""
-    assert decide(blob, vast, base, rules).action is not Action.DELETE
+    """Without a record that both sides held it, a missing object is never deleted on the other side (rule 4).
+
+    Save what a read-only zone alone holds, where that is to be removed: kept first, and never while the base is being rebuilt.
+    """
+    decided = decide(blob, vast, base, rules)
+    if decided.action is Action.DELETE:
+        assert decided.reason is Reason.FOREIGN_IN_ZONE
+        assert decided.preserve is decided.destination
+        assert not rules.mode.writable(decided.destination)
+        assert (rules.foreign, rules.rebuilding) == (Foreign.PRESERVE_AND_REMOVE, False)
 
 
 @given(cases)
 def test_a_delete_has_a_base_that_names_the_absent_side(case: Case) -> None:
     """A delete removes only what was agreed on by both, or our own copy; and only where rules and modes let deletes go."""
     decided, base = decide(*case), case[2]
-    if decided.action is not Action.DELETE:
+    if decided.action is not Action.DELETE or decided.reason is Reason.FOREIGN_IN_ZONE:
         return
     there = of(case, decided.destination)
     assert base is not None
@@ -204,3 +228,13 @@ def test_last_writer_wins_where_both_wrote(blob: Present, vast: Present, rules: 
         return
     winner, reason = precedence(logical_stamp(blob, Side.BLOB, rules), logical_stamp(vast, Side.VAST, rules), rules)
     assert decide(blob, vast, None, rules) == Decision(Action.COPY, reason, source=winner, preserve=winner.other)
+
+
+@given(cases)
+@settings(max_examples=500)
+def test_a_master_is_never_written_whatever_is_seen(case: Case) -> None:
+    """In a mode with a master, every write goes to its read-only zone."""
+    decided, mode = decide(*case), case[3].mode
+    if mode is not Mode.TWO_WAY and decided.action in (Action.COPY, Action.METADATA, Action.DELETE):
+        assert mode.writable(decided.destination.other)
+        assert not mode.writable(decided.destination)

@@ -33,3 +33,12 @@ def test_a_decision_without_a_source_has_no_direction() -> None:
     with pytest.raises(ValueError, match="wait has no direction"):
         _ = Decision(Action.WAIT, Reason.UNREADABLE).destination
     assert Decision(Action.COPY, Reason.NEW, source=Side.BLOB).destination is Side.VAST
+
+
+@pytest.mark.parametrize("reason", list(Reason), ids=str)
+@pytest.mark.parametrize("action", list(Action), ids=str)
+def test_only_a_write_against_a_zone_s_writer_is_a_revert(action: Action, reason: Reason) -> None:
+    """Undoing counts against the key's limit; leaving a foreign object alone does not, nor does any user's own change."""
+    writes = action in {Action.COPY, Action.METADATA, Action.DELETE}
+    against = reason in {Reason.READ_ONLY_ZONE, Reason.FOREIGN_IN_ZONE}
+    assert Decision(action, reason, source=Side.BLOB).reverts is (writes and against)

@@ -9,7 +9,7 @@ from typing import Literal
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from federation.model import Absent, Base, Mode, OriginStamp, Present, Side, Stamp, StampOrigin, Version
+from federation.model import Absent, Base, Foreign, Mode, OriginStamp, Present, Side, Stamp, StampOrigin, Version
 from federation.rules.decide import decide
 from federation.rules.decision import Action, Decision, Rules
 from federation.rules.precedence import logical_stamp
@@ -227,6 +227,7 @@ rulesets = st.builds(
     tie_winner=st.sampled_from(Side),
     deletes_to_blob=st.booleans(),
     deletes_to_vast=st.booleans(),
+    foreign=st.sampled_from(Foreign),
 )
 
 
@@ -261,6 +262,7 @@ def test_the_world_converges_and_no_version_is_lost(rules: Rules, history: list[
     elif blob is not None or vast is not None:
         holder = Side.BLOB if blob is not None else Side.VAST
         assert not rules.mode.writable(holder) or not rules.deletes_to(holder)
+        assert rules.foreign is Foreign.KEEP or not rules.deletes_to(holder)
 
 
 @given(rulesets, st.lists(ops, max_size=12))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.model import Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
+from federation.model import Base, Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
 from federation.rules.guards import (
     DELETE_FLOOR,
+    PAIR_OPTIONS_CHANGED,
     SELF_LIFTING_HALTS,
     SIDE_EMPTIED,
+    changed_options,
     changed_side,
+    content_in_doubt,
+    content_name,
     delete_limit,
     quiet_until_us,
     side_emptied,
+    tally_text,
     vouched,
 )
 
@@ -60,6 +67,53 @@ def test_an_emptied_side_waits_for_a_person() -> None:
     assert SIDE_EMPTIED not in SELF_LIFTING_HALTS
 
 
+@pytest.mark.parametrize(
+    ("recorded", "current", "changed"),
+    [
+        ({"prefix": "a/"}, {"prefix": "a/"}, ()),
+        ({"prefix": "a/"}, {"prefix": "b/"}, ("prefix",)),
+        ({"prefix": "a/", "bucket": "x"}, {"prefix": "", "bucket": "y"}, ("bucket", "prefix")),
+        ({}, {"prefix": "a/"}, ()),
+        ({"gone": "x"}, {}, ()),
+    ],
+    ids=["same", "one", "two_sorted", "an_option_that_is_new", "an_option_that_is_no_more"],
+)
+def test_options_that_changed_under_a_base_are_named(
+    recorded: dict[str, str], current: dict[str, str], changed: tuple[str, ...]
+) -> None:
+    """What an older program did not record counts as unchanged."""
+    assert changed_options(recorded, current) == changed
+
+
+@pytest.mark.parametrize(
+    ("md5", "size", "name"),
+    [("m", 3, "m:3"), (None, 3, ""), ("m", 0, ""), (None, 0, "")],
+    ids=["known", "no_hash", "empty", "neither"],
+)
+def test_a_content_has_a_name_when_its_hash_is_known_and_it_is_not_empty(md5: str | None, size: int, name: str) -> None:
+    """Two empty objects share no content by which one could be the other renamed."""
+    assert content_name(md5, size) == name
+
+
+@pytest.mark.parametrize(
+    ("deletes", "renames", "text"),
+    [
+        (1_200, 1_150, "1,200 deletes, 1,150 of them renames"),
+        (1, 0, "1 delete"),
+        (0, 0, "0 deletes"),
+        (1, 1, "1 delete, 1 of them renames"),
+    ],
+)
+def test_deletes_and_renames_are_told_as_both_numbers(deletes: int, renames: int, text: str) -> None:
+    """A person sees at a glance what a mass of deletes is."""
+    assert tally_text(deletes, renames) == text
+
+
+def test_a_pair_whose_options_changed_waits_for_a_person() -> None:
+    """That halt does not lift itself while its cause is there."""
+    assert PAIR_OPTIONS_CHANGED not in SELF_LIFTING_HALTS
+
+
 # -------------------------------------------------------------------------------------------------------- young file writes
 
 
@@ -72,6 +126,14 @@ def told(etag: str | None, origin: StampOrigin | None = StampOrigin.EVENT, *, si
     """A hint with one entry of that side."""
     entry = HintEntry(etag, at=Stamp(T0, 1, origin) if origin is not None else None)
     return Hint("k", 1, blob=(entry,) if side is Side.BLOB else (), vast=(entry,) if side is Side.VAST else ())
+
+
+def held(etag: str = "v2", *, size: int = 3, later_us: int = 0, digest: bytes = b"p") -> Present:
+    """What VAST holds, compared with what was agreed."""
+    return Present(Version(etag, size, Stamp(T0 + later_us, 1)), metadata_digest=digest)
+
+
+SCANNED = told(None, StampOrigin.SCAN)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +168,45 @@ def test_quiet_is_counted_from_the_latest_moment_the_time_allows(precision_us: i
     """A time in whole seconds may hide a write just before the next."""
     until = quiet_until_us(version(precision_us=precision_us), Hint("k", 1), quiet_us=5 * SECOND)
     assert until == T0 + precision_us + 5 * SECOND
+
+
+AGREED = Base(vast_etag="v2", size_bytes=3, metadata_digest=b"p", vast_as_of_us=T0)
+
+
+@pytest.mark.parametrize(
+    ("here", "base", "hint", "doubt"),
+    [
+        (held(later_us=1), AGREED, SCANNED, True),
+        (held(later_us=0), AGREED, SCANNED, False),
+        (held(size=4), AGREED, SCANNED, True),
+        (held(size=4, later_us=1), AGREED, told("v2"), False),
+        (held(later_us=1, digest=b"q"), AGREED, SCANNED, False),
+        (held(size=4, digest=b"q"), AGREED, SCANNED, True),
+        (held("v3", size=4, later_us=1), AGREED, SCANNED, False),
+        (held(later_us=1), replace(AGREED, vast_as_of_us=0), SCANNED, False),
+        (held(later_us=1), replace(AGREED, vast_as_of_us=1), SCANNED, True),
+        (held(size=4), replace(AGREED, deleted=True), SCANNED, False),
+        (held(size=4), None, SCANNED, False),
+    ],
+    ids=[
+        "later",
+        "as_known",
+        "other_size",
+        "vouched",
+        "metadata_tells_why_it_is_later",
+        "other_size_and_metadata",
+        "another_etag_is_news_anyway",
+        "time_never_known",
+        "known_since_the_beginning",
+        "tombstone",
+        "no_base",
+    ],
+)
+def test_an_agreed_etag_is_doubted_where_size_or_time_say_that_a_file_was_written(
+    here: Present, base: Base | None, hint: Hint, doubt: bool
+) -> None:
+    """Some servers keep an ETag when the file below is overwritten in place (docs/adr/0005)."""
+    assert content_in_doubt(here, base, hint) is doubt
 
 
 NEWS = (HintEntry("e"),)

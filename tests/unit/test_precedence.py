@@ -182,11 +182,13 @@ def test_the_doubt_is_the_sum_of_precision_clocks_and_measurement() -> None:
 
 @pytest.mark.parametrize("ahead_us", [7 * SECOND, -7 * SECOND])
 def test_vast_times_are_put_on_blob_s_clock(ahead_us: int) -> None:
-    """A measured skew is taken off VAST's times, keeps their precision, and leaves Blob's alone."""
+    """A measured skew is taken off VAST's times, keeps their precision and origin, and leaves Blob's alone."""
     rules = replace(EXACT, vast_ahead_us=ahead_us)
     assert logical_stamp(held(), Side.VAST, rules) == at(90 * SECOND - ahead_us, SECOND)
     assert logical_stamp(held(), Side.BLOB, rules) == at(90 * SECOND, SECOND)
     assert on_common_clock(at(0), Side.BLOB, rules) == at(0)
+    told = Stamp(T0, 1, StampOrigin.EVENT)
+    assert on_common_clock(told, Side.VAST, rules) == replace(told, at_us=T0 - ahead_us)
 
 
 def test_a_stamp_is_dated_by_the_clock_of_the_side_it_names() -> None:

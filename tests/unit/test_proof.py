@@ -95,10 +95,23 @@ def test_a_stamp_that_names_its_own_side_proves_nothing_of_the_peer() -> None:
         (obj(md5="m"), Base(md5=None, size_bytes=3), False),
         (obj(md5=None), Base(md5=None, size_bytes=3), False),
         (obj(size=0), Base(md5=None, size_bytes=0), True),
+        (obj(size=0, md5="m"), Base(md5=None, size_bytes=0), True),
+        (obj(size=0), Base(md5="m", size_bytes=0), True),
         (obj(size=0), Base(md5="m", size_bytes=3), False),
         (obj(size=3), Base(md5=None, size_bytes=0), False),
     ],
-    ids=["same", "other", "not_hashed", "base_not_hashed", "neither_hashed", "still_empty", "emptied", "filled"],
+    ids=[
+        "same",
+        "other",
+        "not_hashed",
+        "base_not_hashed",
+        "neither_hashed",
+        "still_empty",
+        "empty_hashed_now",
+        "empty_hashed_then",
+        "emptied",
+        "filled",
+    ],
 )
 def test_content_is_the_agreed_one_only_by_hash_or_by_being_empty(present: Present, base: Base, agreed: bool) -> None:
     """An ETag that moved without proof of equal content is a change."""

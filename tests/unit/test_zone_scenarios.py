@@ -133,6 +133,22 @@ async def test_a_writer_who_keeps_writing_in_a_zone_is_reverted_a_few_times_and_
     assert await world.both("a") == ("master", "master")
 
 
+async def test_a_writer_who_keeps_creating_a_foreign_object_is_stopped_likewise(zone: Side) -> None:
+    """Removal is an undoing too: past the limit the object stays, and only so many copies were made."""
+    world = removing(zone)
+    for number in range(world.ctx.revert_limit):
+        world.later()
+        await world.write(zone, "a", f"foreign {number}")
+        await world.step()
+        assert await world.both("a") == (None, None)
+    world.later()
+    await world.write(zone, "a", "foreign again")
+    with pytest.raises(Park, match="read-only"):
+        await world.step()
+    assert await world.text(zone, "a") == "foreign again"
+    assert len(await world.state.conflicts()) == world.ctx.revert_limit
+
+
 async def _contest(world: World, zone: Side, what: str, number: int) -> None:
     world.later()
     if what == "write":
