@@ -150,8 +150,7 @@ def server_prefix(prefix: str, policy: NamePolicy) -> str:
     """The longest text that begins the name of every key that begins with *prefix*."""
     for end, char in enumerate(prefix):
         context = prefix[max(end - 1, 0) : end + 1] if char == "/" else prefix[end : end + 2] if char == "." else char
-        open_ended = end + 1 == len(prefix) and char in f".{_WIDE_DOT}"
-        if char == QUOTE or open_ended or not policy.plain(context):
+        if char == QUOTE or not policy.plain(context):
             return prefix[:end]
     return prefix
 

@@ -119,6 +119,8 @@ def test_server_prefix_begins_every_name_below(policy: NamePolicy, prefix: str, 
         (AZURE_BLOB, "plain/Key-1", "plain/Key-1"),
         (AZURE_BLOB, "a.b/", "a.b/"),
         (AZURE_BLOB, "a./b", "a"),
+        (AZURE_BLOB, "first/second./third", "first/second"),
+        (AZURE_BLOB, "a\uff0e", "a"),
         (AZURE_BLOB, "a.b.", "a.b"),
         (AZURE_BLOB, "a\\b", "a"),
         (VAST_COMMON, "a:b", "a"),
@@ -126,11 +128,12 @@ def test_server_prefix_begins_every_name_below(policy: NamePolicy, prefix: str, 
         (VAST_COMMON, "/a", ""),
         (VAST_COMMON, "a/b/", "a/b/"),
         (VAST_COMMON, f"a{QUOTE}b", "a"),
-        (VAST_NATIVE, 'a:b//"', 'a:b//"'),
+        (VAST_COMMON, "a.", "a"),
+        (VAST_NATIVE, 'a:b//".', 'a:b//".'),
     ],
 )
-def test_server_prefix_is_as_long_as_it_may_be(policy: NamePolicy, prefix: str, asked: str) -> None:
-    """A listing of a part reads no more of the whole than it must."""
+def test_server_prefix_is_cut_only_where_escaping_may_begin(policy: NamePolicy, prefix: str, asked: str) -> None:
+    """A listing of a part does not read the whole."""
     assert keys.server_prefix(prefix, policy) == asked
 
 
@@ -188,19 +191,32 @@ def test_unicode_forms_and_case_stay_apart() -> None:
     ("policy", "key", "limit"),
     [
         pytest.param(AZURE_BLOB, "", "the key is empty", id="empty"),
-        pytest.param(AZURE_BLOB, "\ud800", "lone surrogates", id="lone surrogate"),
-        pytest.param(VAST_NATIVE, "a\udfff", "lone surrogates", id="the other kind of surrogate"),
-        pytest.param(AZURE_BLOB, "x" * 1025, "1025 characters, 1024 are allowed", id="characters on Blob"),
-        pytest.param(AZURE_BLOB, "\U0001f600" * 513, "1026 characters, 1024 are allowed", id="a UTF-16 pair is two"),
-        pytest.param(AZURE_BLOB, "a/" * 254 + "b", "255 segments, 254 are allowed", id="segments on Blob"),
-        pytest.param(AZURE_BLOB, "a\x81", "U+0081, which the service refuses", id="control character without replacement"),
-        pytest.param(AZURE_BLOB, "a\ufdef", "U+FDEF, which", id="no character"),
-        pytest.param(AZURE_BLOB, "a\uffff", "U+FFFF, which", id="no character, end of plane 0"),
-        pytest.param(AZURE_BLOB, "a\U0010fffe", "U+10FFFE, which", id="no character, end of plane 16"),
-        pytest.param(VAST_NATIVE, "é" * 513, "1026 bytes, 1024 are allowed", id="bytes on S3"),
-        pytest.param(VAST_COMMON, "a/" * 300 + ":" * 150, "1050 bytes, 1024 are allowed", id="the name counts, not the key"),
-        pytest.param(VAST_COMMON, "x/" + "y" * 256 + "/z", "256 characters in one segment, 255 are", id="a component"),
-        pytest.param(VAST_COMMON, "\U0001f600" * 128, "256 characters in one segment", id="a component in UTF-16"),
+        pytest.param(AZURE_BLOB, "\ud800", "the key holds lone surrogates", id="lone surrogate"),
+        pytest.param(VAST_NATIVE, "a\udfff", "the key holds lone surrogates", id="the other kind of surrogate"),
+        pytest.param(AZURE_BLOB, "x" * 1025, "the name has 1025 characters, 1024 are allowed", id="characters on Blob"),
+        pytest.param(AZURE_BLOB, "\U0001f600" * 513, "the name has 1026 characters, 1024 are allowed", id="a UTF-16 pair is two"),
+        pytest.param(AZURE_BLOB, "a/" * 254 + "b", "the name has 255 segments, 254 are allowed", id="segments on Blob"),
+        pytest.param(
+            AZURE_BLOB, "a\x81", "the name has U+0081, which the service refuses", id="control character without replacement"
+        ),
+        pytest.param(AZURE_BLOB, "a\ufdef", "the name has U+FDEF, which the service refuses", id="no character"),
+        pytest.param(AZURE_BLOB, "a\uffff", "the name has U+FFFF, which the service refuses", id="no character, end of plane 0"),
+        pytest.param(
+            AZURE_BLOB, "a\U0010fffe", "the name has U+10FFFE, which the service refuses", id="no character, end of plane 16"
+        ),
+        pytest.param(VAST_NATIVE, "é" * 513, "the name has 1026 bytes, 1024 are allowed", id="bytes on S3"),
+        pytest.param(
+            VAST_COMMON, "a/" * 300 + ":" * 150, "the name has 1050 bytes, 1024 are allowed", id="the name counts, not the key"
+        ),
+        pytest.param(
+            VAST_COMMON, "x/" + "y" * 256 + "/z", "the name has 256 characters in one segment, 255 are allowed", id="a component"
+        ),
+        pytest.param(
+            VAST_COMMON,
+            "\U0001f600" * 128,
+            "the name has 256 characters in one segment, 255 are allowed",
+            id="a component in UTF-16",
+        ),
     ],
 )
 def test_unrepresentable_keys_are_parked(policy: NamePolicy, key: str, limit: str) -> None:
@@ -208,8 +224,7 @@ def test_unrepresentable_keys_are_parked(policy: NamePolicy, key: str, limit: st
     with pytest.raises(Park) as error:
         keys.encode(key, policy)
     assert (error.value.reason, error.value.key) == ("unrepresentable", key)
-    assert str(error.value).startswith(f"{policy.name}: ")
-    assert limit in str(error.value)
+    assert str(error.value) == f"{policy.name}: {limit}"
 
 
 @pytest.mark.parametrize(
@@ -240,10 +255,10 @@ def test_prefix_counts_and_is_stripped() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("q/k", "not below the prefix 'p/'"),
-        ("p/", "not below the prefix 'p/'"),
-        ("p/a:b", "not legal under this policy"),
-        ("p/caf\udce9", "not valid UTF-8"),
+        ("q/k", "the name is not below the prefix 'p/'"),
+        ("p/", "the name is not below the prefix 'p/'"),
+        ("p/a:b", "the name is not legal under this policy"),
+        ("p/caf\udce9", "the name is not valid UTF-8"),
     ],
 )
 def test_names_without_a_key_are_parked(name: str, why: str) -> None:
@@ -251,8 +266,7 @@ def test_names_without_a_key_are_parked(name: str, why: str) -> None:
     with pytest.raises(Park) as error:
         keys.decode(name, VAST_COMMON, prefix="p/")
     assert (error.value.reason, error.value.key) == ("unrepresentable", name)
-    assert str(error.value).startswith(f"{VAST_COMMON.name}: ")
-    assert why in str(error.value)
+    assert str(error.value) == f"{VAST_COMMON.name}: {why}"
 
 
 def test_a_prefix_must_be_legal_as_it_stands() -> None:
