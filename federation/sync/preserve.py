@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 
+from federation import metadata
+from federation.errors import Park
 from federation.model import PRESERVED_PREFIX, SECOND_US, Present, Side, Stamp
 from federation.progress import ConflictRecord
 from federation.rules.decision import Reason
@@ -24,11 +26,14 @@ def _version(present: Present) -> str:
     return f"{present.version.etag}\0{present.metadata_digest.hex()}"
 
 
-def preserved_key(key: str, loser: Side, present: Present, written: Stamp) -> str:
-    """``.federation/conflicts/<key>~<side>~<UTC time>~<short etag>``: named by the version, not by the clock of the copy."""
+def preserved_key(key: str, loser: Side, present: Present, written: Stamp, *, short: bool = False) -> str:
+    """``.federation/conflicts/<key>~<side>~<UTC time>~<short etag>``: named by the version, not by the clock of the copy.
+
+    *short* puts a digest in place of a key that leaves no room for the rest.
+    """
     at = datetime.fromtimestamp(written.at_us // SECOND_US, UTC).strftime("%Y%m%dT%H%M%SZ")
-    short = hashlib.blake2b(_version(present).encode(), digest_size=4).hexdigest()
-    return f"{CONFLICTS_PREFIX}{key}~{loser}~{at}~{short}"
+    version = hashlib.blake2b(_version(present).encode(), digest_size=4).hexdigest()
+    return f"{CONFLICTS_PREFIX}{metadata.key_digest(key) if short else key}~{loser}~{at}~{version}"
 
 
 async def preserve_loser(
@@ -46,7 +51,13 @@ async def preserve_loser(
     kept_as = ""
     if copy_bytes:
         kept_as = preserved_key(key, side, present, written)
-        await ctx.stores[side].copy(key, kept_as, source_etag=present.version.etag)
+        try:
+            await ctx.stores[side].copy(key, kept_as, source_etag=present.version.etag)
+        except Park as parked:
+            if parked.reason != "unrepresentable":
+                raise
+            kept_as = preserved_key(key, side, present, written, short=True)
+            await ctx.stores[side].copy(key, kept_as, source_etag=present.version.etag)
     await ctx.state.record_conflict(
         ConflictRecord(
             conflict_id=conflict_id(key, side, present, written),
