@@ -33,7 +33,7 @@ ODD_KEYS = (
     "back\\slash",
     'q"<>|*:?',
     "new\nline",
-    "tab\tbell\x07delete\x7f",
+    "tab\tdelete\x7f",
     "e\u0301 nfd",
     "\u00e9 nfc",
     "wide\uff1aquote\u201b\uff1a",
