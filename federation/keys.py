@@ -33,7 +33,8 @@ _AZURE_REFUSES = re.compile(
     + "".join(chr(0x10000 * plane + 0xFFFE + low) for plane in range(17) for low in (0, 1))
     + "]"
 )
-"""Control characters and code points that are no characters: refused (facts/azure.md 3.4), and no replacement stands for them."""
+"""Control characters and code points that are no characters: refused (facts/azure.md 3.4; which ones, by Microsoft's own checker of
+names for Azure Storage), and no replacement stands for them."""
 
 
 @dataclass(frozen=True, slots=True)
