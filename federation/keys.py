@@ -33,8 +33,8 @@ _AZURE_REFUSES = re.compile(
     + "".join(chr(0x10000 * plane + 0xFFFE + low) for plane in range(17) for low in (0, 1))
     + "]"
 )
-"""Control characters and code points that are no characters: refused (facts/azure.md 3.4; which ones, by Microsoft's own checker of
-names for Azure Storage), and no replacement stands for them."""
+"""Control characters and code points that are no characters: refused (facts/azure.md 3.4; which ones, by Microsoft's own checker
+of names for Azure Storage), and no replacement stands for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +169,9 @@ def policy_for(side: Side, vast_names: str = "common") -> NamePolicy:
 def _problem(key: str, name: str, policy: NamePolicy) -> str:
     if not key:
         return "the key is empty"
-    if _NO_UNICODE.search(name):
+    if not name.isascii() and _NO_UNICODE.search(name):
         return "the key holds lone surrogates"
-    refused = policy.refused.search(name) if policy.refused is not None else None
-    if refused:
+    if policy.refused is not None and not name.isascii() and (refused := policy.refused.search(name)):
         return f"the name has U+{ord(refused[0]):04X}, which the service refuses"
     segments = name.split("/")
     limits = (
