@@ -303,7 +303,9 @@ def test_a_name_is_excluded_as_its_key_is(policy: NamePolicy, head: str, rest: s
 
 
 def test_policy_of_a_side() -> None:
-    """The setting chooses VAST's policy and never Blob's."""
+    """The setting chooses VAST's policy and never Blob's; each has the name that people read."""
     assert keys.policy_for(Side.BLOB, "native") is AZURE_BLOB
     assert keys.policy_for(Side.VAST) is VAST_COMMON
     assert keys.policy_for(Side.VAST, "native") is VAST_NATIVE
+    names = [policy.name for policy in POLICIES]
+    assert names == ["Azure blob name", "VAST name (common)", "VAST name (native)"]

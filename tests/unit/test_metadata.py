@@ -164,6 +164,14 @@ def test_names_by_example() -> None:
     assert metadata.encode_name("-x41-", Side.BLOB) == "_x41_"
 
 
+def test_legal_names_are_themselves() -> None:
+    """Every character that a side takes stands for itself there."""
+    letters, digits = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+    assert metadata.encode_name(letters + digits, Side.BLOB) == letters + digits
+    token = f"{digits}!#$%&'*+.^_`|~{letters}"
+    assert metadata.encode_name(token, Side.VAST) == token
+
+
 @pytest.mark.parametrize(
     ("stored", "common"),
     [
