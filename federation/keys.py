@@ -2,8 +2,9 @@
 
 A character that is illegal on a side becomes its full-width form (U+FF01 ..) or control picture (U+2400 ..), as in rclone. The
 quote character U+201B keeps a replacement that a user really wrote apart. A run of k quotes before such a character is doubled
-(then the replacement stands for the illegal character) or doubled plus one (then it stands for itself), so that encoding is a
-bijection between keys and legal names, and a key without any of these characters is its own name.
+(then the replacement stands for the illegal character) or doubled plus one (then it stands for itself); where only a position is
+illegal (a dot, a slash), a replacement that a user really wrote there gets one quote more. So encoding is a bijection between
+keys and legal names, and a key without any of these characters is its own name. docs/names.md says it for users.
 """
 
 from __future__ import annotations
@@ -19,12 +20,21 @@ QUOTE = "\u201b"
 _WIDE_DOT = "\uff0e"
 _WIDE_SLASH = "\uff0f"
 _CONTROLS = "".join(map(chr, range(0x20))) + "\x7f"
+_SURROGATES = r"\ud800-\udfff"
+_NO_UNICODE = re.compile(f"[{_SURROGATES}]")
 _DELETE_PICTURE = "\u2421"
 
 _TRAILING_DOT = re.compile(f"({QUOTE}*)([.{_WIDE_DOT}])(?=/|\\Z)")
-_DOT_SEGMENT = re.compile(rf"(?:(?<=/)|\A)(?:({QUOTE}*)(\.?){_WIDE_DOT}|(\.\.?))(?=/|\Z)")
+_DOT_SEGMENT = re.compile(rf"(?:(?<=/)|\A)(?:\.\.?|(?P<quotes>{QUOTE}*){_WIDE_DOT}(?:(?P=quotes){_WIDE_DOT})?)(?=/|\Z)")
 _EMPTY_SEGMENT = re.compile(f"//|\\A/|(?:\\A|/){QUOTE}*{_WIDE_SLASH}")
 _QUOTED_SLASH = re.compile(f"({QUOTE}*){_WIDE_SLASH}")
+_AZURE_REFUSES = re.compile(
+    "[\x81\x8d\x8f\x90\x9d\ufdd0-\ufdef"
+    + "".join(chr(0x10000 * plane + 0xFFFE + low) for plane in range(17) for low in (0, 1))
+    + "]"
+)
+"""Control characters and code points that are no characters: refused (facts/azure.md 3.4; which ones, by Microsoft's own checker
+of names for Azure Storage), and no replacement stands for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,10 @@ class NamePolicy:
     """Whether the segments ``.`` and ``..`` are illegal."""
     empty_segments: bool = False
     """Whether a leading slash and ``//`` are illegal."""
+    refused: re.Pattern[str] | None = None
+    """Characters that the side refuses and nothing can stand for."""
     max_characters: int | None = None
+    """Limit of the name in UTF-16 units, which is how Azure and SMB count; any other count is no larger."""
     max_bytes: int | None = None
     """Limit of the name in UTF-8."""
     max_segments: int | None = None
@@ -53,7 +66,7 @@ class NamePolicy:
     def __post_init__(self) -> None:
         wide = {char: _replacement(char) for char in self.illegal}
         chars = re.escape("".join(wide) + "".join(wide.values()))
-        parts = [f"[{chars}]"]
+        parts = [f"[{chars}{_SURROGATES}]"]
         if self.trailing_dots:
             parts.append(_TRAILING_DOT.pattern)
         if self.dot_segments:
@@ -76,17 +89,17 @@ class NamePolicy:
         name = self._pairs.sub(lambda m: _quoted(m[1], m[2], self._to_wide), key)
         if self.trailing_dots:
             name = _TRAILING_DOT.sub(lambda m: _quoted(m[1], m[2], {".": _WIDE_DOT}), name)
-        if self.dot_segments:
-            name = _DOT_SEGMENT.sub(_escape_dots, name)
-        return _escape_slashes(name) if self.empty_segments else name
+        if self.empty_segments:
+            name = _escape_slashes(name)
+        return _DOT_SEGMENT.sub(_escape_dots, name) if self.dot_segments else name
 
     def unescape(self, name: str) -> str:
         """Inverse of ``escape`` on its image; on other names the result does not escape back to *name*."""
         if self.plain(name):
             return name
-        key = _unescape_slashes(name) if self.empty_segments else name
-        if self.dot_segments:
-            key = _DOT_SEGMENT.sub(_unescape_dots, key)
+        key = _DOT_SEGMENT.sub(_unescape_dots, name) if self.dot_segments else name
+        if self.empty_segments:
+            key = _unescape_slashes(key)
         if self.trailing_dots:
             key = _TRAILING_DOT.sub(lambda m: _unquoted(m[1], m[2], {_WIDE_DOT: "."}), key)
         return self._pairs.sub(lambda m: _unquoted(m[1], m[2], self._to_plain), key)
@@ -109,17 +122,24 @@ def decode(name: str, policy: NamePolicy, *, prefix: str = "") -> str:
     """The key of the side's whole name *name*. ``encode`` of the result is *name*.
 
     Raises:
-        Park: reason "unrepresentable": no key has this name (outside *prefix*, empty, or illegal under the policy).
+        Park: reason "unrepresentable": no key has this name (outside *prefix*, empty, no Unicode, or illegal under the policy).
     """
     if not name.startswith(prefix) or name == prefix:
         raise Park(f"{policy.name}: the name is not below the prefix {prefix!r}", reason="unrepresentable", key=name)
     rest = name[len(prefix) :]
     if policy.plain(rest):
         return rest
+    if _NO_UNICODE.search(rest):
+        raise Park(f"{policy.name}: the name is not valid UTF-8", reason="unrepresentable", key=name)
     key = policy.unescape(rest)
     if policy.escape(key) != rest:
         raise Park(f"{policy.name}: the name is not legal under this policy", reason="unrepresentable", key=name)
     return key
+
+
+def legal(text: str, policy: NamePolicy) -> bool:
+    """Whether *text* may be the beginning of a side's names as it stands: a configured prefix."""
+    return policy.escape(policy.unescape(text)) == text
 
 
 def excluded(key: str) -> bool:
@@ -131,8 +151,7 @@ def server_prefix(prefix: str, policy: NamePolicy) -> str:
     """The longest text that begins the name of every key that begins with *prefix*."""
     for end, char in enumerate(prefix):
         context = prefix[max(end - 1, 0) : end + 1] if char == "/" else prefix[end : end + 2] if char == "." else char
-        open_ended = end + 1 == len(prefix) and char in f".{_WIDE_DOT}"
-        if char == QUOTE or open_ended or not policy.plain(context):
+        if char == QUOTE or not policy.plain(context):
             return prefix[:end]
     return prefix
 
@@ -150,21 +169,25 @@ def policy_for(side: Side, vast_names: str = "common") -> NamePolicy:
 def _problem(key: str, name: str, policy: NamePolicy) -> str:
     if not key:
         return "the key is empty"
-    try:
-        size_bytes = len(name.encode())
-    except UnicodeEncodeError:
+    if not name.isascii() and _NO_UNICODE.search(name):
         return "the key holds lone surrogates"
+    if policy.refused is not None and not name.isascii() and (refused := policy.refused.search(name)):
+        return f"the name has U+{ord(refused[0]):04X}, which the service refuses"
     segments = name.split("/")
     limits = (
-        (len(name), policy.max_characters, "characters"),
-        (size_bytes, policy.max_bytes, "bytes"),
+        (_utf16_units(name), policy.max_characters, "characters"),
+        (len(name.encode()), policy.max_bytes, "bytes"),
         (len(segments), policy.max_segments, "segments"),
-        (max(map(len, segments)), policy.max_segment_characters, "characters in one segment"),
+        (max(map(_utf16_units, segments)), policy.max_segment_characters, "characters in one segment"),
     )
     for value, limit, unit in limits:
         if limit is not None and value > limit:
             return f"the name has {value} {unit}, {limit} are allowed"
     return ""
+
+
+def _utf16_units(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
 
 
 def _replacement(char: str) -> str:
@@ -185,15 +208,11 @@ def _unquoted(quotes: str, char: str, to_plain: dict[str, str]) -> str:
 
 
 def _escape_dots(match: re.Match[str]) -> str:
-    if match[3]:
-        return match[3][:-1] + _WIDE_DOT
-    return QUOTE + match[0]
+    return match[0].replace(_WIDE_DOT, QUOTE + _WIDE_DOT).replace(".", _WIDE_DOT)
 
 
 def _unescape_dots(match: re.Match[str]) -> str:
-    if match[3]:
-        return match[0]
-    return match[0][1:] if match[1] else match[2] + "."
+    return match[0].replace(QUOTE + _WIDE_DOT, _WIDE_DOT) if match["quotes"] else match[0].replace(_WIDE_DOT, ".")
 
 
 def _escape_slashes(key: str) -> str:
@@ -224,14 +243,19 @@ def _walk(text: str, *, plain: str, quoted: Callable[[str], str]) -> str:
 
 
 AZURE_BLOB = NamePolicy(
-    "Azure blob name", _CONTROLS + "\\", trailing_dots=True, max_characters=1024, max_segments=254
+    "Azure blob name",
+    _CONTROLS + "\\",
+    trailing_dots=True,
+    refused=_AZURE_REFUSES,
+    max_characters=1024,
+    max_segments=254,
 )  # facts/azure.md 3.4; clients and the emulator turn a backslash into a slash
 VAST_COMMON = NamePolicy(
     "VAST name (common)",
-    _CONTROLS + '"\\:|<>*?',
+    '\0"\\:|<>*?',
     dot_segments=True,
     empty_segments=True,
     max_bytes=1024,
     max_segment_characters=255,
-)  # facts/vast.md 4: the default policy refuses what SMB refuses
+)  # facts/vast.md 4: the default policy refuses what SMB refuses; a control character is legal there, as NFS clients write it
 VAST_NATIVE = NamePolicy("VAST name (native)", "\0", max_bytes=1024)

@@ -3,8 +3,8 @@
 The common form has lower-case S3-style names and decoded values. A hyphen of a name is an underscore on Blob, whose names are C#
 identifiers; S3 names with an underscore are legal but dropped by common HTTP servers, so Blob's names stay readable there.
 Any other character that a side refuses becomes ``_xHH_`` (Blob) or ``-xHH-`` (S3), its code point in hexadecimal; a value that is
-no plain ASCII header value becomes ``utf-8''`` and percent-encoded UTF-8 (RFC 8187). Both escape themselves, so decoding what was
-encoded gives back exactly what went in.
+no plain ASCII header value becomes ``utf-8''`` and percent-encoded UTF-8 (RFC 8187). Both escape themselves, and only what would
+have been written counts as an escape: whatever a user gave on a side comes back to it exactly. docs/names.md says it for users.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def to_side(metadata: Metadata, stamp: OriginStamp | None, side: Side) -> Stored
     for name, value in metadata.user:
         stored_name, stored_value = encode_name(name, side), encode_value(value)
         cost_bytes = len(stored_name) + len(stored_value)
-        if not name or cost_bytes > room_bytes or stored_name == form.stamp_name:
+        if not name or cost_bytes > room_bytes or stored_name == form.stamp_name or stored_name in user:
             lossy = True
             continue
         room_bytes -= cost_bytes
@@ -115,18 +115,35 @@ def from_side(headers: Mapping[str, str | None], user: Mapping[str, str], side: 
     return Metadata(**fields, user=tuple(sorted(common.items()))), stamp
 
 
+def held(metadata: Metadata, side: Side) -> Metadata:
+    """What *side* gives back of *metadata* once it was written there: all of it, unless that was lossy."""
+    stored = to_side(metadata, None, side)
+    return from_side(stored.headers, stored.user, side)[0]
+
+
+def carried_back(metadata: Metadata, over: Metadata, side: Side) -> Metadata:
+    """*metadata* as *side* holds it, completed by the entries of *over* that *side* could not hold.
+
+    *over* is what the other side holds of the same object and is about to be overwritten: what was left out on the way to *side*
+    says nothing by its absence there.
+    """
+    seen = {name for name, _ in (*held(over, side).user, *metadata.user)}
+    left_out = [entry for entry in over.user if entry[0] not in seen]
+    return replace(metadata, user=tuple(sorted([*metadata.user, *left_out]))) if left_out else metadata
+
+
 def encode_name(name: str, side: Side) -> str:
     """*side*'s form of a common name. Common names are lower-case."""
     form, name = FORMS[side], name.lower()
-    parts = []
-    for position, char in enumerate(name):
-        if char == _HYPHEN and not _ambiguous(name, position, form):
-            parts.append(form.hyphen)
-        elif char in form.legal_at(position):
-            parts.append(char)
-        else:
-            parts.append(f"{form.hyphen}x{ord(char):02x}{form.hyphen}")
-    return "".join(parts)
+    stored = ""
+    for position in reversed(range(len(name))):
+        char, legal = name[position], form.legal_at(position)
+        if char == _HYPHEN and _escape(form.hyphen + stored, 0, form, legal) is None:
+            char = form.hyphen
+        elif char == _HYPHEN or char not in legal:
+            char = f"{form.hyphen}x{ord(char):02x}{form.hyphen}"
+        stored = char + stored
+    return stored
 
 
 def decode_name(name: str, side: Side) -> str:
@@ -135,46 +152,48 @@ def decode_name(name: str, side: Side) -> str:
     parts: list[str] = []
     at = 0
     while at < len(name):
-        escape = _CODE.match(name, at + 1) if name[at] == form.hyphen else None
-        char = _escaped_char(name, at, escape, form) if escape is not None else ""
-        if escape is not None and char:
-            parts.append(char)
-            at = escape.end() + 1
-        else:
-            parts.append(_HYPHEN if name[at] == form.hyphen else name[at])
-            at += 1
+        escape = _escape(name, at, form, form.legal_at(at)) if name[at] == form.hyphen else None
+        char, end = escape or (_HYPHEN if name[at] == form.hyphen else name[at], at + 1)
+        parts.append(char)
+        at = end
     return "".join(parts)
 
 
-def _ambiguous(name: str, position: int, form: Form) -> bool:
-    # A hyphen that, written plainly, would look like the start of an escape once what follows it is written too.
-    code = _CODE.match(name, position + 1)
-    return code is not None and code.end() < len(name) and name[code.end()] not in form.legal
+def _escape(text: str, at: int, form: Form, legal: frozenset[str]) -> tuple[str, int] | None:
+    """The character that an escape at the hyphen *at* stands for, and where it ends; None where the hyphen is only a hyphen.
 
-
-def _escaped_char(name: str, at: int, escape: re.Match[str], form: Form) -> str:
-    code = int(escape[1], 16)
-    if not name.startswith(form.hyphen, escape.end()) or code > sys.maxunicode or escape[1] != f"{code:02x}":
-        return ""
-    char = chr(code)
-    if char == _HYPHEN:
-        following = _CODE.match(name, escape.end() + 1)
-        return char if following and name.startswith(form.hyphen, following.end()) else ""
-    return "" if char in form.legal_at(at) or char != char.lower() else char
+    An escaped hyphen is one that would begin an escape if it were written plainly, which the same rule tells.
+    """
+    found: tuple[str, int] | None = None
+    while code := _CODE.match(text, at + 1):
+        value = int(code[1], 16)
+        if not text.startswith(form.hyphen, code.end()) or value > sys.maxunicode or code[1] != f"{value:02x}":
+            return None
+        char = chr(value)
+        found = found or (char, code.end() + 1)
+        if char != _HYPHEN:
+            return None if char in legal or char != char.lower() else found
+        at = code.end()
+    return None
 
 
 def encode_value(value: str) -> str:
-    """A plain ASCII header value that stands for *value*; *value* itself where it is one."""
-    if _PLAIN_VALUE.match(value) and not value.startswith(_MARKER):
+    """A plain ASCII header value that stands for *value*; *value* itself where it is one that cannot be taken for another."""
+    if _PLAIN_VALUE.match(value) and decode_value(value) == value:
         return value
-    return _MARKER + quote(value.encode("utf-8", "surrogateescape"), safe="")
+    return _marked(value)
 
 
 def decode_value(value: str) -> str:
-    """Inverse of ``encode_value``; a value with no marker is itself."""
+    """Inverse of ``encode_value``; a value that it cannot have written is itself."""
     if not value.startswith(_MARKER):
         return value
-    return unquote_to_bytes(value[len(_MARKER) :]).decode("utf-8", "surrogateescape")
+    decoded = unquote_to_bytes(value[len(_MARKER) :]).decode("utf-8", "surrogateescape")
+    return decoded if _marked(decoded) == value and encode_value(decoded) == value else value
+
+
+def _marked(value: str) -> str:
+    return _MARKER + quote(value.encode("utf-8", "surrogateescape"), safe="")
 
 
 def digest(metadata: Metadata) -> bytes:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from federation import keys
 from federation.errors import UsageError
 from federation.model import Foreign, Mode, Side
 from federation.progress import DeleteBudget
@@ -32,6 +33,22 @@ QUEUE_DAYS = 7.0
 
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
+
+
+def _whole_segments(prefix: str) -> str:
+    if prefix and not prefix.endswith("/"):
+        raise ValueError('a prefix is empty or ends in "/"')
+    return prefix
+
+
+def _legal_on(side: Side, prefix: str, vast_names: str = "common") -> None:
+    policy = keys.policy_for(side, vast_names)
+    if not keys.legal(prefix, policy):
+        raise ValueError(f"the prefix is used as it stands, and is no legal {policy.name}")
+
+
+Prefix = Annotated[str, AfterValidator(_whole_segments)]
+"""Part of every name of a side that is not part of the key."""
 
 
 class _Section(BaseModel):
@@ -65,10 +82,15 @@ class BlobSettings(_Section):
 
     account_url: str
     container: str
-    prefix: str = ""
+    prefix: Prefix = ""
     connection_string_env: str = ""
     """Variable holding a connection string; empty: DefaultAzureCredential."""
     events: BlobEventSettings = BlobEventSettings()
+
+    @model_validator(mode="after")
+    def _prefix_is_legal(self) -> BlobSettings:
+        _legal_on(Side.BLOB, self.prefix)
+        return self
 
 
 class VastEventSettings(_Section):
@@ -93,14 +115,20 @@ class VastSettings(_Section):
 
     endpoint: str
     bucket: str
-    prefix: str = ""
+    prefix: Prefix = ""
     region: str = "us-east-1"
     access_key_env: str
     secret_key_env: str
     ca_file: str = ""
     name_policy: Literal["common", "native"] = "common"
-    """``common``: names legal over SMB too (VAST's default); ``native``: S3's own limits (facts/vast.md 4)."""
+    """What VAST's view policy allows: ``common``, its default (names for NFS and SMB too), or ``native`` limits together with
+    special S3 characters, for a bucket that only S3 uses (facts/vast.md 4)."""
     events: VastEventSettings = VastEventSettings()
+
+    @model_validator(mode="after")
+    def _prefix_is_legal(self) -> VastSettings:
+        _legal_on(Side.VAST, self.prefix, self.name_policy)
+        return self
 
 
 class RuleSettings(_Section):

@@ -21,6 +21,9 @@ USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 _BUFFER_BYTES = 256 * 1024
+_HEADER_BYTES = 16 * 1024
+_HEADER_LINES = 8 * 1024 + 64
+"""Room for all user metadata that Azure takes (8 KiB of names and values), be it one value or one byte an entry."""
 _SAMPLES_A_WINDOW = 1_000
 UNMEASURED_US = 60 * SECOND_US
 """Doubt about a clock of which no answer has told yet."""
@@ -170,6 +173,8 @@ class HttpLane:
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
                 auto_decompress=False,
+                max_field_size=_HEADER_BYTES,
+                max_headers=_HEADER_LINES,
                 read_bufsize=_BUFFER_BYTES,
             )
         return self._session

@@ -29,8 +29,11 @@ def url_path(name: str) -> str:
 
 
 def from_url_form(text: str, *, plus: bool = False) -> str:
-    """Inverse of percent-encoding; with *plus*, a plus sign is a space."""
-    return unquote_plus(text) if plus else unquote(text)
+    """Inverse of percent-encoding; with *plus*, a plus sign is a space. Bytes that are not UTF-8 become lone surrogates.
+
+    No key holds those, so such a name (NFS takes any bytes) is not taken for another one.
+    """
+    return unquote_plus(text, errors="surrogateescape") if plus else unquote(text, errors="surrogateescape")
 
 
 def md5_base64(data: bytes) -> str:

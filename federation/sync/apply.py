@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+from federation import metadata as mapping
 from federation.errors import Park
 from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
@@ -137,9 +138,18 @@ async def _preserve(ctx: PairContext, scene: Scene, decision: Decision, *, copy_
     await preserve_loser(ctx, scene.key, (decision.preserve, loser), winner, decision.reason, copy_bytes=copy_bytes)
 
 
+def _carrying_back(scene: Scene, side: Side) -> Present:
+    """What *side* holds, with the metadata that it could not take of the agreed version it now replaces on the other side."""
+    source, target, base = scene.present(side), scene.of(side.other), scene.base
+    agreed = base is not None and base.lossy and isinstance(target, Present) and target.version.etag == base.etag(side.other)
+    if not agreed or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
+        return source
+    return replace(source, metadata=mapping.carried_back(source.metadata, target.metadata, side))
+
+
 async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = scene.present(side), scene.of(decision.destination)
+    source, target = _carrying_back(scene, side), scene.of(decision.destination)
     destination = ctx.stores[decision.destination]
     await _preserve(ctx, scene, decision, copy_bytes=True)
     written = logical_stamp(source, side, scene.rules)
@@ -194,7 +204,7 @@ async def _copy_small(
 
 async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = scene.present(side), scene.present(decision.destination)
+    source, target = _carrying_back(scene, side), scene.present(decision.destination)
     await _preserve(ctx, scene, decision, copy_bytes=False)
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
@@ -271,7 +281,7 @@ def _base(
         metadata_digest=source.metadata_digest,
         written=written,
         size_bytes=source.version.size_bytes,
-        lossy=lossy,
+        lossy=lossy or source.metadata != scene.present(side).metadata,
         vast_as_of_us=scene.vast_as_of_us,
     )
 

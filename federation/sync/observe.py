@@ -65,11 +65,11 @@ def as_agreed(base: Base | None, side: Side) -> Present | Absent:
 
 
 def new_stamp(key: str, source: Present, side: Side, written: Stamp) -> OriginStamp:
-    """The stamp for our copy of *source*, which a user wrote on *side* at *written*."""
+    """The stamp for our copy of *source*, which a user wrote on *side* at *written*: sealed for what the other side can hold."""
     return OriginStamp(
         side=side,
         etag=source.version.etag,
         written=written,
         md5=source.version.md5,
-        key_digest=seal(key, source.metadata_digest),
+        key_digest=seal(key, metadata.digest(metadata.held(source.metadata, side.other))),
     )

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from federation import metadata
+from federation.errors import Park
 from federation.model import PRESERVED_PREFIX, SECOND_US, ListEntry, Present, Side, Stamp
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import ConflictRecord
@@ -37,11 +39,14 @@ def _version(present: Present) -> str:
     return f"{present.version.etag}\0{present.metadata_digest.hex()}"
 
 
-def preserved_key(key: str, loser: Side, present: Present, written: Stamp) -> str:
-    """``.federation/conflicts/<key>~<side>~<UTC time>~<short etag>``: named by the version, not by the clock of the copy."""
+def preserved_key(key: str, loser: Side, present: Present, written: Stamp, *, short: bool = False) -> str:
+    """``.federation/conflicts/<key>~<side>~<UTC time>~<short etag>``: named by the version, not by the clock of the copy.
+
+    *short* puts a digest in place of a key that leaves no room for the rest.
+    """
     at = datetime.fromtimestamp(written.at_us // SECOND_US, UTC).strftime(_TIME_FORMAT)
-    short = hashlib.blake2b(_version(present).encode(), digest_size=4).hexdigest()
-    return f"{CONFLICTS_PREFIX}{key}~{loser}~{at}~{short}"
+    version = hashlib.blake2b(_version(present).encode(), digest_size=4).hexdigest()
+    return f"{CONFLICTS_PREFIX}{metadata.key_digest(key) if short else key}~{loser}~{at}~{version}"
 
 
 async def preserve_loser(
@@ -58,7 +63,13 @@ async def preserve_loser(
     won = winner if isinstance(winner, Stamp) else logical_stamp(winner, side.other, rules)
     name = preserved_key(key, side, present, written)
     if copy_bytes:
-        await ctx.stores[side].copy(key, name, source_etag=present.version.etag)
+        try:
+            await ctx.stores[side].copy(key, name, source_etag=present.version.etag)
+        except Park as parked:
+            if parked.reason != "unrepresentable":
+                raise
+            name = preserved_key(key, side, present, written, short=True)
+            await ctx.stores[side].copy(key, name, source_etag=present.version.etag)
     await ctx.state.record_conflict(
         ConflictRecord(
             conflict_id=conflict_id(name),
@@ -82,7 +93,7 @@ async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock)
     """Record kept copies that no conflict lists: their records were lost with the state (rule 1). How many. Raises as listings.
 
     A copy is removed by whoever resolves its conflict, so one that is there without a record was never resolved. Young copies
-    are left alone: their record may be on its way.
+    are left alone: their record may be on its way. Of a copy with a short name the record shows the digest in place of the key.
     """
     known = {record.conflict_id for record in await state.conflicts()}
     found = 0

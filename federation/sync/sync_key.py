@@ -100,8 +100,11 @@ async def _may_guess(ctx: PairContext, hint: Hint, base: Base | None) -> bool:
     """Whether the side that the hint does not speak of may be taken to be as agreed, or empty where nothing was agreed.
 
     A wrong guess does no harm and costs the body of a refused write. After the base was lost it would be wrong most of the time,
-    unless a listing has just shown that the other side is empty.
+    unless a listing has just shown that the other side is empty. Where the other side may hold metadata that this one could not
+    take, it is read so that nothing of it is erased.
     """
+    if base is not None and base.lossy:
+        return False
     return base is not None or Source.RECONCILER in hint.sources or not await ctx.rebuilding()
 
 

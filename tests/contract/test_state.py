@@ -111,7 +111,7 @@ async def test_the_latest_time_of_one_version_is_kept(state: State, clock: TestC
 
 
 @pytest.mark.parametrize("scan_first", [True, False])
-async def test_a_scan_does_not_blur_the_time_of_an_event(state: State, clock: TestClock, scan_first: bool) -> None:  # noqa: FBT001
+async def test_a_scan_does_not_blur_the_time_of_an_event(state: State, scan_first: bool) -> None:
     """A listing's whole second of the same version leaves the event's microseconds, whichever was marked first."""
     listed = Change("k", Side.BLOB, Source.RECONCILER, etag="0x8DC9", at=Stamp(10_000_000))
     told = [event("k", at_us=10_000_000), event("j", at_us=10_400_000)]

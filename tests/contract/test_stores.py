@@ -98,14 +98,15 @@ async def test_open_is_conditional_and_can_be_dropped(store: ObjectStore) -> Non
     assert len(await get(store, "k")) == 3_000_000
 
 
-async def test_odd_keys_are_kept_exactly(store: ObjectStore) -> None:
+async def test_odd_keys_are_kept_exactly(case: Made, store: ObjectStore) -> None:
     """Keys with any character, empty or dot segments and either Unicode form stay apart and come back as they were."""
-    for number, key in enumerate(ODD_KEYS):
+    odd = [key for key in ODD_KEYS if case.kind != "moto" or "\n" not in key]  # moto routes no path that holds a line feed
+    for number, key in enumerate(odd):
         await put(store, key, str(number).encode())
-    assert await listed_keys(store) == by_bytes(ODD_KEYS)
-    for number, key in enumerate(ODD_KEYS):
+    assert await listed_keys(store) == by_bytes(odd)
+    for number, key in enumerate(odd):
         assert await get(store, key) == str(number).encode()
-    for key in ODD_KEYS:
+    for key in odd:
         await store.delete(key, expected_etag=(await store.head(key)).version.etag)
     assert await listed_keys(store) == []
 

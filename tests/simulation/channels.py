@@ -66,7 +66,9 @@ def vast_event(key: str, name: str, etag: str | None, at_us: int) -> bytes:
 class Delivery:
     """From the service to the queue or topic."""
 
-    def __init__(self, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], arrive: Callable[[Told], None]) -> None:
+    def __init__(
+        self, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], arrive: Callable[[Told], None]
+    ) -> None:
         self._rng = rng
         self._rates = rates
         self._count = count
@@ -155,7 +157,9 @@ class QueueEnd:
             self._count("queue call failed")
             raise ServiceRequestError("queue away")
 
-    async def receive_messages(self, *, messages_per_page: int, max_messages: int, visibility_timeout: int) -> AsyncIterator[Message]:
+    async def receive_messages(
+        self, *, messages_per_page: int, max_messages: int, visibility_timeout: int
+    ) -> AsyncIterator[Message]:
         """As the client."""
         del messages_per_page
         await self._go()

@@ -219,9 +219,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """As in asyncio."""
         return asyncio.Future(loop=self)
 
-    def create_task(
-        self, coro: Any, *, name: str | None = None, context: Context | None = None
-    ) -> asyncio.Task[Any]:
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
         """As in asyncio; the task gets its serial number."""
         # The first step is scheduled inside the constructor, before the task can be known here.
         before = len(self._soon)

@@ -133,14 +133,21 @@ class Oracle:
         self.embodied[side, key] = list(self.values.get((key, value_of(after)), []))
         if (key, value_of(after)) not in self.values:
             partial = (key, after.data) in self.partial
-            self.fail(f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{' (a part of a file)' * partial}")
+            self.fail(
+                f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{' (a part of a file)' * partial}"
+            )
 
     def _metadata_race(self, side: Side, key: str) -> None:
         """Metadata changed on VAST between the engine's look and its write: no condition on an S3 ETag sees that (ADR 0001)."""
         now = asyncio.get_running_loop().time()
         looked = self.servers[side].looked.get(key, -1.0)
         for write in self.embodied.get((side, key), []):
-            if side is Side.VAST and write.side is side and write.metadata_only and looked < write.when <= now < looked + RACE_SECONDS:
+            if (
+                side is Side.VAST
+                and write.side is side
+                and write.metadata_only
+                and looked < write.when <= now < looked + RACE_SECONDS
+            ):
                 write.raced = True
 
     def _guarded(self, side: Side, key: str) -> None:
@@ -179,7 +186,9 @@ class Oracle:
         kept = self._kept_alone(key, state, now) or (parked is not None and parked.reason == "revert_limit")
         if now[Side.BLOB] != now[Side.VAST] and not kept:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
-        for write in (one for one in self.writes if one.key == key and not one.superseded and not one.raced and not one.agreed_again):
+        for write in (
+            one for one in self.writes if one.key == key and not one.superseded and not one.raced and not one.agreed_again
+        ):
             current = write.value in now.values() if kept else all(value == write.value for value in now.values())
             if not current and not self._preserved(write, records) and not self._only_in_the_state(write):
                 self.fail(f"lost: #{write.number} {write.value!r} of {write.side}:{key}; now {now!r}")
@@ -202,7 +211,9 @@ class Oracle:
                     return True
             elif record.loser_metadata is not None and record.loser_metadata.user == metadata:
                 md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-                same = [one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata]
+                same = [
+                    one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata
+                ]
                 if same or record.loser_etag == md5:
                     return True
         return False
@@ -243,13 +254,17 @@ class Oracle:
         if abs(loser - winner) < SURE_TIE_US and record.winner_etag and record.winner_side is not self.script.tie_winner:
             self.fail(f"wrong winner of a tie: {record.key}: {record.winner_side} ({record.reason})")
         if loser > winner + LWW_SLACK_US:
-            self.fail(f"wrong winner: {record.key}: {record.loser_side} wrote {(loser - winner) / 1e6:.1f} s later and lost ({record.reason})")
+            self.fail(
+                f"wrong winner: {record.key}: {record.loser_side} wrote {(loser - winner) / 1e6:.1f} s later and lost ({record.reason})"
+            )
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""
         if self.state_lost or self.script.mode is not Mode.TWO_WAY or not record.loser_etag:
             return False
-        return not any((one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes)
+        return not any(
+            (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes
+        )
 
     def _written(self, key: str, side: Side, etag: str) -> int | None:
         """When a user wrote what *side* held under *etag*; None when that cannot be told for sure."""

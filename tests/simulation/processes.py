@@ -99,7 +99,9 @@ class Process(Unit):
     def client(self, side: Side) -> Client:
         """A connection to one side."""
         world = self.world
-        client = Client(world.servers[side], self.rng, world.rates, world.count, lambda: self.clock.off_us, page=world.script.page)
+        client = Client(
+            world.servers[side], self.rng, world.rates, world.count, lambda: self.clock.off_us, page=world.script.page
+        )
         client.capabilities = world.servers[side].capabilities
         return client
 

@@ -119,7 +119,16 @@ class Server(MemoryStore):
 class Client:
     """``ports.ObjectStore`` of one process."""
 
-    def __init__(self, server: Server, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], off_us: Callable[[], int], *, page: int) -> None:
+    def __init__(
+        self,
+        server: Server,
+        rng: Random,
+        rates: Callable[[], Rates],
+        count: Callable[[str], None],
+        off_us: Callable[[], int],
+        *,
+        page: int,
+    ) -> None:
         self.side = server.side
         self.capabilities = Capabilities()
         self.race_windows = 0
@@ -288,5 +297,3 @@ class _Upload:
 
     async def abort(self) -> None:
         await self._client._call(self._upload.abort)  # noqa: SLF001
-
-

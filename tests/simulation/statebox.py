@@ -64,7 +64,13 @@ class StateEnd:
     """``ports.State`` of one process. *observe* sees every call that took effect, with what it returned."""
 
     def __init__(
-        self, box: StateBox, clock: Clock, rng: Random, rates: Callable[[], Rates], count: Callable[[str], None], observe: Observer
+        self,
+        box: StateBox,
+        clock: Clock,
+        rng: Random,
+        rates: Callable[[], Rates],
+        count: Callable[[str], None],
+        observe: Observer,
     ) -> None:
         self._box = box
         self._clock = clock

@@ -56,7 +56,9 @@ class World:
         self.calm = False
         self.trace: list[str] | None = [] if traced else None
         self.servers = {
-            side: Server(side, SideClock(script.skew_us[side], script.drift_ppm[side], START_US), self._changed, self.oracle.raced)
+            side: Server(
+                side, SideClock(script.skew_us[side], script.drift_ppm[side], START_US), self._changed, self.oracle.raced
+            )
             for side in Side
         }
         if not script.conditions:
@@ -202,8 +204,10 @@ class World:
     async def _main(self, loop: SimLoop) -> None:
         for name in PROCESSES[: self.script.processes]:
             self.start(name)
-        acts = sorted([(act, self.users.do) for act in self.script.users] + [(act, self._fault) for act in self.script.faults],
-                      key=lambda pair: pair[0].at)
+        acts = sorted(
+            [(act, self.users.do) for act in self.script.users] + [(act, self._fault) for act in self.script.faults],
+            key=lambda pair: pair[0].at,
+        )
         for act, do in acts:
             await asyncio.sleep(max(0.0, act.at - loop.time()))
             self.note(f"ACT {act}")
@@ -399,5 +403,3 @@ def _short(held: _Object | None) -> str:
         return "-"
     content, user = value_of(held)
     return f"{content[:14]!r}{dict(user) or ''}@{held.etag[-6:]}{'*' if held.stamp else ''}"
-
-

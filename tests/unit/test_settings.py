@@ -191,6 +191,29 @@ def test_without_events_nothing_is_replayed(file: Path) -> None:
     assert read(file, pair(), "[pair.rules]\ntombstone_days = 0.1").pair[0].replay_days == {}
 
 
+@pytest.mark.parametrize(
+    ("section", "old", "new", "hint"),
+    [
+        ("blob", 'container = "c"\nprefix = ""', 'container = "c"\nprefix = "data"', 'ends in "/"'),
+        ("blob", 'container = "c"\nprefix = ""', 'container = "c"\nprefix = "v1./"', "no legal Azure blob name"),
+        ("vast", 'bucket = "b"\nprefix = ""', 'bucket = "b"\nprefix = "data"', 'ends in "/"'),
+        ("vast", 'bucket = "b"\nprefix = ""', 'bucket = "b"\nprefix = "a:b/"', "no legal VAST name (common)"),
+        ("vast", 'bucket = "b"\nprefix = ""', 'bucket = "b"\nprefix = "/a/"', "no legal VAST name (common)"),
+    ],
+)
+def test_a_prefix_that_no_name_may_begin_with_is_refused(file: Path, section: str, old: str, new: str, hint: str) -> None:
+    """Names below it could not be written, or would not be the prefix's."""
+    text = refused(file, pair().replace(old, new))
+    assert f"  pair.0.{section}" in text
+    assert hint in text
+
+
+def test_the_name_policy_says_which_prefixes_are_legal(file: Path) -> None:
+    """What the common policy refuses is fine where the bucket takes native names."""
+    native = pair().replace('bucket = "b"\nprefix = ""', 'bucket = "b"\nname_policy = "native"\nprefix = "/a:b/"')
+    assert read(file, native).pair[0].vast.prefix == "/a:b/"
+
+
 def test_all_problems_are_told_at_once(file: Path) -> None:
     """A person mends the file in one go."""
     assert "2 wrong setting(s)" in refused(file, "[redis]\nuri = 'x'\n[worker]\nconcurrency = 0", pair())
@@ -317,7 +340,7 @@ def test_whole_pairs_may_come_from_the_environment(file: Path) -> None:
     assert [(one.name, one.mode) for one in settings.pair] == [("env", Mode.BLOB_MASTER)]
 
 
-@pytest.mark.parametrize("value", ["[broken", "{tenant}/", "[a, b]"])
+@pytest.mark.parametrize("value", ["[broken/", "{tenant}/", "[a, b]/"])
 def test_brackets_that_are_no_json_are_text(file: Path, value: str) -> None:
     """A prefix may look like that; where a list is wanted the error names the setting."""
     assert read(file, FEDERATION__PAIR__0__BLOB__PREFIX=value).pair[0].blob.prefix == value

@@ -160,6 +160,20 @@ async def test_names_without_a_key_are_counted() -> None:
     assert listed.skipped_names == 1
 
 
+async def test_a_name_that_is_no_utf8_is_counted_and_is_no_other_key() -> None:
+    """NFS takes any bytes as a name. Such a name is left out; it is not taken for one that holds U+FFFD."""
+    page = S3_PAGE.replace(b"a+b%2B%0A", b"caf%E9")
+    [odd, _] = parse_s3_page(page).entries
+    listed = ordered(Server([]))
+    listed._pages = lambda *_: _one_page(Page([odd, entry("caf\ufffd")], ""))
+    assert await read(listed) == ["caf\ufffd"]
+    assert listed.skipped_names == 1
+
+
+async def _one_page(page: Page) -> AsyncIterator[Page]:
+    yield page
+
+
 async def test_the_planes_own_names_do_not_disturb() -> None:
     """Escaped names under an excluded prefix cost no second pass."""
     server = Server([".federation/conflicts/x\uff1ay", "a"])
