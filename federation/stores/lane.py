@@ -66,6 +66,8 @@ class SkewMeter:
 
     Each answer bounds the skew by an interval; the bounds of the newest answers are intersected, those of one window and of the
     one before it, so that drift is followed. An empty intersection means that a clock was set: start over with the newest answer.
+    Some servers write the header once a second and hand it out meanwhile, so it may be a second late; that cannot be told from a
+    clock that is slow by less than a second.
     """
 
     def __init__(self) -> None:
@@ -96,8 +98,11 @@ class SkewMeter:
         if bounds is None:
             return ClockSkew(0, UNMEASURED_US)
         low_us, high_us = bounds
-        middle_us = 0 if low_us <= 0 <= high_us else (low_us + high_us) // 2
-        return ClockSkew(middle_us, max(middle_us - low_us, high_us - middle_us))
+        latest_us = high_us + SECOND_US
+        if low_us <= 0 <= latest_us:
+            return ClockSkew(0, max(-low_us, abs(high_us)))
+        middle_us = (low_us + latest_us) // 2
+        return ClockSkew(middle_us, latest_us - middle_us)
 
 
 def _common(one: _Bounds | None, two: _Bounds | None) -> _Bounds | None:

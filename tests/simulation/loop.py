@@ -1,8 +1,9 @@
 """An asyncio event loop with virtual time and seeded scheduling.
 
 Time moves only when nothing is ready, then straight to the next timer. Which ready task runs next is drawn from the seed, as a
-priority that depends on the task's serial number and step alone: so the order in which a set happened to be walked changes nothing,
-and a seed replays exactly. Tasks belong to simulated processes; a killed process never runs again, not even its ``finally``.
+priority that depends on the task's serial number and step alone: so the order in which a set happened to be walked changes
+nothing, and a seed replays exactly. Tasks belong to simulated processes; a killed process never runs again, not even its
+``finally``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
 _MIX = 0x9E3779B97F4A7C15
@@ -56,8 +57,8 @@ class _Known:
     steps: int = 0
 
 
-class SimLoop(asyncio.AbstractEventLoop):
-    """See the module. Only what the engine uses of a loop is there; anything else raises NotImplementedError."""
+class SimLoop:
+    """See the module. Only what the engine uses of a loop is there; anything else is an AttributeError."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed & _MASK
@@ -87,7 +88,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def _current(self) -> Iterator[None]:
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(finalizer=self._close_generator)
-        asyncio._set_running_loop(self)
+        asyncio._set_running_loop(cast("Any", self))
         self._running = True
         try:
             yield
@@ -194,7 +195,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
         """As in asyncio, in seeded order."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = asyncio.Handle(callback, args, cast("Any", self), context)
         self._enqueue(handle)
         return handle
 
@@ -208,7 +209,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """As in asyncio."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = asyncio.TimerHandle(when, callback, args, cast("Any", self), context)
         heapq.heappush(self._timers, (when, next(self._serial), timer))
         return timer
 
@@ -217,13 +218,15 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """As in asyncio."""
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=cast("Any", self))
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
+    def create_task(
+        self, coro: Coroutine[Any, Any, _T], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[_T]:
         """As in asyncio; the task gets its serial number."""
         # The first step is scheduled inside the constructor, before the task can be known here.
         before = len(self._soon)
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
+        task: asyncio.Task[_T] = asyncio.Task(coro, loop=cast("Any", self), name=name, context=context)
         unit = context.get(UNIT) if context is not None else UNIT.get()
         self._tasks[task] = _Known(next(self._task_serial), unit)
         if len(self._soon) > before:

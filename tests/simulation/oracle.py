@@ -1,7 +1,7 @@
 """What must hold, kept apart from the engine: every acknowledged write is accounted for, by rules of the oracle's own.
 
-A *value* is content and user metadata of one key. A user who overwrites or deletes what a side holds has seen it: those writes are
-superseded. Everything else must end as the current value of both sides, or preserved where ``conflicts`` lists it.
+A *value* is content and user metadata of one key. A user who overwrites or deletes what a side holds has seen it: those writes
+are superseded. Everything else must end as the current value of both sides, or preserved where ``conflicts`` lists it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Oracle:
             for side in Side:
                 self.embodied[side, key] = list(both.values())
 
-    def engine_changed(self, side: Side, key: str, before: _Object | None, after: _Object | None) -> None:
+    def engine_changed(self, side: Side, key: str, after: _Object | None) -> None:
         """The engine wrote or deleted something of the users' namespace."""
         self.mutations += 1
         self._metadata_race(side, key)
@@ -171,7 +171,7 @@ class Oracle:
 
     def settle_accounts(self, state: MemoryState) -> None:
         """At rest: both sides equal, every write accounted for, every winner right."""
-        conflicts = list(state._conflicts.values())  # noqa: SLF001 - the oracle looks at everything
+        conflicts = list(state._conflicts.values())
         keys = {write.key for write in self.writes} | {key for server in self.servers.values() for key in server.objects}
         for key in sorted(keys):
             if not key.startswith(".federation/"):
@@ -182,7 +182,7 @@ class Oracle:
     def _key(self, key: str, state: MemoryState, records: list[ConflictRecord]) -> None:
         held = {side: server.objects.get(key) for side, server in self.servers.items()}
         now = {side: value_of(one) if one is not None else None for side, one in held.items()}
-        parked = state._parked.get(key)  # noqa: SLF001 - the oracle looks at everything
+        parked = state._parked.get(key)
         kept = self._kept_alone(key, state, now) or (parked is not None and parked.reason == "revert_limit")
         if now[Side.BLOB] != now[Side.VAST] and not kept:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
@@ -195,7 +195,7 @@ class Oracle:
         self._resurrected(key, now)
 
     def _kept_alone(self, key: str, state: MemoryState, now: dict[Side, Value | None]) -> bool:
-        base = state._base.get(key)  # noqa: SLF001 - the oracle looks at everything
+        base = state._base.get(key)
         one_sided = base is not None and not base.deleted and bool(base.blob_etag) != bool(base.vast_etag)
         if not one_sided or self.script.mode is Mode.TWO_WAY:
             return False
@@ -254,9 +254,8 @@ class Oracle:
         if abs(loser - winner) < SURE_TIE_US and record.winner_etag and record.winner_side is not self.script.tie_winner:
             self.fail(f"wrong winner of a tie: {record.key}: {record.winner_side} ({record.reason})")
         if loser > winner + LWW_SLACK_US:
-            self.fail(
-                f"wrong winner: {record.key}: {record.loser_side} wrote {(loser - winner) / 1e6:.1f} s later and lost ({record.reason})"
-            )
+            seconds = (loser - winner) / 1e6
+            self.fail(f"wrong winner: {record.key}: {record.loser_side} wrote {seconds:.1f} s later and lost ({record.reason})")
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""

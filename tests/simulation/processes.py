@@ -60,7 +60,7 @@ class Process(Unit):
         super().__init__(name)
         self.world = world
         self.clock = ProcessClock()
-        self.rng = Random(f"{world.script.seed} {name} {number}")  # noqa: S311 - repeatable chance is the point
+        self.rng = Random(f"{world.script.seed} {name} {number}")
         self.stop: asyncio.Event | None = None
         self.engine: PairEngine | None = None
         self.runtime: PairRuntime | None = None
@@ -82,7 +82,7 @@ class Process(Unit):
                 self.world.note(f"{self.name} ended: {type(error).__name__} {error}")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stop.wait(), _RESTART_SECONDS)
-            except Exception as error:  # noqa: BLE001 - a process that dies of anything else is a finding
+            except Exception as error:
                 self.world.oracle.fail(f"process died: {error!r}")
                 raise
         self.ended = True
@@ -130,7 +130,7 @@ def current() -> Process:
 
 
 @asynccontextmanager
-async def _open_state(settings: Settings, pair: Any, clock: Any) -> AsyncIterator[State]:  # noqa: ANN401
+async def _open_state(settings: Settings, pair: Any, clock: Any) -> AsyncIterator[State]:
     del settings, pair
     process = current()
     world = process.world
@@ -138,7 +138,7 @@ async def _open_state(settings: Settings, pair: Any, clock: Any) -> AsyncIterato
     yield cast("State", process.state)
 
 
-async def _no_credential(*_: Any) -> None:  # noqa: ANN401
+async def _no_credential(*_: Any) -> None:
     return None
 
 
@@ -162,7 +162,7 @@ def replaced() -> Iterator[None]:
         yield
 
 
-def settings_of(script: Any, *, other: bool) -> Settings:  # noqa: ANN401 - Script; mixed settings of the second process
+def settings_of(script: Any, *, other: bool) -> Settings:
     """What an operator would have written for *script*. *other*: the second process runs under another version of it."""
     return Settings.model_validate(
         {

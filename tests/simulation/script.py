@@ -116,7 +116,7 @@ _FAULT_KINDS = (
 
 def draw(seed: int) -> Script:
     """The script of *seed*."""
-    rng = Random(seed)  # noqa: S311 - repeatable chance is the point
+    rng = Random(seed)
     long = rng.random() < 0.03
     span = rng.choice([5.0, 20.0, 40.0]) * (4 if long else 1)
     users = sorted((_user(rng, span, number) for number in range(rng.randint(4, 30))), key=lambda act: act.at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 from typing import Any, TypeVar, cast
 
@@ -58,7 +59,7 @@ class _Objects(dict[str, _Object]):
         super().__setitem__(key, value)
         self._changed(self._server, key, before, value)
 
-    def pop(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - as dict
+    def pop(self, key: str, default: Any = None) -> Any:
         before = self.get(key)
         if before is None:
             return default
@@ -232,16 +233,16 @@ class Client:
         """As in the port: page by page, each as old as when it was asked for."""
         after = start_after
         while True:
-            page = await self._call(lambda: self._list_page(prefix, after))
+            page = await self._call(partial(self._list_page, prefix, after))
             for entry in page:
                 yield entry
             if len(page) < self._page:
                 return
             after = page[-1].key
 
-    async def _list_page(self, prefix: str, after: str) -> list[ListEntry]:
+    async def _list_page(self, prefix: str, after: str) -> tuple[ListEntry, ...]:
         entries = [entry async for entry in self._server.list(prefix=prefix, start_after=after)]
-        return entries[: self._page]
+        return tuple(entries[: self._page])
 
     async def clock_skew(self) -> ClockSkew:
         """As measured: not exactly."""
@@ -259,7 +260,7 @@ class _Reader:
         self._client = client
         self._server = server
         self._key = key
-        self._data = reader._data  # noqa: SLF001 - one unit with the twin
+        self._data = reader._data
 
     def _now(self) -> bytes:
         live = self._server.objects.get(self._key)
@@ -271,13 +272,13 @@ class _Reader:
         """As in the port."""
         half = len(self._data) // 2
         first = self._data[:half]
-        await self._client._back()  # noqa: SLF001 - one unit
+        await self._client._back()
         return first + self._now()[half:]
 
     async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
         """As in the port."""
         for start in range(0, len(self._data), size_bytes):
-            await self._client._back()  # noqa: SLF001 - one unit
+            await self._client._back()
             yield self._now()[start : start + size_bytes]
 
     async def close(self) -> None:
@@ -290,10 +291,10 @@ class _Upload:
         self._upload = upload
 
     async def put_part(self, number: int, data: bytes) -> None:
-        await self._client._call(lambda: self._upload.put_part(number, data))  # noqa: SLF001 - one unit
+        await self._client._call(lambda: self._upload.put_part(number, data))
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
-        return await self._client._call(lambda: self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))  # noqa: SLF001
+        return await self._client._call(lambda: self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))
 
     async def abort(self) -> None:
-        await self._client._call(self._upload.abort)  # noqa: SLF001
+        await self._client._call(self._upload.abort)

@@ -88,12 +88,12 @@ class StateEnd:
         """Nothing to release."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        async def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - any method of the port
+        async def call(*arguments: Any, **named: Any) -> Any:
             return await self._call(name, arguments, named)
 
         return call
 
-    async def _call(self, name: str, arguments: Sequence[Any], named: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def _call(self, name: str, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
         rates, rng = self._rates(), self._rng
         await asyncio.sleep(rng.uniform(0, 0.005))
         if asyncio.get_running_loop().time() < self._box.away_until:
@@ -103,7 +103,7 @@ class StateEnd:
             self._count("state call failed")
             raise RetryLater("Redis did not answer", reason="redis_unavailable")
         inner = self._box.inner
-        inner._clock = self._clock  # noqa: SLF001 - times in marks are those of the process that calls
+        inner._clock = self._clock
         result = await getattr(inner, name)(*arguments, **named)
         self._observe(name, tuple(arguments), named, result)
         await asyncio.sleep(rng.uniform(0, 0.005))

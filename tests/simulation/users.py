@@ -37,7 +37,7 @@ class Users:
 
     def supersede(self, side: Side, key: str, held: _Object | None, *, how: str) -> None:
         """A user replaces or removes what is there."""
-        base = self._world.box.inner._base.get(key)  # noqa: SLF001 - to know what was agreed at this moment
+        base = self._world.box.inner._base.get(key)
         agreed = base.etag(side) if base is not None and base.live else ""
         self._world.oracle.superseding(side, key, held, how=how, agreed_etag=agreed)
 
@@ -52,7 +52,7 @@ class Users:
         self._acknowledge(act, server, key)
 
     def _acknowledge(self, act: Act, server: Server, key: str, *, metadata_only: bool = False) -> None:
-        base = self._world.box.inner._base.get(key)  # noqa: SLF001 - to know what was agreed at this moment
+        base = self._world.box.inner._base.get(key)
         self._world.oracle.acknowledged(server.side, key, server.objects[key], act.number, base, metadata_only=metadata_only)
 
     def _text(self, act: Act) -> bytes:
@@ -97,7 +97,7 @@ class Users:
             return
         self.supersede(server.side, act.key, held, how="metadata")
         stamp = held.stamp if act.number % 2 else None
-        server._store(act.key, held.data, with_tag(f"m{act.number}"), stamp, held.etag)  # noqa: SLF001 - as replace_metadata does
+        server._store(act.key, held.data, with_tag(f"m{act.number}"), stamp, held.etag)
         self._acknowledge(act, server, act.key, metadata_only=True)
 
     def _copy(self, act: Act, server: Server) -> None:
@@ -136,10 +136,10 @@ class Users:
         loop = asyncio.get_running_loop()
         for step in range(1, _GROW_STEPS):
             part = whole[: 30 * step]
-            loop.call_later(act.amount * (step - 1) / _GROW_STEPS, self._grow, act, server, part, False)  # noqa: FBT003
-        loop.call_later(act.amount, self._grow, act, server, whole, True)  # noqa: FBT003
+            loop.call_later(act.amount * (step - 1) / _GROW_STEPS, self._grow, act, server, part, False)
+        loop.call_later(act.amount, self._grow, act, server, whole, True)
 
-    def _grow(self, act: Act, server: Server, data: bytes, done: bool) -> None:  # noqa: FBT001 - from call_later
+    def _grow(self, act: Act, server: Server, data: bytes, done: bool) -> None:
         self._write_file(act, server, data, acknowledged=done)
 
     def _file_delete(self, act: Act, server: Server) -> None:
@@ -164,5 +164,5 @@ class Users:
             return
         with server.untold():
             etag = f"{FILE_ETAG}{0xF << 80 | next(self._file_serial):022x}"
-            server.place(act.key, replace(held, etag=etag, modified=server._now()))  # noqa: SLF001 - as write_file does
+            server.place(act.key, replace(held, etag=etag, modified=server._now()))
         self._world.oracle.again(server.side, act.key, server.objects[act.key])

@@ -68,7 +68,7 @@ class World:
         self.oracle.servers = self.servers
         self.box = StateBox(script.shards)
         self.queue, self.poison, self.topic = Queue(), Queue(), Topic()
-        rng = Random(f"{script.seed} delivery")  # noqa: S311 - repeatable chance is the point
+        rng = Random(f"{script.seed} delivery")
         self.deliveries = {
             Side.BLOB: Delivery(rng, self.rates, self.count, self.queue.add),
             Side.VAST: Delivery(rng, self.rates, self.count, self.topic.add),
@@ -110,7 +110,7 @@ class World:
         if after is not None and not key.startswith(".federation/"):
             self.oracle.emptied.pop(server.side, None)
         if not key.startswith(".federation/") and not by_user:
-            self.oracle.engine_changed(server.side, key, before, after)
+            self.oracle.engine_changed(server.side, key, after)
         if not server.told:
             return
         at_us, now = server.clock.now_us(), asyncio.get_running_loop().time()
@@ -124,7 +124,7 @@ class World:
         body = channels.vast_event(key, name, after.etag if after else None, at_us)
         self.deliveries[Side.VAST].send(Told(Side.VAST, key, body, now))
 
-    def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:  # noqa: ANN401
+    def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         """A state call took effect."""
         if name == "mark":
             now = asyncio.get_running_loop().time()
@@ -141,7 +141,7 @@ class World:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
 
     def _heard(self, change: Change) -> None:
-        dirty = self.box.inner._dirty.get(change.key)  # noqa: SLF001 - the world looks at everything
+        dirty = self.box.inner._dirty.get(change.key)
         entries = dirty.entries[change.side] if dirty is not None else []
         taken = any((one.etag, one.deleted) in {(change.etag, change.deleted), (None, False)} for one in entries)
         if taken and change.at is not None:  # an echo of the same batch may have been dropped before
@@ -158,7 +158,7 @@ class World:
             self.outstanding.clear()
         for side in Side:
             ours = min((at for place, at in self.outstanding.items() if place[0] is side), default=None)
-            told = min((one.since_us[side] for one in self.box.inner._dirty.values() if side in one.since_us), default=None)  # noqa: SLF001
+            told = min((one.since_us[side] for one in self.box.inner._dirty.values() if side in one.since_us), default=None)
             if ours is not None and (told is None or told > ours):
                 self.note(f"LAG {side} {self.outstanding} {self.box.inner._dirty}")
                 self.oracle.fail(f"lag of {side} under-reported: a change of {ours} is waiting, the oldest told is {told}")
@@ -197,7 +197,7 @@ class World:
             loop.time(),
             sum(len(delivery.past) for delivery in self.deliveries.values()),
             len(self.oracle.writes),
-            len(self.box.inner._conflicts),  # noqa: SLF001 - the world looks at everything
+            len(self.box.inner._conflicts),
             self.trace or [],
         )
 
@@ -253,28 +253,26 @@ class World:
             if not why:
                 return True
         state = self.box.inner
-        self.oracle.fail(
-            f"not at rest after {CONVERGE_SECONDS} s: {why}: dirty {list(state._dirty.items())[:3]}, parked {list(state._parked.values())[:3]}, "  # noqa: SLF001
-            f"halts {list(state._halts)}, held {list(state._held)}"  # noqa: SLF001
-        )
+        left = {"dirty": list(state._dirty.items()), "parked": list(state._parked.values()), "halts": list(state._halts)}
+        self.oracle.fail(f"not at rest after {CONVERGE_SECONDS} s: {why}: {left}")
         return False
 
     def _operator(self) -> None:
         """The person on call: looks at halts and held deletes and says yes."""
         state = self.box.inner
-        for name in list(state._halts):  # noqa: SLF001
-            if not state._halts[name].self_lifting:  # noqa: SLF001
+        for name in list(state._halts):
+            if not state._halts[name].self_lifting:
                 self.note(f"operator lifts {name}")
-                del state._halts[name]  # noqa: SLF001
+                del state._halts[name]
                 self.oracle.emptied.clear()
                 side = name.removeprefix("side_emptied_")
                 if side != name:
-                    state._notes[f"may_be_empty:{side}"] = b"1"  # noqa: SLF001
-        held = [key for key, one in state._held.items() if not one.verdict]  # noqa: SLF001
+                    state._notes[f"may_be_empty:{side}"] = b"1"
+        held = [key for key, one in state._held.items() if not one.verdict]
         self.oracle.released.update(held)
         if held and self.processes:
             process = next(iter(self.processes.values()))
-            state._clock = process.clock  # noqa: SLF001
+            state._clock = process.clock
             asyncio.get_running_loop().create_task(state.judge(held, verdict="released", now_us=process.clock.now_us()))
 
     def _restless(self) -> str:
@@ -288,10 +286,10 @@ class World:
             "events under way": any(delivery.under_way for delivery in self.deliveries.values()),
             "messages in the queue": self.queue.messages,
             "topic not read": behind,
-            "dirty": state._dirty,  # noqa: SLF001
-            "halted": state._halts,  # noqa: SLF001
-            "held": state._held,  # noqa: SLF001
-            "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],  # noqa: SLF001
+            "dirty": state._dirty,
+            "halted": state._halts,
+            "held": state._held,
+            "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],
         }
         busy = [name for name, value in moving.items() if value]
         if busy:
@@ -304,11 +302,11 @@ class World:
                 continue
             first = self._scans_seen.setdefault(process.name, scan)
             # The first scan seen at rest may have begun before; the next did not.
-            quiet = quiet or (scan is not first and scan.whole and scan.marked <= 2 * len(state._parked))  # noqa: SLF001
+            quiet = quiet or (scan is not first and scan.whole and scan.marked <= 2 * len(state._parked))
         return "" if quiet else "no quiet scan yet"
 
     def _position(self, partition: int) -> int:
-        cursor = self.box.inner._cursors.get("vast_events")  # noqa: SLF001 - the world looks at everything
+        cursor = self.box.inner._cursors.get("vast_events")
         return cursor.position.get(str(partition), 0) if cursor is not None else 0
 
     async def _stop_all(self, loop: SimLoop) -> None:
@@ -386,7 +384,7 @@ class World:
         for key, held in list(self.servers[act.side].objects.items()):
             self.users.supersede(act.side, key, held, how="delete")
         self.servers[act.side].watched.vanish()
-        dirty = self.box.inner._dirty  # noqa: SLF001 - what was heard of before is not the scan's doing
+        dirty = self.box.inner._dirty
         self.oracle.emptied[act.side] = {key for key in self.servers[act.side.other].objects if key not in dirty}
 
     def _fault_retention(self, act: Act, process: Process) -> None:
