@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from federation.model import Base, Hint, Present, Side, StampOrigin
+from federation.model import ECHO_SLACK_US, Base, Hint, Present, Side, StampOrigin
 
 SIDE_EMPTIED = "side_emptied"
 """Halt: a whole listing of one side is empty while the base knows objects there."""
@@ -66,7 +66,7 @@ def content_in_doubt(present: Present, base: Base | None, hint: Hint) -> bool:
     if present.version.size_bytes != base.size_bytes:
         return True
     untouched = present.metadata_digest == base.metadata_digest
-    return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us
+    return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us + ECHO_SLACK_US
 
 
 def quiet_until_us(present: Present, hint: Hint, *, quiet_us: int) -> int:

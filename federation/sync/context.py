@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from federation.model import Foreign, Side
+from federation.model import ECHO_SLACK_US, Foreign, Side
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget
 from federation.rules.decision import Rules
@@ -71,3 +71,10 @@ class PairContext:
     async def vast_now_us(self) -> int:
         """The time by VAST's clock."""
         return self.clock.now_us() + (await self.stores[Side.VAST].clock_skew()).us
+
+    async def vast_seen_us(self) -> int:
+        """VAST's time as of which what is read from now on is known, less the slack that an echo of our own write is granted.
+
+        A version that somebody else wrote has no echo: the first change after the read must not be taken for one (ADR 0001).
+        """
+        return await self.vast_now_us() - ECHO_SLACK_US

@@ -259,7 +259,7 @@ async def _scene(ctx: PairContext, lease: Lease, claim: Claim) -> Scene:
         blob=as_agreed(claim.base, Side.BLOB),
         vast=as_agreed(claim.base, Side.VAST),
         rules=await ctx.current_rules(),
-        vast_as_of_us=await ctx.vast_now_us(),
+        vast_as_of_us=await ctx.vast_seen_us(),
         by_person=Source.OPERATOR in claim.hint.sources,
     )
 

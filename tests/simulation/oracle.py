@@ -62,7 +62,7 @@ class Oracle:
     partial: set[tuple[str, bytes]] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
     mutations: int = 0
-    deletes: list[float] = field(default_factory=list)
+    deletes: dict[tuple[Side, str], float] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     """Keys of held deletes that the operator released."""
     emptied: dict[Side, set[str]] = field(default_factory=dict)
@@ -154,7 +154,8 @@ class Oracle:
         """A delete by the engine: within the budget, and never because a whole side was found empty (rule 8)."""
         now = asyncio.get_running_loop().time()
         if key not in self.released:
-            self.deletes = [at for at in self.deletes if at > now - BUDGET_SECONDS] + [now]
+            # A second delete of one key costs nothing more.
+            self.deletes = {one: at for one, at in self.deletes.items() if at > now - BUDGET_SECONDS} | {(side, key): now}
             if len(self.deletes) > self.script.delete_budget and not self.state_lost:
                 self.fail(f"{len(self.deletes)} deletes within {BUDGET_SECONDS:g} s, {self.script.delete_budget} allowed")
         if side.other in self.emptied and key in self.emptied[side.other]:

@@ -1,4 +1,7 @@
-"""Run simulated worlds: ``python -m tests.simulation.run --seeds 1000`` or ``--seed 123``."""
+"""Simulated worlds from the command line.
+
+``--seeds N`` runs many; ``--seed S`` replays one, cut down to what matters; ``--mutants`` shows that defects are caught.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,23 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import structlog
 
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants.mutant import Mutant
 from tests.simulation.script import Script, draw
+from tests.simulation.shrink import shrink
 from tests.simulation.world import Outcome, World
+
+SHOWN = 5
+"""Failing seeds that are told at once; the number of the others is told at the end."""
 
 
 def simulate(script: Script, *, traced: bool = False) -> Outcome:
     """One world."""
     return World(script, traced=traced).run()
-
-
-def quiet() -> None:
-    """Logs of the engine are not looked at here."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 def one_seed(seed: int) -> Outcome:
@@ -36,45 +40,86 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
-    parser.add_argument("--seed", type=int, help="replay one, with its trace")
+    parser.add_argument("--seed", type=int, help="replay one")
+    parser.add_argument("--whole", action="store_true", help="with --seed: do not cut it down")
+    parser.add_argument("--mutants", nargs="*", help="seeds until each defect is caught; names: only these")
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.environ["PYTHONHASHSEED"] = "0"  # a set's order must not differ from run to run
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation.run", *sys.argv[1:]])  # noqa: S606 - ourselves
-    quiet()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # the trace tells more than the engine's log
+    if options.mutants is not None:
+        return mutants([one for one in MUTANTS if not options.mutants or one.name in options.mutants])
     if options.seed is not None:
-        outcome = simulate(draw(options.seed), traced=True)
-        print("\n".join(outcome.trace))
-        print(outcome.script)
-        print("\n".join(outcome.violations) or "no violation")
-        return 1 if outcome.violations else 0
+        return replay(draw(options.seed), whole=options.whole)
     return many(range(options.first, options.first + options.seeds))
 
 
-def many(seeds: range) -> int:
+def replay(script: Script, *, whole: bool) -> int:
+    """One seed with its trace; a failing one is cut down first."""
+    if not whole and simulate(script).violations:
+        script = shrink(script, lambda candidate: simulate(candidate).violations)
+    outcome = simulate(script, traced=True)
+    print("\n".join(outcome.trace))
+    print(f"\n{script.seed}: {script.mode}, tie winner {script.tie_winner}, {script.processes} process(es), {script.rates}")
+    print(f"skew {script.skew_us}, drift {script.drift_ppm}, conditions honoured {script.conditions}, stamps {script.stamps}")
+    for act in sorted((*script.users, *script.faults), key=lambda act: act.at):
+        print(f"  {act}")
+    print("\n".join(outcome.violations) or "no violation")
+    return 1 if outcome.violations else 0
+
+
+def many(seeds: Iterable[int]) -> int:
     """Run *seeds* on all cores; 0 when nothing was violated."""
     started = time.monotonic()
     faults: Counter[str] = Counter()
-    steps = events = writes = conflicts = 0
-    failed: list[Outcome] = []
+    count = steps = events = writes = conflicts = 0
+    failed: list[int] = []
     for outcome in _pool(seeds):
+        count += 1
         faults += outcome.faults
         steps, events, writes = steps + outcome.steps, events + outcome.events, writes + outcome.writes
         conflicts += outcome.conflicts
         if outcome.violations:
-            failed.append(outcome)
-            print(f"seed {outcome.script.seed}: {outcome.violations[0]}", flush=True)
+            failed.append(outcome.script.seed)
+            print(f"seed {outcome.script.seed}: {outcome.violations[0][:300]}", flush=True)
     seconds = time.monotonic() - started
-    print(f"{len(seeds)} seeds, {len(failed)} with violations, {len(seeds) / seconds:.1f} seeds/s")
-    print(f"{writes} user writes, {events} events, {conflicts} conflicts, {steps} steps; faults injected:")
+    print(f"{count} seeds, {len(failed)} with violations, {count / seconds:.1f} seeds/s, {steps} steps of tasks")
+    print(f"{writes} user writes, {events} events, {conflicts} conflicts; faults injected:")
     for kind, number in sorted(faults.items()):
         print(f"  {kind}: {number}")
+    if failed:
+        print(f"replay with: make simulate SEED={failed[0]}")
     return 1 if failed else 0
 
 
-def _pool(seeds: range) -> Iterator[Outcome]:
+def _pool(seeds: Iterable[int]) -> Iterator[Outcome]:
+    # Worlds leave their killed processes suspended for ever, so workers are replaced now and then.
     with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=20) as pool:
         yield from pool.imap_unordered(one_seed, seeds, chunksize=4)
+
+
+def mutants(chosen: list[Mutant]) -> int:
+    """A table of defects and the seeds until each was caught; 1 when one was not."""
+    survived = 0
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+        for name, seed, violation in pool.imap(_hunt, [one.name for one in chosen], chunksize=1):
+            mutant = next(one for one in chosen if one.name == name)
+            survived += seed is None
+            caught = f"{seed:4} of at most {mutant.within}" if seed is not None else f"SURVIVED {mutant.within}"
+            print(f"{name:28} {caught:20} {mutant.what}: {violation[:90]}", flush=True)
+    print(f"{len(chosen)} mutants, {survived} survived")
+    return 1 if survived else 0
+
+
+def _hunt(name: str) -> tuple[str, int | None, str]:
+    mutant = next(one for one in MUTANTS if one.name == name)
+    with mutant.on():
+        for seed in range(1, mutant.within + 1):
+            violations = one_seed(seed).violations
+            if violations:
+                return name, seed, violations[0]
+    return name, None, ""
 
 
 if __name__ == "__main__":
