@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from federation.metadata import digest
-from federation.model import Base, Metadata, Mode, Side
+from federation.model import SECOND_US, Base, Metadata, Mode, Side
 from federation.progress import ConflictRecord
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import _Object
@@ -38,10 +38,8 @@ class Write:
     side: Side
     key: str
     value: Value
-    at_us: int
-    """True time, as far as the service's own stamp can tell it."""
-    etags: set[str]
-    """Under which its side held it: a rewrite of equal bytes or a touch gives a new one."""
+    etags: dict[str, list[int]]
+    """Under which its side held it, with true times: a rewrite of equal bytes or a touch gives a new one."""
     when: float
     """Virtual time."""
     metadata_only: bool = False
@@ -84,9 +82,15 @@ class Oracle:
         self, side: Side, key: str, held: _Object, number: int, base: Base | None, *, metadata_only: bool = False
     ) -> None:
         """A user's write was answered; *base* is what was agreed then."""
-        server = self.servers[side]
-        true_us = held.modified.at_us - server.clock.ahead_us()
-        write = Write(number, side, key, value_of(held), true_us, {held.etag}, asyncio.get_running_loop().time(), metadata_only)
+        write = Write(
+            number,
+            side,
+            key,
+            value_of(held),
+            {held.etag: [self._true_us(side, held)]},
+            asyncio.get_running_loop().time(),
+            metadata_only,
+        )
         if base is not None and base.live:
             same = base.md5 == hashlib.md5(held.data, usedforsecurity=False).hexdigest()
             write.agreed_again = same and base.metadata_digest == digest(held.metadata)
@@ -94,6 +98,15 @@ class Oracle:
         self.values.setdefault((key, write.value), []).append(write)
         self.embodied[side, key] = [write]
         self.equal(key)
+
+    def _true_us(self, side: Side, held: _Object) -> int:
+        """When it was written: now, unless its own time says that it is older (an NFS rename keeps the time)."""
+        clock = self.servers[side].clock
+        return (
+            clock.now_us() - clock.ahead_us()
+            if clock.now_us() - held.modified.at_us < SECOND_US
+            else held.modified.at_us - clock.ahead_us()
+        )
 
     def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, agreed_etag: str) -> None:
         """A user on *side* overwrites or deletes *held*."""
@@ -165,8 +178,7 @@ class Oracle:
         """A user wrote or touched what is there: the same version, later."""
         for write in self.embodied.get((side, key), []):
             if write.side is side:
-                write.etags.add(held.etag)
-                write.at_us = max(write.at_us, held.modified.at_us - self.servers[side].clock.ahead_us())
+                write.etags.setdefault(held.etag, []).append(self._true_us(side, held))
 
     # ----------------------------------------------------------------------------------------------------------- the end
 
@@ -243,20 +255,22 @@ class Oracle:
             if not self.script.mode.writable(record.winner_side):
                 self.fail(f"conflict {record.key}: the read-only zone won")
             return
-        loser = self._written(record.key, record.loser_side, record.loser_etag)
-        if record.winner_etag:
-            winner = self._written(record.key, record.winner_side, record.winner_etag)
-        else:
-            winner = max(self.delete_times.get((record.winner_side, record.key), []), default=None)
         if self._false(record):
             self.fail(f"false conflict: {record.key}: no user wrote {record.loser_etag} on {record.loser_side} ({record.reason})")
-        if loser is None or winner is None:
+        losses = self._written(record.key, record.loser_side, record.loser_etag)
+        wins = self._written(record.key, record.winner_side, record.winner_etag)
+        if not record.winner_etag:
+            wins = self.delete_times.get((record.winner_side, record.key), [])
+        if not losses or not wins:
             return
-        if abs(loser - winner) < SURE_TIE_US and record.winner_etag and record.winner_side is not self.script.tie_winner:
+        apart_us, once = min(losses) - max(wins), len(losses) == len(wins) == 1
+        tied = once and abs(apart_us) < SURE_TIE_US and record.winner_etag
+        if tied and record.winner_side is not self.script.tie_winner:
             self.fail(f"wrong winner of a tie: {record.key}: {record.winner_side} ({record.reason})")
-        if loser > winner + LWW_SLACK_US:
-            seconds = (loser - winner) / 1e6
-            self.fail(f"wrong winner: {record.key}: {record.loser_side} wrote {seconds:.1f} s later and lost ({record.reason})")
+        if apart_us > LWW_SLACK_US:
+            self.fail(
+                f"wrong winner: {record.key}: {record.loser_side} wrote {apart_us / 1e6:.1f} s later and lost ({record.reason})"
+            )
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""
@@ -266,10 +280,10 @@ class Oracle:
             (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes
         )
 
-    def _written(self, key: str, side: Side, etag: str) -> int | None:
-        """When a user wrote what *side* held under *etag*; None when that cannot be told for sure."""
-        times = [one.at_us for one in self.writes if (one.key, one.side) == (key, side) and etag in one.etags]
-        return times[0] if len(times) == 1 else None
+    def _written(self, key: str, side: Side, etag: str) -> list[int]:
+        """When users wrote what *side* held under *etag*; empty when that cannot be told for sure."""
+        found = [one.etags[etag] for one in self.writes if (one.key, one.side) == (key, side) and etag in one.etags]
+        return found[0] if len(found) == 1 else []
 
 
 def value_of(held: _Object) -> Value:

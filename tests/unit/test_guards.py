@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.model import Base, Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
+from federation.model import ECHO_SLACK_US, Base, Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
 from federation.rules.guards import (
     DELETE_FLOOR,
     PAIR_OPTIONS_CHANGED,
@@ -170,21 +170,22 @@ def test_quiet_is_counted_from_the_latest_moment_the_time_allows(precision_us: i
     assert until == T0 + precision_us + 5 * SECOND
 
 
+LATER = ECHO_SLACK_US + 1
 AGREED = Base(vast_etag="v2", size_bytes=3, metadata_digest=b"p", vast_as_of_us=T0)
 
 
 @pytest.mark.parametrize(
     ("here", "base", "hint", "doubt"),
     [
-        (held(later_us=1), AGREED, SCANNED, True),
-        (held(later_us=0), AGREED, SCANNED, False),
+        (held(later_us=LATER), AGREED, SCANNED, True),
+        (held(later_us=LATER - 1), AGREED, SCANNED, False),
         (held(size=4), AGREED, SCANNED, True),
-        (held(size=4, later_us=1), AGREED, told("v2"), False),
-        (held(later_us=1, digest=b"q"), AGREED, SCANNED, False),
+        (held(size=4, later_us=LATER), AGREED, told("v2"), False),
+        (held(later_us=LATER, digest=b"q"), AGREED, SCANNED, False),
         (held(size=4, digest=b"q"), AGREED, SCANNED, True),
-        (held("v3", size=4, later_us=1), AGREED, SCANNED, False),
-        (held(later_us=1), replace(AGREED, vast_as_of_us=0), SCANNED, False),
-        (held(later_us=1), replace(AGREED, vast_as_of_us=1), SCANNED, True),
+        (held("v3", size=4, later_us=LATER), AGREED, SCANNED, False),
+        (held(later_us=LATER), replace(AGREED, vast_as_of_us=0), SCANNED, False),
+        (held(later_us=LATER), replace(AGREED, vast_as_of_us=1), SCANNED, True),
         (held(size=4), replace(AGREED, deleted=True), SCANNED, False),
         (held(size=4), None, SCANNED, False),
     ],
