@@ -221,20 +221,28 @@ async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
 
 
 def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
-    """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there."""
+    """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there.
+
+    Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since.
+    """
     if intent is None:
         return base
     source = Side.BLOB if intent.blob_etag else Side.VAST
     there = scene.of(source.other)
-    if isinstance(there, Absent) or there.origin is None:
-        return base
-    ours = there.origin.side is source and there.origin.etag == intent.etag(source)
-    # A multipart ETag is no content hash, but an intent for this very version stands behind the stamp.
-    if not ours or not (copy_of(there, source) or there.version.etag_kind is ETagKind.MULTIPART):
+    if isinstance(there, Absent) or not _by_stamp(there, intent, source):
         return base
     done = replace(intent, md5=there.version.md5 or intent.md5, metadata_digest=there.metadata_digest)
     etag = there.version.etag
     return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
+
+
+def _by_stamp(there: Present, intent: Base, source: Side) -> bool:
+    stamp = there.origin
+    if stamp is None or stamp.side is not source or stamp.etag != intent.etag(source):
+        return False
+    # A multipart ETag is no content hash, and of a large file none was known when the stamp was made: but an intent for this very
+    # version stands behind the stamp.
+    return copy_of(there, source) or stamp.md5 is None or there.version.etag_kind is ETagKind.MULTIPART
 
 
 def _verdict(decision: Decision, held: Held | None) -> tuple[Decision, bool]:

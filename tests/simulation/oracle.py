@@ -274,7 +274,7 @@ class Oracle:
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""
-        if self.state_lost or self.script.mode is not Mode.TWO_WAY or not record.loser_etag:
+        if self.state_lost or not self.script.stamps or not record.loser_etag:
             return False
         return not any(
             (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from federation.errors import RetryLater
+from federation.model import Change
 from federation.ports import Clock
 from federation.state.memory_state import MemoryState
 from tests.simulation.script import Rates
@@ -19,15 +20,16 @@ Observer = Callable[[str, tuple[Any, ...], dict[str, Any], Any], None]
 class StateBox:
     """Redis, as the proven twin of ``RedisState``; its contents can go back in time or be lost."""
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, taken: Callable[[Change], None]) -> None:
         self._shards = shards
+        self._taken = taken
         self.away_until = 0.0
         self.inner = self._fresh()
         self._kept: dict[str, Any] | None = None
         self.losses = 0
 
     def _fresh(self) -> MemoryState:
-        return MemoryState("sim", shards=self._shards, clock=_NoClock())
+        return _Observed("sim", shards=self._shards, clock=_NoClock(), taken=self._taken)
 
     def flush(self) -> None:
         """Everything is gone."""
@@ -36,7 +38,7 @@ class StateBox:
 
     def keep(self) -> None:
         """What a replica has now."""
-        self._kept = copy.deepcopy({name: value for name, value in vars(self.inner).items() if name != "_clock"})
+        self._kept = copy.deepcopy({name: value for name, value in vars(self.inner).items() if name not in {"_clock", "_taken"}})
 
     def fail_over(self) -> None:
         """The replica takes over: the tail is lost."""
@@ -45,6 +47,20 @@ class StateBox:
         vars(self.inner).update(self._kept)
         self._kept = None
         self.losses += 1
+
+
+class _Observed(MemoryState):
+    """Tells of each change that was marked and not dropped as an echo."""
+
+    def __init__(self, pair: str, *, shards: int, clock: Clock, taken: Callable[[Change], None]) -> None:
+        super().__init__(pair, shards=shards, clock=clock)
+        self._taken = taken
+
+    def _mark(self, change: Change) -> bool:
+        done = super()._mark(change)
+        if done:
+            self._taken(change)
+        return done
 
 
 class _NoClock:

@@ -66,7 +66,7 @@ class World:
                 conditional_put=False, conditional_delete=False, conditional_complete=False, min_part_bytes=1
             )
         self.oracle.servers = self.servers
-        self.box = StateBox(script.shards)
+        self.box = StateBox(script.shards, self._taken)
         self.queue, self.poison, self.topic = Queue(), Queue(), Topic()
         rng = Random(f"{script.seed} delivery")
         self.deliveries = {
@@ -130,7 +130,6 @@ class World:
             now = asyncio.get_running_loop().time()
             for change in arguments[0]:
                 self.marked[change.side, change.key] = now
-                self._heard(change)
                 self.note(f"mark {change.side}:{change.key} {change.source} {change.etag} deleted={change.deleted} {result}")
         elif name == "move_cursor" and result:
             self._cursor_moved(arguments[2].position)
@@ -140,11 +139,9 @@ class World:
         if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
 
-    def _heard(self, change: Change) -> None:
-        dirty = self.box.inner._dirty.get(change.key)
-        entries = dirty.entries[change.side] if dirty is not None else []
-        taken = any((one.etag, one.deleted) in {(change.etag, change.deleted), (None, False)} for one in entries)
-        if taken and change.at is not None:  # an echo of the same batch may have been dropped before
+    def _taken(self, change: Change) -> None:
+        """A change was marked."""
+        if change.at is not None:
             known = self.outstanding.get((change.side, change.key), change.at.at_us)
             self.outstanding[change.side, change.key] = min(known, change.at.at_us)
         if change.source is not Source.RECONCILER:
