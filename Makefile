@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs servers accept accept-quick bench full-stack setup lock clean
+.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick bench full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -51,6 +51,12 @@ rules: setup ## branch coverage of the pure core by its own tests alone
 
 docs: setup ## renew what docs/consistency.md prints from the code
 	@$(BIN)/python -m tests.decision.document
+
+simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
+	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
+
+mutants: setup ## deliberate defects of the engine, and the seeds until the simulation caught each
+	@$(BIN)/python -m tests.simulation.run --mutants
 
 bench: setup ## figures, not assertions
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

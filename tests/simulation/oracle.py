@@ -241,7 +241,7 @@ class Oracle:
 
     def _resurrected(self, key: str, now: dict[Side, Value | None]) -> None:
         value = now[Side.BLOB]
-        if self.state_lost or value is None or value != now[Side.VAST]:
+        if self.state_lost or not self.script.stamps or value is None or value != now[Side.VAST]:
             return
         writes = self.values.get((key, value), [])
         if writes and all(one.superseded and not one.unagreed and not one.raced for one in writes):

@@ -40,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--these", type=int, nargs="+", help="these and no others")
     parser.add_argument("--seed", type=int, help="replay one")
     parser.add_argument("--whole", action="store_true", help="with --seed: do not cut it down")
     parser.add_argument("--mutants", nargs="*", help="seeds until each defect is caught; names: only these")
@@ -52,7 +53,7 @@ def main() -> int:
         return mutants([one for one in MUTANTS if not options.mutants or one.name in options.mutants])
     if options.seed is not None:
         return replay(draw(options.seed), whole=options.whole)
-    return many(range(options.first, options.first + options.seeds))
+    return many(options.these or range(options.first, options.first + options.seeds))
 
 
 def replay(script: Script, *, whole: bool) -> int:
