@@ -27,6 +27,7 @@ from tests.simulation.users import Users
 CONVERGE_SECONDS = 1800.0
 """Virtual time within which a world at rest must have converged."""
 _RESTART_SECONDS = 1.0
+_SCANS_UNDER_WAY = 2
 RELIST_SECONDS = 61.0
 """After which a scan takes a kept copy without a record for one whose record was lost."""
 
@@ -80,7 +81,7 @@ class World:
         self.outstanding: dict[tuple[Side, str], int] = {}
         """Marked and not yet settled: time of the earliest change."""
         self._losses = 0
-        self._scans_seen: dict[str, Report] = {}
+        self._scans_seen: dict[str, list[Report]] = {}
 
     # ----------------------------------------------------------------------------------------------------- small services
 
@@ -297,9 +298,11 @@ class World:
             scan = process.engine.scan.last if process.engine is not None and not process.dead else None
             if scan is None:
                 continue
-            first = self._scans_seen.setdefault(process.name, scan)
-            # The first scan seen at rest may have begun before; the next did not.
-            quiet = quiet or (scan is not first and scan.whole and scan.marked <= 2 * len(state._parked))
+            seen = self._scans_seen.setdefault(process.name, [])
+            if not seen or seen[-1] is not scan:
+                seen.append(scan)
+            # The first one seen at rest was done before, and the second may have been under way.
+            quiet = quiet or (len(seen) > _SCANS_UNDER_WAY and scan.whole and scan.marked <= 2 * len(state._parked))
         return "" if quiet else "no quiet scan yet"
 
     def _position(self, partition: int) -> int:
