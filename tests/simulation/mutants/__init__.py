@@ -1,0 +1,6 @@
+"""Deliberate defects, to show that the simulation can fail."""
+
+from tests.simulation.mutants.progress import PROGRESS
+from tests.simulation.mutants.storage import STORAGE
+
+MUTANTS = [*STORAGE, *PROGRESS]

@@ -1,0 +1,180 @@
+"""Defects in what is remembered: marks, claims, leases, cursors, echoes, budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federation.model import Base, Change, Side
+from federation.progress import Cursor
+from federation.sources import event_grid_queue, vast_kafka
+from federation.state import memory_state
+from federation.state.memory_records import MemoryRecords
+from federation.state.memory_state import MemoryState
+from federation.sync import outcome
+from federation.sync import sync_key as sync_key_module
+from federation.sync import worker as worker_module
+from federation.sync.worker import Worker
+from reconciler import scan as scan_module
+from tests.simulation.mutants.mutant import Mutant, Swap
+
+
+def _generation_ignored() -> list[Swap]:
+    original = MemoryState.settle
+
+    async def settle(self: MemoryState, lease: Any, key: str, generation: int, base: Base | None) -> bool:
+        dirty = self._dirty.get(key)
+        return await original(self, lease, key, dirty.generation if dirty is not None else generation, base)
+
+    return [Swap(MemoryState, "settle", settle)]
+
+
+def _lease_unchecked() -> list[Swap]:
+    async def acquire(self: MemoryState, shard: int, *, owner: str, ttl_seconds: float) -> Any:
+        self._owners.pop(shard, None)
+        return await original(self, shard, owner=owner, ttl_seconds=ttl_seconds)
+
+    original = MemoryState.acquire
+
+    def owned(*_: Any) -> None:
+        return None
+
+    return [Swap(MemoryState, "_owned", owned), Swap(MemoryState, "acquire", acquire)]
+
+
+def _cursor_before_marks() -> list[Swap]:
+    original = vast_kafka.VastKafka._take
+
+    async def take(self: Any, batch: Any, cursor: Any) -> Any:
+        position = dict(cursor.position) if cursor is not None else {}
+        position |= {str(partition): records[-1].offset + 1 for partition, records in batch.items()}
+        moved = Cursor(position, self._digest, self._clock.now_us())
+        await self._state.move_cursor(self.name, cursor, moved)
+        return await original(self, batch, moved)
+
+    return [Swap(vast_kafka.VastKafka, "_take", take)]
+
+
+def _acknowledged_before_marks() -> list[Swap]:
+    original = event_grid_queue.EventGridQueue._read
+
+    def read(self: Any, message: Any) -> Any:
+        changes = original(self, message)
+        self._queue._queue.messages.pop(message.id, None)
+        self._queue._queue.visible.pop(message.id, None)
+        self._queue._deleted(message.told)
+        return changes
+
+    return [Swap(event_grid_queue.EventGridQueue, "_read", read)]
+
+
+def _echo_by_timer() -> list[Swap]:
+    original = MemoryState._is_echo
+
+    def is_echo(self: MemoryState, change: Change) -> bool:
+        base = self._base.get(change.key)
+        recent = base is not None and base.vast_as_of_us > self._clock.now_us() - 3_000_000
+        return recent or original(self, change)
+
+    return [Swap(MemoryState, "_is_echo", is_echo)]
+
+
+def _echo_by_etag_alone() -> list[Swap]:
+    def told_by(self: Base, side: Side, at: Any) -> bool:
+        del self, side, at
+        return True
+
+    return [Swap(Base, "told_by", told_by)]
+
+
+def _intent_forgotten() -> list[Swap]:
+    def recovered(base: Base | None, intent: Base | None, scene: Any) -> Base | None:
+        del intent, scene
+        return base
+
+    return [Swap(sync_key_module, "recovered", recovered)]
+
+
+def _tombstone_forgotten() -> list[Swap]:
+    original = MemoryState.settle
+
+    async def settle(self: MemoryState, lease: Any, key: str, generation: int, base: Base | None) -> bool:
+        return await original(self, lease, key, generation, None if base is not None and base.deleted else base)
+
+    return [Swap(MemoryState, "settle", settle)]
+
+
+def _budget_ignored() -> list[Swap]:
+    async def reserve(*_: Any, **__: Any) -> bool:
+        return True
+
+    return [Swap(MemoryRecords, "reserve_delete", reserve)]
+
+
+def _claims_never_reclaimed() -> list[Swap]:
+    async def reclaim(*_: Any, **__: Any) -> None:
+        return None
+
+    return [Swap(Worker, "_reclaim", reclaim)]
+
+
+def _lost_records_not_relisted() -> list[Swap]:
+    async def relist(*_: Any) -> int:
+        return 0
+
+    return [Swap(scan_module, "relist", relist)]
+
+
+def _lag_from_the_mark() -> list[Swap]:
+    original = MemoryState._mark
+
+    def mark(self: MemoryState, change: Change) -> bool:
+        known = change.key in self._dirty and change.side in self._dirty[change.key].since_us
+        done = original(self, change)
+        if done and not known:
+            self._dirty[change.key].since_us[change.side] = self._clock.now_us()
+        return done
+
+    return [Swap(MemoryState, "_mark", mark)]
+
+
+def _scan_blurs_events() -> list[Swap]:
+    def later(one: Any, two: Any) -> Any:
+        return two or one
+
+    return [Swap(memory_state, "_of_one_version", later)]
+
+
+def _state_gone_back_unnoticed() -> list[Swap]:
+    async def require(*_: Any) -> None:
+        return None
+
+    return [Swap(vast_kafka.VastKafka, "_require_cursor", require)]
+
+
+def _settled_though_it_failed() -> list[Swap]:
+    original = outcome.ending
+
+    def ending(error: Exception, **named: Any) -> Any:
+        found = original(error, **named)
+        return outcome.ToPark("gave_up", str(error)) if isinstance(found, outcome.Deferred) and found.count_attempt else found
+
+    return [Swap(worker_module, "ending", ending)]
+
+
+PROGRESS = [
+    Mutant("generation_ignored", "a settle drops what was marked meanwhile", _generation_ignored),
+    Mutant("lease_unchecked", "every process works on every shard", _lease_unchecked),
+    Mutant("cursor_before_marks", "the Kafka cursor moves before the marks", _cursor_before_marks),
+    Mutant("acknowledged_before_marks", "queue messages are deleted before the marks", _acknowledged_before_marks),
+    Mutant("echo_by_timer", "whatever comes soon after our write is its echo", _echo_by_timer),
+    Mutant("echo_by_etag_alone", "on VAST the ETag alone makes an echo", _echo_by_etag_alone),
+    Mutant("intent_forgotten", "what a dead worker was about to do is not looked at", _intent_forgotten),
+    Mutant("tombstone_forgotten", "agreed deletes are not remembered", _tombstone_forgotten),
+    Mutant("budget_ignored", "deletes are not counted", _budget_ignored),
+    Mutant("claims_never_reclaimed", "claims forgotten by a failover stay claimed", _claims_never_reclaimed),
+    Mutant("records_not_relisted", "conflict records lost with the state stay lost", _lost_records_not_relisted),
+    Mutant("lag_from_the_mark", "lag counts from the mark, not from the change", _lag_from_the_mark),
+    Mutant("scan_blurs_events", "a listing's time replaces an event's", _scan_blurs_events),
+    Mutant("state_gone_back_unnoticed", "a cursor that went back is not noticed", _state_gone_back_unnoticed),
+    Mutant("gives_up_at_once", "a key is parked at its first failure", _settled_though_it_failed),
+]
