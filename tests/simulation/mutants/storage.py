@@ -185,7 +185,9 @@ def _reconciler_says_changed() -> list[Swap]:
     original: Callable[..., list[Change]] = drift_module.changes
 
     def changes(row: Any, base: Base | None, *, young_until_us: int = 0) -> list[Change]:
-        return [replace(one, etag=None) if not one.deleted else one for one in original(row, base, young_until_us=young_until_us)][:0]
+        return [
+            replace(one, etag=None) if not one.deleted else one for one in original(row, base, young_until_us=young_until_us)
+        ][:0]
 
     return [Swap(scan_module, "changes", changes)]
 
