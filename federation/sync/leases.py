@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from federation.errors import RetryLater
+from federation.errors import LeaseLost, RetryLater
 from federation.ports import Clock, State
 from federation.progress import Lease
 from federation.telemetry import logger
@@ -26,6 +26,8 @@ class Leases:
         self._on_new = on_new
         self._renewed: dict[int, float] = {}
         self.held: dict[int, Lease] = {}
+        self.leaving = False
+        """Keep what is held, for the work under way, and take no more."""
 
     async def keep(self) -> None:
         """Run until cancelled."""
@@ -41,6 +43,8 @@ class Leases:
         for shard in range(self._state.shards):
             now = self._clock.monotonic_seconds()
             lease = self.held.get(shard)
+            if lease is None and self.leaving:
+                continue
             if lease is None:
                 lease = await self._state.acquire(shard, owner=self._owner, ttl_seconds=self._ttl)
                 if lease is None:
@@ -65,6 +69,12 @@ class Leases:
             del self.held[lease.shard]
             self._renewed.pop(lease.shard, None)
             _log.warning("lease lost", shard=lease.shard, fence=lease.fence)
+
+    def require(self, lease: Lease) -> None:
+        """Raise LeaseLost when *lease* is lost or may have expired: a paused process finds out here before it writes."""
+        current = self.held.get(lease.shard) == lease
+        if not current or self._clock.monotonic_seconds() - self._renewed[lease.shard] >= self._ttl:
+            raise LeaseLost(f"shard {lease.shard} may belong to another worker", reason="lease_lost")
 
     async def release_all(self) -> None:
         """Give all shards back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,8 +28,16 @@ tally: ContextVar[Tally] = ContextVar("tally")
 """The tally of the key at work in this task; set by the worker."""
 
 
+fence: ContextVar[Callable[[], None]] = ContextVar("fence")
+"""Raises LeaseLost when the key at work in this task may have passed to another worker; set by the worker."""
+
+
 class PacedStore:
-    """``ports.ObjectStore`` around another."""
+    """``ports.ObjectStore`` around another.
+
+    Nothing is written for a key whose lease is lost: what was decided rests on a base that its new owner may have moved on from,
+    and where a side holds nothing, no condition tells the two apart.
+    """
 
     def __init__(self, store: ObjectStore, gate: Gate) -> None:
         self._store = store
@@ -69,6 +77,12 @@ class PacedStore:
         self.gate.succeeded()
         return result
 
+    def _admit_write(self) -> None:
+        self.gate.admit()
+        still_ours = fence.get(None)
+        if still_ours is not None:
+            still_ours()
+
     async def check(self) -> None:
         """As in the port; passes a closed gate, since it is how a side is found to be back."""
         await self._call(self._store.check())
@@ -92,14 +106,14 @@ class PacedStore:
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:
         """As in the port."""
-        self.gate.admit()
+        self._admit_write()
         result = await self._call(self._store.put(key, data, metadata, stamp=stamp, expected_etag=expected_etag))
         _wrote(len(data))
         return result
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
         """As in the port."""
-        self.gate.admit()
+        self._admit_write()
         upload = await self._call(self._store.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
         return _PacedUpload(upload, self)
 
@@ -107,17 +121,17 @@ class PacedStore:
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:
         """As in the port."""
-        self.gate.admit()
+        self._admit_write()
         return await self._call(self._store.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag))
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
-        self.gate.admit()
+        self._admit_write()
         await self._call(self._store.delete(key, expected_etag=expected_etag))
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port."""
-        self.gate.admit()
+        self._admit_write()
         return await self._call(self._store.copy(source_key, target_key, source_etag=source_etag))
 
     def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
@@ -145,6 +159,7 @@ class _PacedUpload:
         _wrote(len(data))
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
+        self._store._admit_write()  # noqa: SLF001
         return await self._store._call(self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))  # noqa: SLF001
 
     async def abort(self) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from federation.backoff import backoff_seconds
@@ -22,7 +23,7 @@ from federation.sync.apply import DeleteHeld
 from federation.sync.context import PairContext
 from federation.sync.leases import Leases
 from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
-from federation.sync.paced_store import Tally, tally
+from federation.sync.paced_store import Tally, fence, tally
 from federation.sync.pacing import Gate
 from federation.sync.stats import DecisionLine, WorkerStats
 from federation.sync.stopping import end
@@ -88,21 +89,24 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        parts = [asyncio.create_task(part) for part in (self._leases.keep(), self._poll(), self._claim_for_ever())]
+        keeping = asyncio.create_task(self._leases.keep())
+        parts = [asyncio.create_task(part) for part in (self._poll(), self._claim_for_ever())]
         try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([keeping, *parts], return_when=asyncio.FIRST_COMPLETED)
             for part in done:
                 part.result()
         finally:
             await end(parts)
-            await self._drain()
+            self._leases.leaving = True
+            await self._finish_work()
+            await end([keeping])
+            with contextlib.suppress(RetryLater):  # Redis away: the leases expire by themselves
+                await self._leases.release_all()
 
-    async def _drain(self) -> None:
+    async def _finish_work(self) -> None:
         if self._work:
             _, late = await asyncio.wait(list(self._work), timeout=self._limits.drain_seconds)
             await end(late)
-        with contextlib.suppress(RetryLater):  # Redis away: the leases expire by themselves
-            await self._leases.release_all()
 
     async def _poll(self) -> None:
         """Look at every held shard now and then: other processes mark too, and deferred keys come due."""
@@ -202,6 +206,7 @@ class Worker:
     async def _work_on(self, lease: Lease, claim: Claim) -> None:
         cost = Tally()
         tally.set(cost)
+        fence.set(partial(self._leases.require, lease))
         started = self._ctx.clock.monotonic_seconds()
         synced: Synced | None = None
         error: Exception | None = None

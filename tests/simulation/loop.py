@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import heapq
 import sys
-import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
@@ -22,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
 _MIX = 0x9E3779B97F4A7C15
+_FORGET_EVERY = 500
 _MASK = (1 << 64) - 1
 
 
@@ -67,7 +67,8 @@ class SimLoop:
         self._ready: list[tuple[int, int, asyncio.Handle]] = []
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._serial = count()
-        self._tasks: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+        self._tasks: dict[Any, _Known] = {}
+        """Strong: a suspended task that only its own future knows would be collected."""
         self._task_serial = count(1)
         self._graveyard = _FOREVER
         self._running = False
@@ -228,7 +229,9 @@ class SimLoop:
         before = len(self._soon)
         task: asyncio.Task[_T] = asyncio.Task(coro, loop=cast("Any", self), name=name, context=context)
         unit = context.get(UNIT) if context is not None else UNIT.get()
-        self._tasks[task] = _Known(next(self._task_serial), unit)
+        self._tasks[task] = known = _Known(next(self._task_serial), unit)
+        if known.serial % _FORGET_EVERY == 0:
+            self._tasks = {one: what for one, what in self._tasks.items() if not one.done()}
         if len(self._soon) > before:
             self._enqueue(self._soon.pop())
         return task

@@ -187,6 +187,7 @@ def settings_of(script: Any, *, other: bool) -> Settings:
                         "tie_winner": script.tie_winner,
                         "delete_budget_count": script.delete_budget,
                         "delete_budget_share": 1.0,
+                        "revert_limit": 1000,
                         "clock_uncertainty_seconds": 0.7 if other else 0.5,
                     },
                 }

@@ -1,9 +1,10 @@
-"""The simulation in CI: worlds that once failed, replay, and cutting down."""
+"""The simulation in CI: fresh worlds every day, those that once failed, replay, and deliberate defects that must be caught."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from federation.model import Side
@@ -12,12 +13,21 @@ from tests.simulation.seeds import FORMERLY_FAILING
 from tests.simulation.shrink import kind_of, shrink
 
 ROOT = Path(__file__).resolve().parents[2]
+FRESH = 500
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, in a process of its own: it fixes the order of sets, and leaves killed worlds behind."""
     command = [sys.executable, "-m", "tests.simulation.run", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+
+
+def test_no_rule_is_broken_in_fresh_worlds() -> None:
+    """Every day brings other seeds; a failing one is printed and can be replayed."""
+    day = (datetime.now(UTC).date() - date(2026, 1, 1)).days
+    done = run("--seeds", str(FRESH), "--first", str(1_000_000 + day * FRESH))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{FRESH} seeds, 0 with violations" in done.stdout
 
 
 def test_no_rule_is_broken_in_worlds_that_once_failed() -> None:
@@ -33,6 +43,13 @@ def test_a_seed_replays_exactly() -> None:
     assert one.returncode == two.returncode == 0, one.stdout[-2000:] + one.stderr
     assert one.stdout == two.stdout
     assert "settle" in one.stdout
+
+
+def test_every_deliberate_defect_is_caught() -> None:
+    """The simulation can fail: each mutant within the seeds it states."""
+    done = run("--mutants")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 survived" in done.stdout
 
 
 def test_a_failing_script_is_cut_down_to_what_fails() -> None:
