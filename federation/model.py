@@ -13,7 +13,7 @@ PRESERVED_PREFIX = ".federation/"
 
 SECOND_US = 1_000_000
 
-ECHO_SLACK_US = SECOND_US // 4
+ECHO_SLACK_US = SECOND_US // 2
 """How far the event of our own write may lie after the time by which we noted it (clocks, precision); also in ``mark.lua``."""
 
 
@@ -200,6 +200,11 @@ class Base:
     def live(self) -> bool:
         """Both sides agreed that the object exists."""
         return not self.deleted
+
+    @property
+    def on_both(self) -> bool:
+        """Both sides agreed on this object; of a live record that is not so where one side keeps it alone, by rule."""
+        return self.live and bool(self.blob_etag) and bool(self.vast_etag)
 
     def told_by(self, side: Side, at: Stamp | None) -> bool:
         """Whether an event of time *at* that names the agreed ETag can be our own write come back (docs/adr/0001).

@@ -113,10 +113,11 @@ async def open_pair(
 async def guard_options(state: State, pair: PairSettings, clock: Clock) -> None:
     """Refuse to work on a pair whose base was made under other places or names: all of it would look deleted (design 4.5).
 
-    Raises Halt, and keeps the halt for status; with the settings as they were it ends.
+    Raises Halt, and keeps the halt for status; with the settings as they were it ends. While nothing was agreed on yet, nothing
+    rests on them: a first start with a wrong name is put right by correcting it.
     """
     changed = await options_changed(state, pair)
-    if changed:
+    if changed and (await state.backlog()).objects:
         text = (
             f"the settings of pair {pair.name!r} changed what its records rest on: {', '.join(changed)}. Nothing is done. "
             "Set it back; or give the pair another name: it then starts without records, and nothing is deleted by that"

@@ -274,7 +274,7 @@ class MemoryState(MemoryRecords):
             parked=len(self._parked),
             held=len(self._held),
             conflicts=len(self._conflicts),
-            objects=sum(base.live for base in self._base.values()),
+            objects=sum(base.on_both for base in self._base.values()),
         )
 
     async def dirty_keys(self, *, limit: int) -> list[str]:

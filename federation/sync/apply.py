@@ -162,8 +162,15 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):
         await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())
     if ctx.transfer.is_small(source.version.size_bytes):
-        md5, result = await _copy_small(ctx, scene, destination, (side, source, written), expected)
+        md5, result, as_of_us = await _copy_small(ctx, scene, destination, (side, source, written), expected)
     else:
+        as_of_us = 0
+
+        async def confirm() -> None:
+            nonlocal as_of_us
+            await still_the_same(ctx.stores[side], scene.key, source)
+            as_of_us = await _as_of(ctx, scene, destination.side)
+
         reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
         try:
             stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
@@ -174,18 +181,18 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
                 metadata=source.metadata,
                 stamp=stamp,
                 expected_etag=expected,
-                confirm=lambda: still_the_same(ctx.stores[side], scene.key, source),
+                confirm=confirm,
             )
         finally:
             await reader.close()
         md5, result = copied.md5, copied.result
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
-    return replace(base, vast_as_of_us=await _as_of(ctx, scene, decision.destination))
+    return replace(base, vast_as_of_us=as_of_us)
 
 
 async def _copy_small(
     ctx: PairContext, scene: Scene, destination: ObjectStore, origin: tuple[Side, Present, Stamp], expected: str | None
-) -> tuple[str, WriteResult]:
+) -> tuple[str, WriteResult, int]:
     side, source, written = origin
     async with ctx.transfer.budget.take(source.version.size_bytes):
         data = scene.data
@@ -199,7 +206,9 @@ async def _copy_small(
         md5 = md5_hex(data)
         known = replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
-        return md5, await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
+        as_of_us = await _as_of(ctx, scene, destination.side)
+        result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
+        return md5, result, as_of_us
 
 
 async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
@@ -209,6 +218,7 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
     known = replace(source, version=replace(source.version, md5=md5))
+    as_of_us = await _as_of(ctx, scene, decision.destination)
     result = await ctx.stores[decision.destination].replace_metadata(
         scene.key,
         source.metadata,
@@ -216,7 +226,7 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         expected_etag=target.version.etag,
     )
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
-    return replace(base, vast_as_of_us=await _as_of(ctx, scene, decision.destination))
+    return replace(base, vast_as_of_us=as_of_us)
 
 
 async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
@@ -266,8 +276,8 @@ async def _reserve_revert(ctx: PairContext, scene: Scene, zone: Side) -> None:
 
 
 async def _as_of(ctx: PairContext, scene: Scene, written_side: Side) -> int:
-    # A version we wrote is as of the answer to our write; one we read is as of when we asked.
-    return await ctx.vast_now_us() if written_side is Side.VAST else scene.vast_as_of_us
+    """Asked right before a write: a version we write is as of then, not as of the answer; one we read as of when we asked."""
+    return await ctx.vast_surely_us() if written_side is Side.VAST else scene.vast_as_of_us
 
 
 def _base(

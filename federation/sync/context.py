@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from federation.model import ECHO_SLACK_US, Foreign, Side
+from federation.model import ECHO_SLACK_US, SECOND_US, Foreign, Side
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 
 _COUNT_LIFE_SECONDS = 5.0
+_MOST_DOUBT_US = SECOND_US // 10
+"""More is left open only until some answers were seen, or by a server whose Date header is late while its clock is right."""
 REVERT_WINDOW_SECONDS = 3600.0
 
 
@@ -72,9 +74,14 @@ class PairContext:
         """The time by VAST's clock."""
         return self.clock.now_us() + (await self.stores[Side.VAST].clock_skew()).us
 
+    async def vast_surely_us(self) -> int:
+        """A time that VAST's clock has surely reached, as far as the measurement can tell."""
+        skew = await self.stores[Side.VAST].clock_skew()
+        return self.clock.now_us() + skew.us - min(skew.uncertainty_us, _MOST_DOUBT_US)
+
     async def vast_seen_us(self) -> int:
         """VAST's time as of which what is read from now on is known, less the slack that an echo of our own write is granted.
 
         A version that somebody else wrote has no echo: the first change after the read must not be taken for one (ADR 0001).
         """
-        return await self.vast_now_us() - ECHO_SLACK_US
+        return await self.vast_surely_us() - ECHO_SLACK_US

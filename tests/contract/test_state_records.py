@@ -55,8 +55,17 @@ async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock)
 
 
 async def test_the_count_of_objects_follows_the_base(state: State) -> None:
-    """Tombstones and forgotten keys are no objects."""
-    for base, expected in ((AGREED, 1), (AGREED, 1), (Base(deleted=True), 0), (AGREED, 1), (None, 0)):
+    """Tombstones, forgotten keys and what one side keeps alone are no objects of both."""
+    for base, expected in (
+        (AGREED, 1),
+        (AGREED, 1),
+        (Base(deleted=True), 0),
+        (AGREED, 1),
+        (dataclasses.replace(AGREED, vast_etag=""), 0),
+        (dataclasses.replace(AGREED, blob_etag=""), 0),
+        (AGREED, 1),
+        (None, 0),
+    ):
         lease = await lease_of(state, "k")
         await state.settle(lease, "k", 0, base)
         await state.release(lease)

@@ -63,8 +63,6 @@ class Oracle:
     deletes: dict[tuple[Side, str], float] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     """Keys of held deletes that the operator released."""
-    emptied: dict[Side, set[str]] = field(default_factory=dict)
-    """Sides that lost everything at once and are still empty, with the keys of which nothing else was heard since."""
     state_lost: bool = False
     values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
@@ -164,15 +162,13 @@ class Oracle:
                 write.raced = True
 
     def _guarded(self, side: Side, key: str) -> None:
-        """A delete by the engine: within the budget, and never because a whole side was found empty (rule 8)."""
+        """A delete by the engine: within the budget (rule 8)."""
         now = asyncio.get_running_loop().time()
         if key not in self.released:
             # A second delete of one key costs nothing more.
             self.deletes = {one: at for one, at in self.deletes.items() if at > now - BUDGET_SECONDS} | {(side, key): now}
             if len(self.deletes) > self.script.delete_budget and not self.state_lost:
                 self.fail(f"{len(self.deletes)} deletes within {BUDGET_SECONDS:g} s, {self.script.delete_budget} allowed")
-        if side.other in self.emptied and key in self.emptied[side.other]:
-            self.fail(f"{side}:{key} was deleted because a scan found all of {side.other} empty")
 
     def again(self, side: Side, key: str, held: _Object) -> None:
         """A user wrote or touched what is there: the same version, later."""

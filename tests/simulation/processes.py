@@ -65,6 +65,7 @@ class Process(Unit):
         self.engine: PairEngine | None = None
         self.runtime: PairRuntime | None = None
         self.ended = False
+        self.listings_failed: list[float] = []
         self.state: StateEnd | None = None
 
     def start(self) -> None:
@@ -99,8 +100,9 @@ class Process(Unit):
     def client(self, side: Side) -> Client:
         """A connection to one side."""
         world = self.world
+        off = lambda: self.clock.off_us  # noqa: E731 - two words
         client = Client(
-            world.servers[side], self.rng, world.rates, world.count, lambda: self.clock.off_us, page=world.script.page
+            world.servers[side], self.rng, world.rates, world.count, off, self.listings_failed, page=world.script.page
         )
         client.capabilities = world.servers[side].capabilities
         return client

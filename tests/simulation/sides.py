@@ -17,7 +17,7 @@ from tests.simulation.script import Rates
 
 _T = TypeVar("_T")
 Changed = Callable[["Server", str, "_Object | None", "_Object | None"], None]
-SKEW_ERROR_US = 200_000
+SKEW_ERROR_US = 90_000
 FILE_ETAG = "48ed760a74"
 
 
@@ -127,12 +127,14 @@ class Client:
         rates: Callable[[], Rates],
         count: Callable[[str], None],
         off_us: Callable[[], int],
+        listings_failed: list[float],
         *,
         page: int,
     ) -> None:
         self.side = server.side
         self.capabilities = Capabilities()
         self.race_windows = 0
+        self.listings_failed = listings_failed
         self._server = server
         self._rng = rng
         self._rates = rates
@@ -233,7 +235,11 @@ class Client:
         """As in the port: page by page, each as old as when it was asked for."""
         after = start_after
         while True:
-            page = await self._call(partial(self._list_page, prefix, after))
+            try:
+                page = await self._call(partial(self._list_page, prefix, after))
+            except FederationError:
+                self.listings_failed.append(asyncio.get_running_loop().time())
+                raise
             for entry in page:
                 yield entry
             if len(page) < self._page:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from federation.model import Change, Side, Source
+import msgspec
+
+from federation.model import Change, Side
 from federation.ports import Capabilities
 from federation.settings import Settings
 from federation.stores.memory import _Object
 from reconciler.report import Report
+from reconciler.scan import LAST
 from tests.simulation import channels
 from tests.simulation.channels import Delivery, Queue, Told, Topic
 from tests.simulation.loop import UNIT, SimLoop, Stuck
@@ -80,6 +83,10 @@ class World:
         self.marked: dict[tuple[Side, str], float] = {}
         self.outstanding: dict[tuple[Side, str], int] = {}
         """Marked and not yet settled: time of the earliest change."""
+        self.agreed_since: dict[str, float] = {}
+        """Keys that both sides held by the base, with the virtual time since when."""
+        self.lifted_at = -1.0
+        """When the operator last allowed a side to be empty."""
         self._losses = 0
         self._scans_seen: dict[str, list[Report]] = {}
 
@@ -108,8 +115,6 @@ class World:
     def _changed(self, server: Server, key: str, before: _Object | None, after: _Object | None) -> None:
         by_user = UNIT.get() is None
         self.note(f"{server.side}:{key} {_short(before)} => {_short(after)}")
-        if after is not None and not key.startswith(".federation/"):
-            self.oracle.emptied.pop(server.side, None)
         if not key.startswith(".federation/") and not by_user:
             self.oracle.engine_changed(server.side, key, after)
         if not server.told:
@@ -136,6 +141,14 @@ class World:
             self._cursor_moved(arguments[2].position)
         if name in {"settle", "park", "hold"}:
             self.outstanding = {place: at for place, at in self.outstanding.items() if place[1] != arguments[1]}
+        if name == "settle":
+            base = arguments[3]
+            if base is not None and base.blob_etag and base.vast_etag:
+                self.agreed_since.setdefault(arguments[1], asyncio.get_running_loop().time())
+            else:
+                self.agreed_since.pop(arguments[1], None)
+        if name == "put_note" and arguments[0] == LAST:
+            self._scanned(msgspec.json.decode(arguments[1], type=Report))
         self._lag_is_honest()
         if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
@@ -145,15 +158,27 @@ class World:
         if change.at is not None:
             known = self.outstanding.get((change.side, change.key), change.at.at_us)
             self.outstanding[change.side, change.key] = min(known, change.at.at_us)
-        if change.source is not Source.RECONCILER:
-            for keys in self.oracle.emptied.values():
-                keys.discard(change.key)
+
+    def _scanned(self, report: Report) -> None:
+        """A scan tells of itself: whole only if no listing of it failed, and never that a side was emptied (rules 3 and 8)."""
+        process = UNIT.get()
+        if not report.complete or report.prefix or not isinstance(process, Process):
+            return
+        started = (report.started_us - process.clock.off_us - START_US) / 1e6
+        if any(at >= started for at in process.listings_failed):
+            self.oracle.fail("a scan whose listing failed says that it was whole")
+        known = any(since < started for since in self.agreed_since.values())
+        for side in Side:
+            allowed = self.box.inner._notes.get(f"may_be_empty:{side}")
+            if known and not allowed and self.lifted_at < started and report.listed[side.other] and not report.listed[side]:
+                self.oracle.fail(f"a scan believed that all of {side} is gone")
 
     def _lag_is_honest(self) -> None:
         """The oldest change that was marked and not yet applied is never younger in the state than in truth (rule 9)."""
         if self.box.losses != self._losses:
             self._losses = self.box.losses
             self.outstanding.clear()
+            self.agreed_since.clear()
         for side in Side:
             ours = min((at for place, at in self.outstanding.items() if place[0] is side), default=None)
             told = min((one.since_us[side] for one in self.box.inner._dirty.values() if side in one.since_us), default=None)
@@ -261,8 +286,8 @@ class World:
         for name in list(state._halts):
             if not state._halts[name].self_lifting:
                 self.note(f"operator lifts {name}")
+                self.lifted_at = asyncio.get_running_loop().time()
                 del state._halts[name]
-                self.oracle.emptied.clear()
                 side = name.removeprefix("side_emptied_")
                 if side != name:
                     state._notes[f"may_be_empty:{side}"] = b"1"
@@ -384,8 +409,6 @@ class World:
         for key, held in list(self.servers[act.side].objects.items()):
             self.users.supersede(act.side, key, held, how="delete")
         self.servers[act.side].watched.vanish()
-        dirty = self.box.inner._dirty
-        self.oracle.emptied[act.side] = {key for key in self.servers[act.side.other].objects if key not in dirty}
 
     def _fault_retention(self, act: Act, process: Process) -> None:
         del act, process

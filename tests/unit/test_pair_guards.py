@@ -19,6 +19,7 @@ from federation.wiring import guard_options, options_changed
 from fedplane.exit_codes import HALTED, for_error
 from fedplane.status import pair_status
 from fedplane.status_text import page
+from tests.contract.state_support import agree
 from tests.unit.world import FakeClock, World
 
 BUDGET = DeleteBudget(count=1000, share=1.0, window_seconds=600)
@@ -53,6 +54,7 @@ async def test_a_pair_whose_place_or_names_changed_is_halted_before_anything_loo
     clock = FakeClock()
     state = MemoryState("p", shards=1, clock=clock)
     await guard_options(state, pair(), clock)
+    await agree(state, "k")
     with pytest.raises(Halt, match=named) as refused:
         await guard_options(state, pair(changed), clock)
     with pytest.raises(Halt, match=named):
@@ -79,8 +81,20 @@ async def test_endpoints_and_rules_may_change(moved: Changed) -> None:
     clock = FakeClock()
     state = MemoryState("p", shards=1, clock=clock)
     await guard_options(state, pair(), clock)
+    await agree(state, "k")
     await guard_options(state, pair(moved), clock)
     assert await state.halts() == []
+
+
+async def test_before_anything_was_agreed_on_a_name_may_be_corrected() -> None:
+    """A first start with a mistyped container does not pin the pair to it."""
+    clock = FakeClock()
+    state = MemoryState("p", shards=1, clock=clock)
+    await guard_options(state, pair({"blob": {"container": "tpyo"}}), clock)
+    await guard_options(state, pair(), clock)
+    await agree(state, "k")
+    with pytest.raises(Halt, match=r"blob\.container"):
+        await guard_options(state, pair({"blob": {"container": "tpyo"}}), clock)
 
 
 def test_the_account_of_an_emulator_is_in_its_path() -> None:

@@ -5,7 +5,7 @@
 --       at_us (-1 unknown), precision_us, origin, not_before_us, by_operator, key digest
 -- Returns how many changes were not echoes.
 local ENTRIES = 4
-local ECHO_SLACK_US = 250000
+local ECHO_SLACK_US = 500000
 local now = tonumber(ARGV[1])
 local marked = 0
 

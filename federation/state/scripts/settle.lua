@@ -6,9 +6,14 @@
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
 local key, generation, digest, record, now = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
 
-local function live(base) return (base and base ~= "" and string.byte(base, 1) % 2 == 0) and 1 or 0 end
+-- 1 for a record by which both sides hold the object (records.py: flags, then each ETag behind its length), else 0.
+local function on_both(base)
+  if not base or base == "" or string.byte(base, 1) % 2 == 1 then return 0 end
+  local length = string.byte(base, 2)
+  return (length > 0 and string.byte(base, 3 + length) > 0) and 1 or 0
+end
 
-local change = live(record) - live(redis.call("HGET", KEYS[10], digest))
+local change = on_both(record) - on_both(redis.call("HGET", KEYS[10], digest))
 if change ~= 0 then redis.call("INCRBY", KEYS[9], change) end
 if record == "" then redis.call("HDEL", KEYS[10], digest) else redis.call("HSET", KEYS[10], digest, record) end
 redis.call("HDEL", KEYS[6], key)
