@@ -31,6 +31,8 @@ CONVERGE_SECONDS = 1800.0
 """Virtual time within which a world at rest must have converged."""
 _RESTART_SECONDS = 1.0
 _SCANS_UNDER_WAY = 2
+_LIFTED_SECONDS = 60.0
+"""How long an operator's word that a side may be empty may still be at work in a scan."""
 RELIST_SECONDS = 61.0
 """After which a scan takes a kept copy without a record for one whose record was lost."""
 
@@ -85,7 +87,7 @@ class World:
         """Marked and not yet settled: time of the earliest change."""
         self.agreed_since: dict[str, float] = {}
         """Keys that both sides held by the base, with the virtual time since when."""
-        self.lifted_at = -1.0
+        self.lifted_at = -_LIFTED_SECONDS
         """When the operator last allowed a side to be empty."""
         self._losses = 0
         self._scans_seen: dict[str, list[Report]] = {}
@@ -170,7 +172,13 @@ class World:
         known = any(since < started for since in self.agreed_since.values())
         for side in Side:
             allowed = self.box.inner._notes.get(f"may_be_empty:{side}")
-            if known and not allowed and self.lifted_at < started and report.listed[side.other] and not report.listed[side]:
+            if (
+                known
+                and not allowed
+                and self.lifted_at + _LIFTED_SECONDS < started
+                and report.listed[side.other]
+                and not report.listed[side]
+            ):
                 self.oracle.fail(f"a scan believed that all of {side} is gone")
 
     def _lag_is_honest(self) -> None:
