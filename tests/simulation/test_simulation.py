@@ -45,6 +45,13 @@ def test_a_seed_replays_exactly() -> None:
     assert "settle" in one.stdout
 
 
+def test_every_deliberate_defect_is_caught() -> None:
+    """The simulation can fail: each mutant within the seeds it states."""
+    done = run("--mutants")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 survived" in done.stdout
+
+
 def test_a_failing_script_is_cut_down_to_what_fails() -> None:
     """Only the acts without which it would not fail are left."""
 
