@@ -42,6 +42,9 @@ class Write:
     """Under which its side held it, with true times: a rewrite of equal bytes or a touch gives a new one."""
     when: float
     """Virtual time."""
+    told_us: int
+    """Time in its event."""
+    metadata: Metadata
     metadata_only: bool = False
     superseded: str = ""
     unagreed: bool = False
@@ -67,6 +70,8 @@ class Oracle:
     values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
     """The users' writes that an object stands for."""
+    deleted_by_engine: dict[tuple[Side, str], tuple[int, float]] = field(default_factory=dict)
+    """Last delete of a key by the engine: the time in its event, and virtual time."""
     delete_times: dict[tuple[Side, str], list[int]] = field(default_factory=dict)
 
     def fail(self, what: str) -> None:
@@ -87,10 +92,12 @@ class Oracle:
             value_of(held),
             {held.etag: [self._true_us(side, held)]},
             asyncio.get_running_loop().time(),
+            self.servers[side].clock.now_us(),
+            held.metadata,
             metadata_only,
         )
         if base is not None and base.live:
-            same = base.md5 == hashlib.md5(held.data, usedforsecurity=False).hexdigest()
+            same = base.md5 == md5_of(held.data)
             write.agreed_again = same and base.metadata_digest == digest(held.metadata)
         self.writes.append(write)
         self.values.setdefault((key, write.value), []).append(write)
@@ -164,6 +171,7 @@ class Oracle:
     def _guarded(self, side: Side, key: str) -> None:
         """A delete by the engine: within the budget (rule 8)."""
         now = asyncio.get_running_loop().time()
+        self.deleted_by_engine[side, key] = self.servers[side].clock.now_us(), now
         if key not in self.released:
             # A second delete of one key costs nothing more.
             self.deletes = {one: at for one, at in self.deletes.items() if at > now - BUDGET_SECONDS} | {(side, key): now}
@@ -219,7 +227,7 @@ class Oracle:
                 if copy is not None and value_of(copy) == write.value:
                     return True
             elif record.loser_metadata is not None and record.loser_metadata.user == metadata:
-                md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+                md5 = md5_of(content)
                 same = [
                     one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata
                 ]
@@ -280,6 +288,11 @@ class Oracle:
         """When users wrote what *side* held under *etag*; empty when that cannot be told for sure."""
         found = [one.etags[etag] for one in self.writes if (one.key, one.side) == (key, side) and etag in one.etags]
         return found[0] if len(found) == 1 else []
+
+
+def md5_of(content: bytes) -> str:
+    """As both services tell it."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def value_of(held: _Object) -> Value:

@@ -110,7 +110,10 @@ class Process(Unit):
     def sources(self, runtime: PairRuntime, on_gap: Callable[[], None]) -> list[Source]:
         """Both sources, over the simulated queue and topic."""
         world, sink, clock = self.world, runtime.sink, runtime.context.clock
-        ends = [QueueEnd(queue, self.rng, world.rates, world.count, world.acknowledged) for queue in (world.queue, world.poison)]
+        ends = [
+            QueueEnd(queue, self.rng, world.rates, world.count, world.progress.acknowledged)
+            for queue in (world.queue, world.poison)
+        ]
         scope = build.blob_scope(runtime.settings)
         queue = EventGridQueue(cast("Any", ends[0]), cast("Any", ends[1]), scope, sink, clock, on_gap)
         options = {

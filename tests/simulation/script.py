@@ -114,8 +114,70 @@ _FAULT_KINDS = (
 )
 
 
+_THEMED_FROM = 4001
+"""Seeds below keep the scripts they had when they found something."""
+
+
 def draw(seed: int) -> Script:
-    """The script of *seed*."""
+    """The script of *seed*: any mixture, or (of most seeds above 4,000) one that dwells on something."""
+    script = _mixture(seed)
+    rng = Random(f"theme {seed}")
+    if seed < _THEMED_FROM or rng.random() < 0.4:
+        return script
+    return rng.choice((_duel, _deaths, _stale_workers, _failovers, _deletes))(script, rng)
+
+
+def _dense(rng: Random, kinds: tuple[str, ...], span: float) -> tuple[Act, ...]:
+    acts = (
+        Act(rng.uniform(0, span), rng.choice(kinds), rng.choice(list(Side)), rng.choice(KEYS[:2]), KEYS[2], number=number)
+        for number in range(rng.randint(8, 30))
+    )
+    return tuple(sorted(acts, key=lambda act: act.at))
+
+
+def _times(rng: Random, kind: str, count: int, span: float, most: float) -> tuple[Act, ...]:
+    acts = (Act(rng.uniform(0, span), kind, other=rng.choice(PROCESSES), amount=rng.uniform(0.01, most)) for _ in range(count))
+    return tuple(sorted(acts, key=lambda act: act.at))
+
+
+def _duel(script: Script, rng: Random) -> Script:
+    """Both sides' users at one or two keys, content and metadata."""
+    users = _dense(rng, ("put", "metadata", "metadata", "equal", "large", "delete"), rng.choice([3.0, 15.0]))
+    return replace(script, users=users, mode=Mode.TWO_WAY)
+
+
+def _deaths(script: Script, rng: Random) -> Script:
+    """Killed again and again in the middle of copies."""
+    users = _dense(rng, ("put", "put", "large", "delete"), 20.0)
+    rates = replace(script.rates, call_after=0.2, latency_seconds=0.3)
+    return replace(
+        script, users=users, faults=_times(rng, "crash", rng.randint(2, 6), 20.0, 0.01), rates=rates, mode=Mode.TWO_WAY
+    )
+
+
+def _stale_workers(script: Script, rng: Random) -> Script:
+    """Calls and pauses longer than a lease, two processes."""
+    users = _dense(rng, ("put", "equal", "delete", "file", "large"), 40.0)
+    rates = replace(script.rates, slow=0.25, call_before=0.0)
+    return replace(script, users=users, faults=_times(rng, "pause", rng.randint(1, 4), 40.0, 25.0), rates=rates, processes=2)
+
+
+def _failovers(script: Script, rng: Random) -> Script:
+    """The state goes back a little, while nothing else is wrong."""
+    users = _dense(rng, ("put", "metadata", "file", "delete", "large"), 10.0)
+    return replace(
+        script, users=users, faults=_times(rng, "tail_lost", rng.randint(1, 3), 8.0, 3.0), scan_seconds=30.0
+    ).without_noise()
+
+
+def _deletes(script: Script, rng: Random) -> Script:
+    """More deletes than the budget grants, at many keys."""
+    users = tuple(Act(index * 0.2, "put", Side.BLOB, key, number=index) for index, key in enumerate(KEYS))
+    gone = tuple(Act(10.0 + rng.uniform(0, 10), "delete", rng.choice(list(Side)), key, number=20) for key in KEYS)
+    return replace(script, users=users + gone, delete_budget=2, mode=Mode.TWO_WAY)
+
+
+def _mixture(seed: int) -> Script:
     rng = Random(seed)
     long = rng.random() < 0.03
     span = rng.choice([5.0, 20.0, 40.0]) * (4 if long else 1)

@@ -14,22 +14,23 @@ from federation.ports import Clock
 from federation.state.memory_state import MemoryState
 from tests.simulation.script import Rates
 
+Heard = Callable[[Change, bool, bool], None]
 Observer = Callable[[str, tuple[Any, ...], dict[str, Any], Any], None]
 
 
 class StateBox:
     """Redis, as the proven twin of ``RedisState``; its contents can go back in time or be lost."""
 
-    def __init__(self, shards: int, taken: Callable[[Change], None]) -> None:
+    def __init__(self, shards: int, heard: Heard) -> None:
         self._shards = shards
-        self._taken = taken
+        self._heard = heard
         self.away_until = 0.0
         self.inner = self._fresh()
         self._kept: dict[str, Any] | None = None
         self.losses = 0
 
     def _fresh(self) -> MemoryState:
-        return _Observed("sim", shards=self._shards, clock=_NoClock(), taken=self._taken)
+        return _Observed("sim", shards=self._shards, clock=_NoClock(), heard=self._heard)
 
     def flush(self) -> None:
         """Everything is gone."""
@@ -38,7 +39,7 @@ class StateBox:
 
     def keep(self) -> None:
         """What a replica has now."""
-        self._kept = copy.deepcopy({name: value for name, value in vars(self.inner).items() if name not in {"_clock", "_taken"}})
+        self._kept = copy.deepcopy({name: value for name, value in vars(self.inner).items() if name not in {"_clock", "_heard"}})
 
     def fail_over(self) -> None:
         """The replica takes over: the tail is lost."""
@@ -50,17 +51,17 @@ class StateBox:
 
 
 class _Observed(MemoryState):
-    """Tells of each change that was marked and not dropped as an echo."""
+    """Tells of each change that was marked: whether it was taken or dropped as an echo, and whether its key was dirty before."""
 
-    def __init__(self, pair: str, *, shards: int, clock: Clock, taken: Callable[[Change], None]) -> None:
+    def __init__(self, pair: str, *, shards: int, clock: Clock, heard: Heard) -> None:
         super().__init__(pair, shards=shards, clock=clock)
-        self._taken = taken
+        self._heard = heard
 
     def _mark(self, change: Change) -> bool:
-        done = super()._mark(change)
-        if done:
-            self._taken(change)
-        return done
+        dirty = change.key in self._dirty
+        taken = super()._mark(change)
+        self._heard(change, taken, dirty)
+        return taken
 
 
 class _NoClock:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from federation.model import Change, Side
+from federation.model import Side
 from federation.ports import Capabilities
 from federation.settings import Settings
 from federation.stores.memory import _Object
@@ -22,6 +22,7 @@ from tests.simulation.channels import Delivery, Queue, Told, Topic
 from tests.simulation.loop import UNIT, SimLoop, Stuck
 from tests.simulation.oracle import Oracle, value_of
 from tests.simulation.processes import START_US, Process, replaced, settings_of
+from tests.simulation.progress import Progress
 from tests.simulation.script import PROCESSES, Act, Rates, Script
 from tests.simulation.sides import Server, SideClock
 from tests.simulation.statebox import StateBox
@@ -72,7 +73,8 @@ class World:
                 conditional_put=False, conditional_delete=False, conditional_complete=False, min_part_bytes=1
             )
         self.oracle.servers = self.servers
-        self.box = StateBox(script.shards, self._taken)
+        self.progress = Progress(self.oracle, lambda: self.box.inner)
+        self.box = StateBox(script.shards, self.progress.heard)
         self.queue, self.poison, self.topic = Queue(), Queue(), Topic()
         rng = Random(f"{script.seed} delivery")
         self.deliveries = {
@@ -82,11 +84,6 @@ class World:
         self.processes: dict[str, Process] = {}
         self.started = 0
         self.users = Users(self)
-        self.marked: dict[tuple[Side, str], float] = {}
-        self.outstanding: dict[tuple[Side, str], int] = {}
-        """Marked and not yet settled: time of the earliest change."""
-        self.agreed_since: dict[str, float] = {}
-        """Keys that both sides held by the base, with the virtual time since when."""
         self.lifted_at = -_LIFTED_SECONDS
         """When the operator last allowed a side to be empty."""
         self._losses = 0
@@ -134,32 +131,19 @@ class World:
 
     def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         """A state call took effect."""
+        if self.box.losses != self._losses:
+            self._losses = self.box.losses
+            self.progress.state_lost()
+        self.progress.called(name, arguments, result)
         if name == "mark":
-            now = asyncio.get_running_loop().time()
             for change in arguments[0]:
-                self.marked[change.side, change.key] = now
                 self.note(f"mark {change.side}:{change.key} {change.source} {change.etag} deleted={change.deleted} {result}")
         elif name == "move_cursor" and result:
             self._cursor_moved(arguments[2].position)
-        if name in {"settle", "park", "hold"}:
-            self.outstanding = {place: at for place, at in self.outstanding.items() if place[1] != arguments[1]}
-        if name == "settle":
-            base = arguments[3]
-            if base is not None and base.blob_etag and base.vast_etag:
-                self.agreed_since.setdefault(arguments[1], asyncio.get_running_loop().time())
-            else:
-                self.agreed_since.pop(arguments[1], None)
-        if name == "put_note" and arguments[0] == LAST:
+        elif name == "put_note" and arguments[0] == LAST:
             self._scanned(msgspec.json.decode(arguments[1], type=Report))
-        self._lag_is_honest()
         if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
-
-    def _taken(self, change: Change) -> None:
-        """A change was marked."""
-        if change.at is not None:
-            known = self.outstanding.get((change.side, change.key), change.at.at_us)
-            self.outstanding[change.side, change.key] = min(known, change.at.at_us)
 
     def _scanned(self, report: Report) -> None:
         """A scan tells of itself: whole only if no listing of it failed, and never that a side was emptied (rules 3 and 8)."""
@@ -169,7 +153,7 @@ class World:
         started = (report.started_us - process.clock.off_us - START_US) / 1e6
         if any(at >= started for at in process.listings_failed):
             self.oracle.fail("a scan whose listing failed says that it was whole")
-        known = any(since < started for since in self.agreed_since.values())
+        known = any(since < started for since in self.progress.agreed_since.values())
         for side in Side:
             allowed = self.box.inner._notes.get(f"may_be_empty:{side}")
             if (
@@ -181,29 +165,10 @@ class World:
             ):
                 self.oracle.fail(f"a scan believed that all of {side} is gone")
 
-    def _lag_is_honest(self) -> None:
-        """The oldest change that was marked and not yet applied is never younger in the state than in truth (rule 9)."""
-        if self.box.losses != self._losses:
-            self._losses = self.box.losses
-            self.outstanding.clear()
-            self.agreed_since.clear()
-        for side in Side:
-            ours = min((at for place, at in self.outstanding.items() if place[0] is side), default=None)
-            told = min((one.since_us[side] for one in self.box.inner._dirty.values() if side in one.since_us), default=None)
-            if ours is not None and (told is None or told > ours):
-                self.note(f"LAG {side} {self.outstanding} {self.box.inner._dirty}")
-                self.oracle.fail(f"lag of {side} under-reported: a change of {ours} is waiting, the oldest told is {told}")
-
     def _cursor_moved(self, position: dict[str, int]) -> None:
         for partition, at in position.items():
             for record in self.topic.partitions[int(partition)][self.topic.first[int(partition)] : at]:
-                self.acknowledged(record.told)
-
-    def acknowledged(self, told: Told) -> None:
-        """A source let go of an event: it must have been marked (rule 6)."""
-        if told.key.startswith(".federation/") or self.marked.get((told.side, told.key), -1.0) >= told.sent:
-            return
-        self.oracle.fail(f"an event of {told.side}:{told.key} was let go before its mark")
+                self.progress.acknowledged(record.told)
 
     # ------------------------------------------------------------------------------------------------------------ running
 

@@ -10,9 +10,8 @@ from federation.sources import event_grid_queue, vast_kafka
 from federation.state import memory_state
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_state import MemoryState
-from federation.sync import outcome
 from federation.sync import sync_key as sync_key_module
-from federation.sync import worker as worker_module
+from federation.sync.leases import Leases
 from federation.sync.worker import Worker
 from reconciler import scan as scan_module
 from tests.simulation.mutants.mutant import Mutant, Swap
@@ -151,14 +150,11 @@ def _state_gone_back_unnoticed() -> list[Swap]:
     return [Swap(vast_kafka.VastKafka, "_require_cursor", require)]
 
 
-def _settled_though_it_failed() -> list[Swap]:
-    original = outcome.ending
+def _stale_worker_writes() -> list[Swap]:
+    def require(*_: Any) -> None:
+        return None
 
-    def ending(error: Exception, **named: Any) -> Any:
-        found = original(error, **named)
-        return outcome.ToPark("gave_up", str(error)) if isinstance(found, outcome.Deferred) and found.count_attempt else found
-
-    return [Swap(worker_module, "ending", ending)]
+    return [Swap(Leases, "require", require)]
 
 
 PROGRESS = [
@@ -176,5 +172,5 @@ PROGRESS = [
     Mutant("lag_from_the_mark", "lag counts from the mark, not from the change", _lag_from_the_mark),
     Mutant("scan_blurs_events", "a listing's time replaces an event's", _scan_blurs_events),
     Mutant("state_gone_back_unnoticed", "a cursor that went back is not noticed", _state_gone_back_unnoticed),
-    Mutant("gives_up_at_once", "a key is parked at its first failure", _settled_though_it_failed),
+    Mutant("stale_worker_writes", "a worker that lost its lease goes on writing", _stale_worker_writes, within=1500),
 ]

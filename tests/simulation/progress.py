@@ -1,0 +1,113 @@
+"""The oracle of progress: nothing heard is forgotten, nothing known is asked again, and lag is told as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from federation.metadata import digest
+from federation.model import Base, Change, Side
+from federation.state.memory_state import MemoryState
+from tests.simulation.channels import Told
+from tests.simulation.oracle import Oracle, Write, md5_of
+
+ROUNDING_US = 2
+SLACK_US = 500_000
+"""How long after our own write on VAST a change of the same content may be taken for its echo (docs/adr/0001)."""
+
+
+@dataclass
+class Progress:
+    """Hears of every call of the state that took effect."""
+
+    oracle: Oracle
+    state: Callable[[], MemoryState]
+    marked: dict[tuple[Side, str], float] = field(default_factory=dict)
+    outstanding: dict[tuple[Side, str], int] = field(default_factory=dict)
+    """Marked and not yet settled: time of the earliest change."""
+    agreed_since: dict[str, float] = field(default_factory=dict)
+    """Keys that both sides held by the base, with the virtual time since when."""
+    settled: dict[str, float] = field(default_factory=dict)
+    _taken: dict[str, int] = field(default_factory=dict)
+    _claimed: dict[str, int] = field(default_factory=dict)
+    _serial: count[int] = field(default_factory=lambda: count(1))
+
+    def state_lost(self) -> None:
+        """What was outstanding is not known any more."""
+        for known in (self.outstanding, self.agreed_since, self.settled, self._taken, self._claimed):
+            known.clear()
+
+    def heard(self, change: Change, taken: bool, dirty: bool) -> None:
+        """One change was marked: taken, or dropped as an echo; *dirty*: its key was before."""
+        if taken:
+            self._taken[change.key] = next(self._serial)
+            if change.at is not None:
+                place = change.side, change.key
+                self.outstanding[place] = min(self.outstanding.get(place, change.at.at_us), change.at.at_us)
+            if not dirty and change.deleted:
+                self._known_delete(change)
+        else:
+            self._news_dropped(change)
+
+    def _known_delete(self, change: Change) -> None:
+        """The event of a delete that we carried out ourselves and recorded tells nothing new (rule 7)."""
+        ours = self.oracle.deleted_by_engine.get((change.side, change.key))
+        gone = all(change.key not in server.objects for server in self.oracle.servers.values())
+        if ours is None or change.at is None or not gone or abs(ours[0] - change.at.at_us) > ROUNDING_US:
+            return
+        if self.settled.get(change.key, -1.0) > ours[1]:
+            self.oracle.fail(f"the echo of our own delete of {change.side}:{change.key} was taken for news")
+
+    def _news_dropped(self, change: Change) -> None:
+        base = self.state()._base.get(change.key)
+        if change.side is not Side.VAST or base is None or not base.live or change.at is None or change.etag is None:
+            return
+        for write in self.oracle.writes:
+            same = (write.side, write.key) == (change.side, change.key) and abs(write.told_us - change.at.at_us) <= ROUNDING_US
+            if same and self._differs(write, base) and change.at.at_us > base.vast_as_of_us + SLACK_US:
+                self.oracle.fail(f"the event of #{write.number} on vast:{write.key} was dropped as an echo")
+
+    @staticmethod
+    def _differs(write: Write, base: Base) -> bool:
+        return md5_of(write.value[0]) != base.md5 or digest(write.metadata) != base.metadata_digest
+
+    def called(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
+        """A state call took effect."""
+        now = asyncio.get_running_loop().time()
+        if name == "mark":
+            self.marked.update(((change.side, change.key), now) for change in arguments[0])
+        elif name == "claim":
+            self._claimed.update((claim.hint.key, next(self._serial)) for claim in result)
+        elif name in {"settle", "park", "hold"}:
+            self._ended(name, arguments, now)
+        self._lag_is_honest()
+
+    def _ended(self, name: str, arguments: tuple[Any, ...], now: float) -> None:
+        key = arguments[1]
+        self.outstanding = {place: at for place, at in self.outstanding.items() if place[1] != key}
+        if key not in self.state()._dirty and self._taken.get(key, 0) > self._claimed.get(key, 0):
+            self.oracle.fail(f"{name} dropped what was marked for {key} meanwhile")
+        if name == "settle":
+            self.settled[key] = now
+            base = arguments[3]
+            if base is not None and base.blob_etag and base.vast_etag:
+                self.agreed_since.setdefault(key, now)
+            else:
+                self.agreed_since.pop(key, None)
+
+    def _lag_is_honest(self) -> None:
+        """The oldest change that was marked and not yet applied is never younger in the state than in truth (rule 9)."""
+        dirty = self.state()._dirty.values()
+        for side in Side:
+            ours = min((at for place, at in self.outstanding.items() if place[0] is side), default=None)
+            told = min((one.since_us[side] for one in dirty if side in one.since_us), default=None)
+            if ours is not None and (told is None or told > ours):
+                self.oracle.fail(f"lag of {side} under-reported: a change of {ours} is waiting, the oldest told is {told}")
+
+    def acknowledged(self, told: Told) -> None:
+        """A source let go of an event: it must have been marked (rule 6)."""
+        if not told.key.startswith(".federation/") and self.marked.get((told.side, told.key), -1.0) < told.sent:
+            self.oracle.fail(f"an event of {told.side}:{told.key} was let go before its mark")
