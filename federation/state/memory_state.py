@@ -312,7 +312,7 @@ def _hint(key: str, dirty: _Dirty) -> Hint:
         generation=dirty.generation,
         blob=tuple(dirty.entries[Side.BLOB]),
         vast=tuple(dirty.entries[Side.VAST]),
-        sources=tuple(sorted(dirty.sources)),
+        sources=tuple(one for one in Source if one in dirty.sources),
         attempts=dirty.attempts,
         last_error=dirty.last_error,
     )

@@ -39,14 +39,14 @@ class TestClock:
         await asyncio.sleep(seconds)
 
 
-async def states(kind: str, clock: Clock, tmp_path: Path) -> AsyncIterator[State]:
+async def states(kind: str, clock: Clock, tmp_path: Path, shards: int = 2) -> AsyncIterator[State]:
     """One state of *kind*, not yet opened; its server ends with it."""
     if kind == "memory":
-        yield MemoryState("pair", shards=2, clock=clock)
+        yield MemoryState("pair", shards=shards, clock=clock)
         return
     client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
     assert server is not None
-    redis_state = RedisState(client, "pair", shards=2, clock=clock)
+    redis_state = RedisState(client, "pair", shards=shards, clock=clock)
     yield redis_state
     await redis_state.close()
     await server.stop()
