@@ -79,16 +79,16 @@ async def main() -> None:
         await state.open()
         leases = [lease for shard in range(64) if (lease := await state.acquire(shard, owner="bench", ttl_seconds=3600))]
         empty = int((await client.info("memory"))["used_memory"])
-        done = 0
+        done = rest_bytes = 0
         for size in SIZES:
             count = size - done
             marking = await timed(lambda start=done, count=count: _mark(state, start, count))  # type: ignore[misc]
-            dirty_bytes = int((await client.info("memory"))["used_memory"]) - empty
+            dirty_bytes = int((await client.info("memory"))["used_memory"]) - empty - rest_bytes
             cycling = await timed(lambda: settle_all(state, leases))
             used = int((await client.info("memory"))["used_memory"]) - empty
-            done = size
+            done, rest_bytes = size, used
             print(f"{size} keys: {used / size:.1f} bytes of Redis memory a key at rest")
-            print(f"  {count} of them dirty: {dirty_bytes / size:.1f} bytes a key")
+            print(f"  {count} of them dirty: {dirty_bytes / count:.1f} bytes a key on top")
             print(f"  mark {count / marking:.0f}/s in batches of {BATCH}")
             print(f"  claim and settle one by one: {count / cycling:.0f} keys/s")
         floor = await timed(lambda: _floor(client))

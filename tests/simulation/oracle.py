@@ -26,8 +26,6 @@ LWW_SLACK_US = 3_600_000
 
 SURE_TIE_US = 50_000
 """Closer than any uncertainty: the tie winner must win."""
-RACE_SECONDS = 25.0
-"""Longest time a look and the write decided from it may be apart: two slow calls."""
 
 
 @dataclass(slots=True)
@@ -157,15 +155,11 @@ class Oracle:
 
     def _metadata_race(self, side: Side, key: str) -> None:
         """Metadata changed on VAST between the engine's look and its write: no condition on an S3 ETag sees that (ADR 0001)."""
-        now = asyncio.get_running_loop().time()
-        looked = self.servers[side].looked.get(key, -1.0)
+        looked, by = self.servers[side].looked.get(key, (-1.0, None))
+        if side is not Side.VAST or by is not asyncio.current_task():
+            return
         for write in self.embodied.get((side, key), []):
-            if (
-                side is Side.VAST
-                and write.side is side
-                and write.metadata_only
-                and looked < write.when <= now < looked + RACE_SECONDS
-            ):
+            if write.side is side and write.metadata_only and looked < write.when:
                 write.raced = True
 
     def _guarded(self, side: Side, key: str) -> None:

@@ -31,6 +31,7 @@ class Progress:
     agreed_since: dict[str, float] = field(default_factory=dict)
     """Keys that both sides held by the base, with the virtual time since when."""
     settled: dict[str, float] = field(default_factory=dict)
+    """Keys whose absence both sides agreed on, with the virtual time since when."""
     _taken: dict[str, int] = field(default_factory=dict)
     _claimed: dict[str, int] = field(default_factory=dict)
     _serial: count[int] = field(default_factory=lambda: count(1))
@@ -91,8 +92,11 @@ class Progress:
         if key not in self.state()._dirty and self._taken.get(key, 0) > self._claimed.get(key, 0):
             self.oracle.fail(f"{name} dropped what was marked for {key} meanwhile")
         if name == "settle":
-            self.settled[key] = now
             base = arguments[3]
+            if base is not None and base.deleted:
+                self.settled[key] = now
+            else:
+                self.settled.pop(key, None)
             if base is not None and base.blob_etag and base.vast_etag:
                 self.agreed_since.setdefault(key, now)
             else:

@@ -124,7 +124,7 @@ def draw(seed: int) -> Script:
     rng = Random(f"theme {seed}")
     if seed < _THEMED_FROM or rng.random() < 0.4:
         return script
-    return rng.choice((_duel, _deaths, _stale_workers, _failovers, _deletes))(script, rng)
+    return rng.choice((_duel, _deaths, _stale_workers, _failovers, _deletes, _files))(script, rng)
 
 
 def _dense(rng: Random, kinds: tuple[str, ...], span: float) -> tuple[Act, ...]:
@@ -157,14 +157,14 @@ def _deaths(script: Script, rng: Random) -> Script:
 
 def _stale_workers(script: Script, rng: Random) -> Script:
     """Calls and pauses longer than a lease, two processes."""
-    users = _dense(rng, ("put", "equal", "delete", "file", "large"), 40.0)
+    users = tuple(_on_vast(act) for act in _dense(rng, ("put", "equal", "delete", "file", "large"), 40.0))
     rates = replace(script.rates, slow=0.25, call_before=0.0)
     return replace(script, users=users, faults=_times(rng, "pause", rng.randint(1, 4), 40.0, 25.0), rates=rates, processes=2)
 
 
 def _failovers(script: Script, rng: Random) -> Script:
     """The state goes back a little, while nothing else is wrong."""
-    users = _dense(rng, ("put", "metadata", "file", "delete", "large"), 10.0)
+    users = tuple(_on_vast(act) for act in _dense(rng, ("put", "metadata", "file", "delete", "large"), 10.0))
     return replace(
         script, users=users, faults=_times(rng, "tail_lost", rng.randint(1, 3), 8.0, 3.0), scan_seconds=30.0
     ).without_noise()
@@ -175,6 +175,17 @@ def _deletes(script: Script, rng: Random) -> Script:
     users = tuple(Act(index * 0.2, "put", Side.BLOB, key, number=index) for index, key in enumerate(KEYS))
     gone = tuple(Act(10.0 + rng.uniform(0, 10), "delete", rng.choice(list(Side)), key, number=20) for key in KEYS)
     return replace(script, users=users + gone, delete_budget=2, mode=Mode.TWO_WAY)
+
+
+def _files(script: Script, rng: Random) -> Script:
+    """NFS and S3 at the same objects: overwrites, touches, renames, deletes."""
+    users = _dense(rng, ("put", "put", "file", "file_touch", "file_touch", "delete", "file_rename", "metadata"), 30.0)
+    rates = replace(script.rates, latency_seconds=0.02)
+    return replace(script, users=tuple(_on_vast(act) for act in users), rates=rates, mode=Mode.TWO_WAY)
+
+
+def _on_vast(act: Act) -> Act:
+    return replace(act, side=Side.VAST) if act.kind.startswith(_FILE_SIDE) else act
 
 
 def _mixture(seed: int) -> Script:

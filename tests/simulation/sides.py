@@ -82,8 +82,8 @@ class Server(MemoryStore):
         self.objects = self.watched = _Objects(self, changed)
         self.told = True
         self.away_until = 0.0
-        self.looked: dict[str, float] = {}
-        """When the engine last looked at a key."""
+        self.looked: dict[str, tuple[float, object]] = {}
+        """When the engine last looked at a key, and in which task."""
         self._raced = raced
 
     async def _race(self, call: str, key: str) -> None:
@@ -203,7 +203,7 @@ class Client:
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
-        self._server.looked[key] = asyncio.get_running_loop().time()
+        self._server.looked[key] = asyncio.get_running_loop().time(), asyncio.current_task()
         return result
 
     async def put(
