@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -25,6 +26,8 @@ class Progress:
 
     oracle: Oracle
     state: Callable[[], MemoryState]
+    losses: Callable[[], int]
+    """How often the state was lost or went back."""
     marked: dict[tuple[Side, str], float] = field(default_factory=dict)
     outstanding: dict[tuple[Side, str], int] = field(default_factory=dict)
     """Marked and not yet settled: time of the earliest change."""
@@ -34,15 +37,20 @@ class Progress:
     """Keys whose absence both sides agreed on, with the virtual time since when."""
     _taken: dict[str, int] = field(default_factory=dict)
     _claimed: dict[str, int] = field(default_factory=dict)
+    _lost: int = 0
     _serial: count[int] = field(default_factory=lambda: count(1))
 
-    def state_lost(self) -> None:
+    def _forget_if_lost(self) -> None:
         """What was outstanding is not known any more."""
+        if self.losses() == self._lost:
+            return
+        self._lost = self.losses()
         for known in (self.outstanding, self.agreed_since, self.settled, self._taken, self._claimed):
             known.clear()
 
     def heard(self, change: Change, taken: bool, dirty: bool) -> None:
         """One change was marked: taken, or dropped as an echo; *dirty*: its key was before."""
+        self._forget_if_lost()
         if taken:
             self._taken[change.key] = next(self._serial)
             if change.at is not None:
@@ -77,6 +85,7 @@ class Progress:
 
     def called(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
         """A state call took effect."""
+        self._forget_if_lost()
         now = asyncio.get_running_loop().time()
         if name == "mark":
             self.marked.update(((change.side, change.key), now) for change in arguments[0])
@@ -89,7 +98,9 @@ class Progress:
     def _ended(self, name: str, arguments: tuple[Any, ...], now: float) -> None:
         key = arguments[1]
         self.outstanding = {place: at for place, at in self.outstanding.items() if place[1] != key}
-        if key not in self.state()._dirty and self._taken.get(key, 0) > self._claimed.get(key, 0):
+        news = self._taken.get(key, 0) > self._claimed.get(key, sys.maxsize)
+        # After a failover numbers repeat: an old claim's settle may take a newer hint for its own. The scan finds what it told.
+        if news and key not in self.state()._dirty and not self.losses():
             self.oracle.fail(f"{name} dropped what was marked for {key} meanwhile")
         if name == "settle":
             base = arguments[3]

@@ -73,7 +73,7 @@ class World:
                 conditional_put=False, conditional_delete=False, conditional_complete=False, min_part_bytes=1
             )
         self.oracle.servers = self.servers
-        self.progress = Progress(self.oracle, lambda: self.box.inner)
+        self.progress = Progress(self.oracle, lambda: self.box.inner, lambda: self.box.losses)
         self.box = StateBox(script.shards, self.progress.heard)
         self.queue, self.poison, self.topic = Queue(), Queue(), Topic()
         rng = Random(f"{script.seed} delivery")
@@ -86,7 +86,6 @@ class World:
         self.users = Users(self)
         self.lifted_at = -_LIFTED_SECONDS
         """When the operator last allowed a side to be empty."""
-        self._losses = 0
         self._scans_seen: dict[str, list[Report]] = {}
 
     # ----------------------------------------------------------------------------------------------------- small services
@@ -131,9 +130,6 @@ class World:
 
     def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         """A state call took effect."""
-        if self.box.losses != self._losses:
-            self._losses = self.box.losses
-            self.progress.state_lost()
         self.progress.called(name, arguments, result)
         if name == "mark":
             for change in arguments[0]:
