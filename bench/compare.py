@@ -41,7 +41,7 @@ async def compared() -> int:
     """Merged and compared with a base."""
     count = differ = 0
     async for row in merge(listing("b"), listing("v")):
-        base = Base(blob_etag=f"b{count:016x}", vast_etag=f"v{count:016x}", vast_as_of_us=1_800_000_000_000_000)
+        base = Base(blob_etag=f"b{count:016x}", vast_etag=f"v{count:016x}", size_bytes=4096, vast_as_of_us=1_800_000_000_000_000)
         differ += drift(row, base) is not None
         count += 1
     assert differ == 0
