@@ -128,6 +128,7 @@ class OriginStamp:
     """Side on which the user wrote the version that was copied."""
     etag: str
     written: Stamp
+    """When, on the Blob side's clock."""
     md5: str | None
     key_digest: str
     """Seal over the pair-relative key and the metadata that was written with it."""

@@ -242,6 +242,8 @@ class State(Protocol):
         """Record what both sides now agree on (None: forget) and drop what was known at *generation*.
 
         Returns False when the key was marked meanwhile: the base is recorded and the key stays dirty with only newer hints.
+        Without effect, as ``defer``, ``park`` and ``hold``, when the claim of that generation has ended: so a repeat after a
+        lost reply is safe. Generation 0 records without a claim.
         """
         ...
 

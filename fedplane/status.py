@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 
 from federation.model import Side, Source
@@ -58,8 +60,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
 
 async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStatus:
     """Read everything and conclude. Raises RetryLater when the state cannot be read."""
-    backlog = await state.backlog()
     beats = await heartbeats(state)
+    backlog = _on_our_clock(await state.backlog(), [beat for beat in beats if beat.fresh(now_us)])
     halts = await state.halts()
     whole, last = await kept(state, COMPLETE), await kept(state, LAST)
     union = bool(await state.note(UNION_NOTE))
@@ -89,6 +91,15 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         last_whole_scan=whole,
         processes=beats,
     )
+
+
+def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
+    """The ages of waiting changes, whose times are of each side's own clock, as our clock would have it."""
+    oldest = dict(backlog.oldest_us_by_side)
+    for side, at_us in backlog.oldest_us_by_side.items():
+        ahead_us = max((beat.sides[side].clock_ahead_us for beat in fresh if side in beat.sides), key=abs, default=0)
+        oldest[side] = at_us - ahead_us if at_us is not None else None
+    return dataclasses.replace(backlog, oldest_us_by_side=oldest)
 
 
 def general_doubts(

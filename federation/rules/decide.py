@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from federation.model import Absent, Base, Foreign, Observation, Present, Side, Stamp, Unknown
+from federation.model import Absent, Base, ETagKind, Foreign, Observation, Present, Side, Stamp, Unknown
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.precedence import logical_stamp, on_common_clock, precedence
 from federation.rules.proof import content_as_agreed, copy_of, same_content
@@ -78,7 +78,7 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     # From here on a live base says that both sides held the object: its absence is a delete (rule 4).
     if not rules.mode.writable(side.other):
         return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
-    edited = since is not Since.SAME
+    edited = since is not Since.SAME or _written_again(here, base, side)
     if since is Since.CONTENT and _unproved(here, base, side):
         return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=(side,))
     if edited and rules.mode.writable(side):
@@ -145,6 +145,16 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
         return _need_hash(blob, vast)
     # Either both are users' versions, or both are our own copies of something older (a base lost twice over).
     return _both_changed(blob, vast, rules, equal=equal, at_stake=blob_since is not Since.SAME)
+
+
+def _written_again(now: Present, base: Base | None, side: Side) -> bool:
+    """Whether the agreed content was written once more by somebody: to a delete on the other side that is an edit.
+
+    A new ETag says so, but for one that a file gets by a touch; and our own copy is no second writer.
+    """
+    if base is None or now.version.etag == base.etag(side) or now.version.etag_kind is ETagKind.FILE_SIDE:
+        return False
+    return not copy_of(now, side.other)
 
 
 def _unproved(now: Present, base: Base | None, side: Side) -> bool:

@@ -34,7 +34,7 @@ def logical_stamp(present: Present, side: Side, rules: Rules) -> Stamp:
     names this ETag, else Last-Modified.
     """
     if present.origin is not None and proved_copy(present):
-        return on_common_clock(present.origin.written, present.origin.side, rules)
+        return present.origin.written  # put on the common clock when the copy was made
     return on_common_clock(present.written or present.version.modified, side, rules)
 
 

@@ -25,7 +25,8 @@ class _Dirty:
     sources: set[Source] = field(default_factory=set)
     due_us: int | None = None
     """None while claimed."""
-    claimed: bool = False
+    claimed: int = 0
+    """The generation that was handed out; 0 while nobody works on it."""
     attempts: int = 0
     last_error: str = ""
 
@@ -118,7 +119,7 @@ class MemoryState(MemoryRecords):
         self._owners[shard] = _Owner(lease, now + ttl_seconds)
         for key, dirty in self._dirty.items():
             if dirty.claimed and self.shard_of(key) == shard:
-                dirty.claimed, dirty.due_us = False, self._clock.now_us()
+                dirty.claimed, dirty.due_us = 0, self._clock.now_us()
         return lease
 
     async def renew(self, lease: Lease, *, ttl_seconds: float) -> bool:
@@ -154,7 +155,7 @@ class MemoryState(MemoryRecords):
         claims = []
         for _, key in sorted(due)[:limit]:
             dirty = self._dirty[key]
-            dirty.claimed, dirty.due_us = True, None
+            dirty.claimed, dirty.due_us = dirty.generation, None
             claims.append(Claim(_hint(key, dirty), self._base.get(key), self._held.get(key), self._intents.get(key)))
         return claims
 
@@ -168,7 +169,7 @@ class MemoryState(MemoryRecords):
             if dirty.claimed and key not in working and self.shard_of(key) == lease.shard
         ]
         for dirty in lost:
-            dirty.claimed, dirty.due_us = False, now_us
+            dirty.claimed, dirty.due_us = 0, now_us
         return len(lost)
 
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
@@ -179,13 +180,16 @@ class MemoryState(MemoryRecords):
     async def settle(self, lease: Lease, key: str, generation: int, base: Base | None) -> bool:
         """As in the port."""
         self._owned(lease)
+        dirty = self._dirty.get(key)
+        if generation and (dirty is None or dirty.claimed != generation):
+            # A repeat after a lost reply: what it says was recorded, and may have been overtaken since.
+            return dirty is None
         if base is None:
             self._base.pop(key, None)
         else:
             self._base[key] = base
         self._intents.pop(key, None)
         self._held.pop(key, None)
-        dirty = self._dirty.get(key)
         if dirty is None or dirty.generation == generation:
             self._dirty.pop(key, None)
             return True
@@ -193,7 +197,7 @@ class MemoryState(MemoryRecords):
         return False
 
     def _keep_newer(self, dirty: _Dirty, generation: int) -> None:
-        dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = False, self._clock.now_us(), 0, ""
+        dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = 0, self._clock.now_us(), 0, ""
         for side in Side:
             newer = [entry for entry in dirty.entries[side] if entry.generation > generation]
             dirty.entries[side] = newer
@@ -208,9 +212,9 @@ class MemoryState(MemoryRecords):
         """As in the port."""
         self._owned(lease)
         dirty = self._dirty.get(key)
-        if dirty is None:
+        if dirty is None or dirty.claimed != generation:
             return
-        dirty.claimed = False
+        dirty.claimed = 0
         dirty.due_us = not_before_us if dirty.generation == generation else min(not_before_us, self._clock.now_us())
         dirty.attempts += count_attempt
         dirty.last_error = error
@@ -229,12 +233,12 @@ class MemoryState(MemoryRecords):
 
     def _taken_off(self, key: str, generation: int) -> bool:
         dirty = self._dirty.get(key)
-        if dirty is None:
+        if dirty is None or dirty.claimed != generation:
             return False
         if dirty.generation == generation:
             del self._dirty[key]
             return True
-        dirty.claimed, dirty.due_us = False, self._clock.now_us()
+        dirty.claimed, dirty.due_us = 0, self._clock.now_us()
         return False
 
     # ----------------------------------------------------------------------------------------------------------- queries

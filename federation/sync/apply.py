@@ -101,6 +101,9 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
         logical_stamp(scene.vast, Side.VAST, scene.rules),
         key=lambda stamp: stamp.at_us,
     )
+    if scene.base is not None and scene.base.live and scene.base.md5 is not None:
+        known = {here.version.md5 for here in (scene.blob, scene.vast)} - {None}
+        written = scene.base.written if known == {scene.base.md5} else written
     agreed = scene.base.md5 if scene.base is not None and scene.base.live else None
     return Base(
         blob_etag=scene.blob.version.etag,

@@ -120,7 +120,7 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
             here = await _with_small_content(ctx, scene, here)
             scene = _with(scene, side, here)
         decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
-        if not _fits_fast_path(decision, side) or not await _metadata_untouched(ctx, scene, decision):
+        if not _fits_fast_path(decision, side) or not await _as_assumed(ctx, scene, decision, side):
             return None
         return Synced(decision, await apply(ctx, scene, decision))
     finally:
@@ -137,17 +137,21 @@ def _fits_fast_path(decision: Decision, side: Side) -> bool:
     return decision.action in (Action.COPY, Action.METADATA, Action.DELETE) and decision.source is side
 
 
-async def _metadata_untouched(ctx: PairContext, scene: Scene, decision: Decision) -> bool:
-    """Whether VAST's version is still the agreed one in its metadata too, where it is about to be overwritten or deleted.
+async def _as_assumed(ctx: PairContext, scene: Scene, decision: Decision, side: Side) -> bool:
+    """Look at the other side where no conditional write will prove that it is as agreed (rules 1 and 5).
 
-    An S3 ETag is a hash of the content, so no condition on it notices a metadata-only change (docs/adr/0001): the version is read
-    again right before (rules 1 and 5).
+    Adopting writes nothing: an object that is gone there would be agreed on. And an S3 ETag is a hash of the content, so no
+    condition on it notices that VAST's metadata changed (docs/adr/0008).
     """
-    if decision.action not in _WRITES or decision.destination is not Side.VAST or not isinstance(scene.vast, Present):
+    adopts = decision.action is Action.ADOPT
+    if not adopts and (decision.action not in _WRITES or decision.destination is not Side.VAST):
+        return True
+    other = side.other if adopts else Side.VAST
+    if not isinstance(scene.of(other), Present):
         return True
     # RACE: metadata changed on VAST between this look and the write is lost with the version that is replaced.
-    now = await observe(ctx.stores[Side.VAST], scene.key, Hint(scene.key, 0))
-    return isinstance(now, Present) and since_base(now, scene.base, Side.VAST) is Since.SAME
+    now = await observe(ctx.stores[other], scene.key, Hint(scene.key, 0))
+    return isinstance(now, Present) and since_base(now, scene.base, other) is Since.SAME
 
 
 async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Scene:
@@ -231,7 +235,9 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
     there = scene.of(source.other)
     if isinstance(there, Absent) or not _by_stamp(there, intent, source):
         return base
-    done = replace(intent, md5=there.version.md5 or intent.md5, metadata_digest=there.metadata_digest)
+    # The intent was noted before it was known how much of the metadata fits.
+    lossy = intent.lossy or there.metadata_digest != intent.metadata_digest
+    done = replace(intent, md5=there.version.md5 or intent.md5, lossy=lossy)
     etag = there.version.etag
     return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
 

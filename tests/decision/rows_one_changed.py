@@ -125,7 +125,12 @@ ONE_CHANGED = [
 DELETED = [
     row("deleted here", GONE, ONE, BASE, OWN, A.DELETE, R.DELETED, "here"),
     row("deleted here at a known time", Gone(5), ONE, BASE, OWN, A.DELETE, R.DELETED, "here"),
-    row("deleted here, touched there", GONE, replace(ONE, touched=True), BASE, OWN, A.DELETE, R.DELETED, "here"),
+    row("deleted here, written again alike there", GONE, replace(ONE, touched=True), BASE, BOTH, A.COPY,
+        R.EDIT_BEATS_DELETE, "there"),
+    row("deleted here, then written again alike there", Gone(100), replace(ONE, touched=True, at=200), BASE, BOTH, A.COPY,
+        R.EDIT_BEATS_DELETE, "there"),
+    row("written again alike there, then deleted here", Gone(200), replace(ONE, touched=True, at=100), BASE, BOTH, A.DELETE,
+        R.DELETE_BEATS_EDIT, "here", "there"),
     row("deleted here beside our unsettled copy", GONE, replace(TWO, ours=100), BASE, OWN, A.DELETE, R.DELETED, "here"),
     row("deletes switched off", GONE, ONE, BASE, OWN, A.KEEP, R.DELETE_IGNORED, "there", **NO_DELETES),
     row("deleted in a zone comes back", GONE, ONE, BASE, THERE, A.COPY, R.READ_ONLY_ZONE, "there"),

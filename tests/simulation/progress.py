@@ -103,7 +103,7 @@ class Progress:
         if news and key not in self.state()._dirty and not self.losses():
             self.oracle.fail(f"{name} dropped what was marked for {key} meanwhile")
         if name == "settle":
-            base = arguments[3]
+            base = self.state()._base.get(key)  # what came of it: a repeat has no effect
             if base is not None and base.deleted:
                 self.settled[key] = now
             else:

@@ -43,7 +43,7 @@ class Users:
 
     def _write(self, act: Act, server: Server, key: str, data: bytes, metadata: Metadata) -> None:
         held = server.objects.get(key)
-        if held is not None and value_of(held) == (data, metadata.user):
+        if held is not None and value_of(held) == (data, metadata.user) and server.side is Side.VAST:
             server.put_now(key, bytes(bytearray(data)), metadata, hashlib.md5(data, usedforsecurity=False).hexdigest())
             self._world.oracle.again(server.side, key, server.objects[key])
             return  # the same version once more: nothing of it can be told apart

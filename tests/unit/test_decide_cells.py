@@ -115,7 +115,8 @@ def at_stake(cell: Cell, place: Place) -> bool:
     agreed = cell.agreed is Agreed.BOTH or (cell.seen(place.other) in ABSENT and held_before(cell, place))
     if agreed and seen in (Seen.SAME, Seen.TAGGED):
         return False
-    return not (agreed and seen is Seen.TOUCHED and cell.hashed)
+    # Written again alike: nothing is lost by a change of the peer, which saw that content, but something by its delete.
+    return not (agreed and seen is Seen.TOUCHED and cell.hashed and cell.seen(place.other) not in ABSENT)
 
 
 def test_whatever_loses_is_preserved() -> None:
@@ -191,7 +192,10 @@ def test_an_edit_beats_a_delete_of_unknown_time() -> None:
 def test_times_matter_only_between_two_writers() -> None:
     """In a zone, and where one side alone changed, no clock decides."""
     for cell in READ:
-        changed = [cell.seen(place) not in UNCHANGED for place in Place]
+        changed = [
+            cell.seen(place) not in UNCHANGED or (cell.seen(place) is Seen.TOUCHED and cell.seen(place.other) in ABSENT)
+            for place in Place
+        ]
         if cell.master is not None or (cell.agreed is Agreed.BOTH and cell.hashed and not all(changed)):
             assert cell.outcome == replace(cell, times=Times.HERE_LATER).outcome, cell
 

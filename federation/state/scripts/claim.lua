@@ -1,6 +1,7 @@
 -- Hand out due keys, oldest first; they leave the due set until settled, deferred or the lease changes hands.
 -- KEYS  1 lease, 2 due ZSET, 3 hint HASH, 4 claimed HASH
 -- ARGV  1 token, 2 now_us, 3 limit
+-- The claimed hash keeps the generation that was handed out: what ends another claim of the key has no effect on this one.
 -- Returns false when the token is refused, else {key, hint, key, hint, ...}.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
 local out = {}
@@ -8,7 +9,7 @@ for _, key in ipairs(redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", ARGV[2], "LIMI
   redis.call("ZREM", KEYS[2], key)
   local hint = redis.call("HGET", KEYS[3], key)
   if hint then
-    redis.call("HSET", KEYS[4], key, 1)
+    redis.call("HSET", KEYS[4], key, cmsgpack.unpack(hint)[1])
     out[#out + 1] = key
     out[#out + 1] = hint
   end

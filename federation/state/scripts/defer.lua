@@ -3,6 +3,7 @@
 -- ARGV  1 token, 2 key, 3 generation, 4 not_before_us, 5 error, 6 count_attempt, 7 now_us
 -- Returns false when the token is refused, else 1.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
+if redis.call("HGET", KEYS[4], ARGV[2]) ~= ARGV[3] then return 1 end -- a repeat: another claim may have begun
 local packed = redis.call("HGET", KEYS[3], ARGV[2])
 redis.call("HDEL", KEYS[4], ARGV[2])
 if not packed then return 1 end

@@ -5,6 +5,10 @@
 -- Returns false when the token is refused, 1 when the key is clean, 0 when it was marked meanwhile and stays dirty.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
 local key, generation, digest, record, now = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
+-- A repeat after a lost reply: what it says was recorded, and may have been overtaken since. (Generation 0: nobody claimed it.)
+if generation ~= 0 and tonumber(redis.call("HGET", KEYS[6], key) or -1) ~= generation then
+  return 1 - redis.call("HEXISTS", KEYS[5], key)
+end
 
 -- 1 for a record by which both sides hold the object (records.py: flags, then each ETag behind its length), else 0.
 local function on_both(base)

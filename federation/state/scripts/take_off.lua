@@ -3,6 +3,7 @@
 -- ARGV  1 token, 2 key, 3 generation, 4 record, 5 now_us
 -- Returns false when the token is refused, 1 when moved, 0 when marked meanwhile.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
+if redis.call("HGET", KEYS[6], ARGV[2]) ~= ARGV[3] then return 0 end -- a repeat: another claim may have begun
 local packed = redis.call("HGET", KEYS[5], ARGV[2])
 redis.call("HDEL", KEYS[6], ARGV[2])
 if not packed then return 0 end
