@@ -266,3 +266,24 @@ async def test_nothing_of_a_dirty_key_is_an_echo(state: State) -> None:
     gone = await state.mark([Change("k", Side.BLOB, Source.EVENT_GRID, deleted=True)])
     assert gone.marked == 1
     assert not await state.settle(lease, "k", claim.hint.generation, AGREED)
+
+
+async def test_what_ended_a_claim_ends_no_other_one(state: State, clock: TestClock) -> None:
+    """A settle, defer or park repeated after a lost reply changes nothing: the key may be agreed on anew, or at work again."""
+    await state.mark([event("k", etag="0x8DCA")])
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+    assert await state.settle(lease, "k", claim.hint.generation, AGREED)
+
+    await state.mark([event("k", etag="0x8DCB")])
+    [again] = await state.claim(lease, limit=1, now_us=clock.us)
+    await state.settle(lease, "k", claim.hint.generation, AGREED)
+    await state.defer(lease, "k", claim.hint.generation, not_before_us=0, error="")
+    await state.park(lease, "k", claim.hint.generation, reason="r", detail="d", now_us=clock.us)
+    assert await state.claim(lease, limit=1, now_us=clock.us) == []
+
+    gone = Base(deleted=True, written=Stamp(1_000_000))
+    assert await state.settle(lease, "k", again.hint.generation, gone)
+    await state.settle(lease, "k", claim.hint.generation, AGREED)
+    assert await state.bases(["k"]) == [gone]
+    assert await state.parked() == []
