@@ -122,6 +122,8 @@ def draw(seed: int) -> Script:
     """The script of *seed*: any mixture, or (of most seeds above 4,000) one that dwells on something."""
     script = _mixture(seed)
     rng = Random(f"theme {seed}")
+    if seed >= _THEMED_FROM and seed % 10 == 0:
+        return _uploads_again(script, rng)
     if seed < _THEMED_FROM or rng.random() < 0.4:
         return script
     return rng.choice((_duel, _deaths, _stale_workers, _failovers, _deletes, _files))(script, rng)
@@ -175,6 +177,16 @@ def _deletes(script: Script, rng: Random) -> Script:
     users = tuple(Act(index * 0.2, "put", Side.BLOB, key, number=index) for index, key in enumerate(KEYS))
     gone = tuple(Act(10.0 + rng.uniform(0, 10), "delete", rng.choice(list(Side)), key, number=20) for key in KEYS)
     return replace(script, users=users + gone, delete_budget=2, mode=Mode.TWO_WAY)
+
+
+def _uploads_again(script: Script, rng: Random) -> Script:
+    """What was deleted on VAST is uploaded to Blob once more, the same bytes, again and again."""
+    users = [Act(0.0, "put", Side.BLOB, key, number=index) for index, key in enumerate(KEYS[:2])]
+    for number in range(10, 10 + rng.randint(2, 8)):
+        key, at = rng.choice(KEYS[:2]), rng.uniform(8.0, 40.0)
+        users.append(Act(at, rng.choice(("delete", "file_delete")), Side.VAST, key))
+        users.append(Act(at + rng.uniform(0.05, 4.0), "again", Side.BLOB, key, number=number))
+    return replace(script, users=tuple(sorted(users, key=lambda act: act.at)), mode=Mode.TWO_WAY, faults=())
 
 
 def _files(script: Script, rng: Random) -> Script:

@@ -11,6 +11,7 @@ from typing import Any
 from federation.errors import RetryLater
 from federation.model import Change
 from federation.ports import Clock
+from federation.progress import Lease
 from federation.state.memory_state import MemoryState
 from tests.simulation.script import Rates
 
@@ -21,16 +22,17 @@ Observer = Callable[[str, tuple[Any, ...], dict[str, Any], Any], None]
 class StateBox:
     """Redis, as the proven twin of ``RedisState``; its contents can go back in time or be lost."""
 
-    def __init__(self, shards: int, heard: Heard) -> None:
+    def __init__(self, shards: int, heard: Heard, stolen: Callable[[str], None]) -> None:
         self._shards = shards
         self._heard = heard
+        self._stolen = stolen
         self.away_until = 0.0
         self.inner = self._fresh()
         self._kept: dict[str, Any] | None = None
         self.losses = 0
 
     def _fresh(self) -> MemoryState:
-        return _Observed("sim", shards=self._shards, clock=_NoClock(), heard=self._heard)
+        return _Observed("sim", shards=self._shards, clock=_NoClock(), heard=self._heard, stolen=self._stolen)
 
     def flush(self) -> None:
         """Everything is gone."""
@@ -39,7 +41,9 @@ class StateBox:
 
     def keep(self) -> None:
         """What a replica has now."""
-        self._kept = copy.deepcopy({name: value for name, value in vars(self.inner).items() if name not in {"_clock", "_heard"}})
+        self._kept = copy.deepcopy(
+            {name: value for name, value in vars(self.inner).items() if name not in {"_clock", "_heard", "_stolen"}}
+        )
 
     def fail_over(self) -> None:
         """The replica takes over: the tail is lost."""
@@ -53,9 +57,19 @@ class StateBox:
 class _Observed(MemoryState):
     """Tells of each change that was marked: whether it was taken or dropped as an echo, and whether its key was dirty before."""
 
-    def __init__(self, pair: str, *, shards: int, clock: Clock, heard: Heard) -> None:
+    def __init__(self, pair: str, *, shards: int, clock: Clock, heard: Heard, stolen: Callable[[str], None]) -> None:
         super().__init__(pair, shards=shards, clock=clock)
         self._heard = heard
+        self._stolen = stolen
+
+    async def acquire(self, shard: int, *, owner: str, ttl_seconds: float) -> Lease | None:
+        """As the twin; a lease is never taken from one who holds it."""
+        current = self._owners.get(shard)
+        held = current is not None and current.until_seconds > self._clock.monotonic_seconds()
+        taken = await super().acquire(shard, owner=owner, ttl_seconds=ttl_seconds)
+        if held and taken is not None:
+            self._stolen(f"the lease of shard {shard} was taken from its holder")
+        return taken
 
     def _mark(self, change: Change) -> bool:
         dirty = change.key in self._dirty

@@ -74,7 +74,7 @@ class World:
             )
         self.oracle.servers = self.servers
         self.progress = Progress(self.oracle, lambda: self.box.inner, lambda: self.box.losses)
-        self.box = StateBox(script.shards, self.progress.heard)
+        self.box = StateBox(script.shards, self.progress.heard, self.oracle.fail)
         self.queue, self.poison, self.topic = Queue(), Queue(), Topic()
         rng = Random(f"{script.seed} delivery")
         self.deliveries = {

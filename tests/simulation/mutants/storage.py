@@ -147,10 +147,28 @@ def _growing_files_read() -> list[Swap]:
 
 
 def _metadata_not_looked_at() -> list[Swap]:
-    async def untouched(*_: Any) -> bool:
-        return True
+    original = sync_key_module._as_assumed
 
-    return [Swap(sync_key_module, "_metadata_untouched", untouched)]
+    async def as_assumed(ctx: PairContext, scene: Any, decision: Decision, side: Side) -> bool:
+        return decision.action is not Action.ADOPT or await original(ctx, scene, decision, side)
+
+    return [Swap(sync_key_module, "_as_assumed", as_assumed)]
+
+
+def _adopted_unseen() -> list[Swap]:
+    original = sync_key_module._as_assumed
+
+    async def as_assumed(ctx: PairContext, scene: Any, decision: Decision, side: Side) -> bool:
+        return decision.action is Action.ADOPT or await original(ctx, scene, decision, side)
+
+    return [Swap(sync_key_module, "_as_assumed", as_assumed)]
+
+
+def _written_again_is_nothing() -> list[Swap]:
+    def written_again(*_: Any) -> bool:
+        return False
+
+    return [Swap(decide_module, "_written_again", written_again)]
 
 
 def _touch_is_a_write() -> list[Swap]:
@@ -201,6 +219,14 @@ STORAGE = [
     Mutant("size_is_equality", "contents of one size are equal", _size_is_equality),
     Mutant("growing_files_read", "files are read while they are written", _growing_files_read),
     Mutant("metadata_not_looked_at", "VAST's metadata is not looked at before it is overwritten", _metadata_not_looked_at),
+    Mutant(
+        "adopted_unseen", "what is equal to the base is agreed on without a look at the other side", _adopted_unseen, within=3000
+    ),
+    Mutant(
+        "written_again_is_nothing",
+        "an older delete takes the agreed content along that was written again",
+        _written_again_is_nothing,
+    ),
     Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write),
     Mutant("emptied_side_believed", "a side found empty was emptied on purpose", _emptied_side_believed),
     Mutant("delete_of_what_changed", "whatever is there now is deleted", _delete_of_what_changed),
