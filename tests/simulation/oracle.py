@@ -111,7 +111,7 @@ class Oracle:
             else held.modified.at_us - clock.ahead_us()
         )
 
-    def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, agreed_etag: str) -> None:
+    def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, base: Base | None) -> None:
         """A user on *side* overwrites or deletes *held*."""
         if how == "delete":
             true_us = self.servers[side].clock.now_us() - self.servers[side].clock.ahead_us()
@@ -123,7 +123,10 @@ class Oracle:
                 continue  # what is done to the master's copy in a read-only zone does not count
             write.superseded = f"{how} on {side}"
             # Nobody but the user can know that he saw our copy, if it went before we had recorded it (no base, no delete).
-            write.unagreed = agreed_etag != held.etag and (how == "delete" or write.side is not side)
+            agreed = base if base is not None and base.live else Base()
+            unrecorded = agreed.etag(side) != held.etag and (how == "delete" or write.side is not side)
+            # Nor can he have seen what the other side's user wrote and we had not agreed on, be it the same bytes.
+            write.unagreed = unrecorded or (write.side is not side and agreed.etag(write.side) not in write.etags)
 
     def raced(self, side: Side, key: str) -> None:
         """A write came between look and unconditional write, where the server honours no condition (design, rule 5)."""

@@ -38,8 +38,7 @@ class Users:
     def supersede(self, side: Side, key: str, held: _Object | None, *, how: str) -> None:
         """A user replaces or removes what is there."""
         base = self._world.box.inner._base.get(key)
-        agreed = base.etag(side) if base is not None and base.live else ""
-        self._world.oracle.superseding(side, key, held, how=how, agreed_etag=agreed)
+        self._world.oracle.superseding(side, key, held, how=how, base=base)
 
     def _write(self, act: Act, server: Server, key: str, data: bytes, metadata: Metadata) -> None:
         held = server.objects.get(key)
