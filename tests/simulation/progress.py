@@ -104,7 +104,8 @@ class Progress:
             self.oracle.fail(f"{name} dropped what was marked for {key} meanwhile")
         if name == "settle":
             base = self.state()._base.get(key)  # what came of it: a repeat has no effect
-            if base is not None and base.deleted:
+            told = arguments[3]
+            if told is not None and told.deleted and (base is None or base.deleted):
                 self.settled[key] = now
             else:
                 self.settled.pop(key, None)
