@@ -224,10 +224,7 @@ class State(Protocol):
         ...
 
     async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
-        """Make due again what is claimed in this shard and not among *at_work*; how many.
-
-        A failover of the store may forget that a key was given back; its claim then would last as long as the lease.
-        """
+        """Make due again what is claimed here and not *at_work* (a failover may forget that a key was given back); how many."""
         ...
 
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
