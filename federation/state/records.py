@@ -93,7 +93,7 @@ def pack_base(base: Base) -> bytes:
             bytes([RECORD_VERSION << 4 | flags]),
             _field(pack_etag(base.blob_etag)),
             _field(vast),
-            (-(-base.vast_as_of_us // 1_000)).to_bytes(6, "big"),
+            (base.vast_as_of_us // 1_000).to_bytes(6, "big"),  # rounded down: it is a lower bound
             max(0, base.written.at_us).to_bytes(7, "big"),  # a file may say it was written before 1970
             _stamp_byte(base.written),
             _field(base.metadata_digest),

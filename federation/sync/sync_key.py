@@ -193,8 +193,9 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     await _require_quiet(ctx, scene, hint)
     await _settle_doubt(ctx, scene, hint)
     decision = await decide_with_hashes(ctx, scene)
-    decision, scene.delete_released = _verdict(decision, claim.held)
-    scene.delete_held = claim.held is not None
+    held = _held_for(decision, claim.held)
+    decision, scene.delete_released = _verdict(decision, held)
+    scene.delete_held = held is not None
     return Synced(decision, await apply(ctx, scene, decision))
 
 
@@ -247,13 +248,20 @@ def _by_stamp(there: Present, intent: Base, source: Side) -> bool:
     if stamp is None or stamp.side is not source or stamp.etag != intent.etag(source):
         return False
     # A multipart ETag is no content hash, and of a large file none was known when the stamp was made: but an intent for this very
-    # version stands behind the stamp.
-    return copy_of(there, source) or stamp.md5 is None or there.version.etag_kind is ETagKind.MULTIPART
+    # version stands behind the stamp. Not so where a file may have been written under it, which keeps metadata (facts/vast.md 3).
+    unhashed = there.version.etag_kind is ETagKind.MULTIPART or (stamp.md5 is None and source is Side.VAST)
+    return copy_of(there, source) or (unhashed and there.version.size_bytes == intent.size_bytes)
+
+
+def _held_for(decision: Decision, held: Held | None) -> Held | None:
+    """The held delete if it is this one: a word on a delete of one side is none on a delete of the other (rule 8)."""
+    mine = decision.action is Action.DELETE and held is not None and held.delete_on is decision.destination
+    return held if mine else None
 
 
 def _verdict(decision: Decision, held: Held | None) -> tuple[Decision, bool]:
     """A person's word on a held delete: released deletes it, rejected puts the object back, or leaves a foreign one alone."""
-    if decision.action is not Action.DELETE or held is None:
+    if held is None:
         return decision, False
     if held.verdict == "rejected" and decision.reason is Reason.FOREIGN_IN_ZONE:
         return Decision(Action.KEEP, Reason.REJECTED_DELETE, source=decision.destination), False

@@ -15,27 +15,7 @@ from federation.sync.context import PairContext
 from federation.sync.resolve import Verdict, resolve, visible_key
 from federation.sync.sync_key import sync_key
 from federation.sync.transfer import Transfer, TransferLimits
-
-SECOND = 1_000_000
-
-
-class FakeClock:
-    """Virtual time that moves only when told."""
-
-    def __init__(self) -> None:
-        self.us = 1_700_000_000 * SECOND
-
-    def now_us(self) -> int:
-        """Wall clock."""
-        return self.us
-
-    def monotonic_seconds(self) -> float:
-        """The same."""
-        return self.us / SECOND
-
-    async def sleep(self, seconds: float) -> None:
-        """Time passes."""
-        self.us += int(seconds * SECOND)
+from tests.unit.world import SECOND, FakeClock
 
 
 class World:

@@ -1,0 +1,73 @@
+"""What may be taken for the write of a worker that did not live to record it, and whose word a person's word is."""
+
+from __future__ import annotations
+
+import pytest
+
+from federation.model import Absent, Base, ETagKind, OriginStamp, Present, Side, Stamp, Version
+from federation.progress import Held, Lease
+from federation.rules.decision import Action, Decision, Reason, Rules
+from federation.sync.apply import Scene
+from federation.sync.sync_key import _held_for, recovered
+
+AT = Stamp(1_700_000_000_000_000)
+ETAGS = {ETagKind.OPAQUE: "0x8DC2", ETagKind.MULTIPART: "0cc1-2", ETagKind.FILE_SIDE: "48ed760a74", ETagKind.MD5: "0cc1"}
+
+
+def seen(source: Side, kind: ETagKind, *, md5: str | None = None, stamp_md5: str | None = None, size_bytes: int = 9) -> Scene:
+    """The other side holds something that carries our stamp of *source*'s version "new"."""
+    version = Version(ETAGS[kind], size_bytes, AT, kind, md5)
+    there = Present(version, origin=OriginStamp(source, "new", AT, stamp_md5, "sealed"))
+    here = Absent()
+    blob, vast = (here, there) if source is Side.BLOB else (there, here)
+    return Scene("k", Lease(0, "t", 1), None, blob, vast, Rules(), 0)
+
+
+def intent(source: Side) -> Base:
+    """What was about to be true."""
+    return Base(blob_etag="new", size_bytes=9) if source is Side.BLOB else Base(vast_etag="new", size_bytes=9)
+
+
+@pytest.mark.parametrize(
+    ("source", "scene", "ours"),
+    [
+        (Side.BLOB, seen(Side.BLOB, ETagKind.MD5, md5="m", stamp_md5="m"), True),
+        (Side.BLOB, seen(Side.BLOB, ETagKind.MD5, md5="other", stamp_md5="m"), False),
+        (Side.BLOB, seen(Side.BLOB, ETagKind.MULTIPART), True),
+        (Side.BLOB, seen(Side.BLOB, ETagKind.MULTIPART, size_bytes=8), False),
+        (Side.BLOB, seen(Side.BLOB, ETagKind.FILE_SIDE), False),
+        (Side.BLOB, seen(Side.BLOB, ETagKind.FILE_SIDE, stamp_md5="m"), False),
+        (Side.VAST, seen(Side.VAST, ETagKind.OPAQUE, md5="m", stamp_md5="m"), True),
+        (Side.VAST, seen(Side.VAST, ETagKind.OPAQUE, md5="m"), True),
+        (Side.VAST, seen(Side.VAST, ETagKind.OPAQUE, md5="m", size_bytes=8), False),
+        (Side.VAST, seen(Side.VAST, ETagKind.OPAQUE, md5="m", stamp_md5="other"), False),
+    ],
+    ids=[
+        "hash fits",
+        "hash does not fit",
+        "multipart",
+        "multipart of another size",
+        "a file was written under a stamp without hash",
+        "a file was written under a stamp with a hash",
+        "blob, hash fits",
+        "blob, no hash was known",
+        "blob, no hash was known, another size",
+        "blob, hash does not fit",
+    ],
+)
+def test_only_our_own_copy_of_the_intended_version_is_recovered(source: Side, scene: Scene, ours: bool) -> None:
+    """An NFS write keeps our stamp: it stays a user's write."""
+    found = recovered(None, intent(source), scene)
+    assert (found is not None) is ours
+    if found is not None:
+        assert found.etag(source.other) == scene.of(source.other).version.etag  # type: ignore[union-attr]
+
+
+def test_a_word_on_one_side_s_delete_is_none_on_the_other_s() -> None:
+    """What was released for VAST does not release a delete on Blob (rule 8)."""
+    held = Held("k", Side.VAST, "over the budget", 0, "released")
+    on_vast = Decision(Action.DELETE, Reason.DELETED, source=Side.BLOB)
+    on_blob = Decision(Action.DELETE, Reason.DELETED, source=Side.VAST)
+    copy = Decision(Action.COPY, Reason.CHANGED, source=Side.BLOB)
+    assert [_held_for(decision, held) for decision in (on_vast, on_blob, copy)] == [held, None, None]
+    assert _held_for(on_vast, None) is None
