@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from federation import keys
@@ -11,6 +10,7 @@ from federation.payloads.event_grid import BlobScope
 from federation.payloads.vast import VastScope
 from federation.ports import ChangeSink, Clock, Source, State
 from federation.settings import PairSettings, VastEventSettings, secret
+from federation.sources.common import OnGap
 
 
 def sources(
@@ -20,7 +20,7 @@ def sources(
     clock: Clock,
     *,
     credential: object | None,
-    on_gap: Callable[[], None],
+    on_gap: OnGap,
 ) -> list[Source]:
     """Build them. Raises UsageError when a named variable is not set."""
     built: list[Source] = []

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from federation.payloads import Parsed
 from federation.progress import MarkResult
 from federation.telemetry import logger
 
 _log = logger("fedplane.sources")
+
+
+class OnGap(Protocol):
+    """Called when a source knows that something changed under *prefix* (of keys) that it cannot name; ``""``: anywhere."""
+
+    def __call__(self, prefix: str = "") -> None:
+        """Ask for a scan; never waits."""
+        ...
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from federation.errors import RetryLater
 from federation.payloads import EVENT_LIMIT_BYTES, Malformed, Parsed
 from federation.payloads.event_grid import BlobScope, parse
 from federation.ports import ChangeSink
-from federation.sources.common import Tell
+from federation.sources.common import OnGap, Tell
 
 BODY_LIMIT_BYTES = 4 * EVENT_LIMIT_BYTES
 """Batches hold several events; a single one above the event limit is refused by the parser."""
@@ -37,7 +37,7 @@ class Target:
     scope: BlobScope
     sink: ChangeSink
     secret: str | None
-    on_gap: Callable[[], None]
+    on_gap: OnGap
 
 
 class EventGridHttp:

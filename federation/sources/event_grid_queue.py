@@ -21,7 +21,7 @@ from federation.model import Change
 from federation.payloads import Malformed
 from federation.payloads.event_grid import BlobScope, decode_queue_text, parse
 from federation.ports import ChangeSink, Clock
-from federation.sources.common import Tell
+from federation.sources.common import OnGap, Tell
 
 _AT_ONCE = 32
 _VISIBILITY_SECONDS = 60
@@ -42,7 +42,7 @@ class EventGridQueue:
         scope: BlobScope,
         sink: ChangeSink,
         clock: Clock,
-        on_gap: Callable[[], None],
+        on_gap: OnGap,
     ) -> None:
         self._queue = queue
         self._poison = poison
@@ -135,7 +135,7 @@ def open_queue(
     scope: BlobScope,
     sink: ChangeSink,
     clock: Clock,
-    on_gap: Callable[[], None],
+    on_gap: OnGap,
 ) -> EventGridQueue:
     """The source over the queue at *queue_url*, with a connection string's key or a credential."""
     name = queue_url.rstrip("/").rpartition("/")[2]

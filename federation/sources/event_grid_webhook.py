@@ -9,7 +9,7 @@ from aiohttp import web
 
 from federation.payloads.event_grid import BlobScope
 from federation.ports import ChangeSink
-from federation.sources.common import Tell
+from federation.sources.common import OnGap, Tell
 from federation.sources.event_grid_http import BODY_LIMIT_BYTES, Answer, BodyTooLarge, EventGridHttp, Target
 
 
@@ -18,7 +18,7 @@ class EventGridWebhook:
 
     name = "event_grid_webhook"
 
-    def __init__(self, listen: str, secret: str | None, scope: BlobScope, sink: ChangeSink, on_gap: Callable[[], None]) -> None:
+    def __init__(self, listen: str, secret: str | None, scope: BlobScope, sink: ChangeSink, on_gap: OnGap) -> None:
         self._host, _, port = listen.rpartition(":")
         self._port = int(port)
         self._tell = Tell(self.name)
