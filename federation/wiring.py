@@ -178,7 +178,10 @@ def _limits(settings: Settings) -> WorkerLimits:
 
 async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | None:
     """DefaultAzureCredential where anything of the Blob side has no connection string; closed with *stack*."""
-    if blob.connection_string_env and (blob.events.connection_string_env or not blob.events.queue_url):
+    events = blob.events
+    queue = events.queue_url and not events.connection_string_env
+    pull = events.namespace_endpoint and not events.namespace_key_env
+    if blob.connection_string_env and not queue and not pull:
         return None
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 

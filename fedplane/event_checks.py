@@ -11,7 +11,8 @@ from azure.storage.queue.aio import QueueClient
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from federation.settings import BlobEventSettings, PairSettings, VastEventSettings, secret
+from federation.event_settings import BlobEventSettings
+from federation.settings import PairSettings, VastEventSettings, secret
 from federation.sources.build import kafka_options
 from fedplane.checks import Finding
 

@@ -12,7 +12,7 @@ from functools import cmp_to_key
 from federation.model import Change
 
 _FORM = re.compile(r"[0-9a-fA-F]{1,96}\Z")
-_NOTEWORTHY = 2
+_ENDS = 2
 
 
 def order(one: object, two: object) -> int | None:
@@ -32,11 +32,15 @@ def coalesce(told: list[tuple[Change, object]]) -> list[Change]:
     by_key: dict[str, list[tuple[Change, object]]] = {}
     for change, sequencer in told:
         by_key.setdefault(change.key, []).append((change, sequencer))
-    kept: list[Change] = []
-    for group in by_key.values():
-        comparable = all(order(sequencer, sequencer) is not None for _, sequencer in group)
-        if len(group) > _NOTEWORTHY and comparable:
-            group.sort(key=cmp_to_key(lambda a, b: order(a[1], b[1]) or 0))
-            group = [group[0], group[-1]]  # noqa: PLW2901 - what is left of it
-        kept += [change for change, _ in group]
-    return kept
+    return [change for group in by_key.values() for change in _ends(group)]
+
+
+def _ends(group: list[tuple[Change, object]]) -> list[Change]:
+    if len(group) > _ENDS and all(order(sequencer, sequencer) is not None for _, sequencer in group):
+        in_order = sorted(group, key=cmp_to_key(_by_sequencer))
+        return [in_order[0][0], in_order[-1][0]]
+    return [change for change, _ in group]
+
+
+def _by_sequencer(one: tuple[Change, object], two: tuple[Change, object]) -> int:
+    return order(one[1], two[1]) or 0

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from federation.event_settings import BlobEventSettings
 from federation.model import Base, Change, Mode, Side, Source, Stamp
 from federation.progress import UNION_NOTE, Backlog, DeadLetter, HaltRecord
-from federation.settings import BlobEventSettings, BlobSettings, PairSettings, VastEventSettings, VastSettings
+from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
 from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
 from fedplane.status import PairStatus, converged_as_of_us, pair_status
