@@ -108,7 +108,8 @@ class EventGridHttp:
         for target, found in parsed:
             self._tell.parsed(found)
             ask_scans(found, target.on_gap)
-            self._tell.marked(await target.sink.mark(found.changes))
+            if found.changes or found.scan_prefixes:
+                self._tell.marked(await target.sink.mark(found.changes))
             marked += len(found.changes)
             refused += sum(found.refused.values())
         self._tell.up()
