@@ -133,12 +133,8 @@ def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:
     """Doubts by side: a record nobody could read told of something, until a whole scan that began later looked at everything."""
     sure_us = whole.started_us if whole is not None else 0
     text = "a record of {} could not be read since the last whole scan: see `fedplane events dead`, or run `fedplane reconcile`"
-    return {
-        side: [
-            text.format(name) for name, at_us in sorted(dead.newest_us.items()) if name in _EVENTS_OF[side] and at_us >= sure_us
-        ]
-        for side in Side
-    }
+    late = sorted(name for name, at_us in dead.newest_us.items() if at_us >= sure_us)
+    return {side: [text.format(name) for name in late if name in _EVENTS_OF[side]] for side in Side}
 
 
 def _direction(
