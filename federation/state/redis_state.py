@@ -54,6 +54,7 @@ class RedisState(RecordQueries):
             "judge",
             "reserve",
             "move_cursor",
+            "own",
             "forget",
             "reclaim",
             "rename",
@@ -262,6 +263,14 @@ class RedisState(RecordQueries):
         reverts = self._layout.of_shard(self.shard_of(key), f"reverts:{key_digest(key).hex()}")
         args = [now_us, int(window_seconds * 1_000_000), name, limit, 0, limit, 0]
         return bool(await self._run("reserve", [reverts], args))
+
+    async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
+        """As in the port."""
+        return bool(await self._run("own", [self._layout.of_pair("owners")], [task, owner, _milliseconds(ttl_seconds)]))
+
+    async def disown(self, task: str, *, owner: str) -> None:
+        """As in the port."""
+        await self._run("own", [self._layout.of_pair("owners")], [task, owner, 0])
 
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """As in the port."""
