@@ -20,6 +20,7 @@ from federation import keys
 from federation.errors import UsageError
 from federation.model import Foreign, Mode, Side
 from federation.progress import DeleteBudget
+from federation.settings_feed import ChangeFeedSettings
 
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
@@ -86,6 +87,7 @@ class BlobSettings(_Section):
     connection_string_env: str = ""
     """Variable holding a connection string; empty: DefaultAzureCredential."""
     events: BlobEventSettings = BlobEventSettings()
+    change_feed: ChangeFeedSettings = ChangeFeedSettings()
 
     @model_validator(mode="after")
     def _prefix_is_legal(self) -> BlobSettings:

@@ -11,6 +11,7 @@ from federation.payloads.event_grid import BlobScope
 from federation.payloads.vast import VastScope
 from federation.ports import ChangeSink, Clock, Source, State
 from federation.settings import PairSettings, VastEventSettings, secret
+from federation.sources.change_feed_index import FeedBlobs
 
 
 def sources(
@@ -21,8 +22,13 @@ def sources(
     *,
     credential: object | None,
     on_gap: Callable[[], None],
+    feed: FeedBlobs | None = None,
+    owner: str = "",
 ) -> list[Source]:
-    """Build them. Raises UsageError when a named variable is not set."""
+    """Build them; *feed* is the change feed's container, read in the name of *owner*, which the source closes.
+
+    Raises UsageError when a named variable is not set.
+    """
     built: list[Source] = []
     events = pair.blob.events
     if events.queue_url:
@@ -38,6 +44,13 @@ def sources(
         name = events.webhook_secret_env
         shared = secret(name, "pair.blob.events.webhook_secret_env") if name else None
         built.append(EventGridWebhook(events.webhook_listen, shared, blob_scope(pair), sink, on_gap))
+    if feed is not None:
+        from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415
+
+        wanted = pair.blob.change_feed
+        how = FeedOptions(wanted.start_at, wanted.poll_seconds, wanted.lease_seconds)
+        account = pair.identity["blob account"]
+        built.append(ChangeFeed(feed, account, blob_scope(pair), state, sink, clock, owner=owner, on_gap=on_gap, options=how))
     if pair.vast.events.bootstrap:
         from federation.sources.vast_kafka import VastKafka  # noqa: PLC0415
 
