@@ -65,7 +65,8 @@ class Decoder(Generic[T]):
 
     make: Callable[[Records], T]
     piece_records: int
-    ids: dict[object, None] = field(default_factory=dict)
+    ids: set[object] = field(default_factory=set)
+    older_ids: set[object] = field(default_factory=set)
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "change-feed"))
 
     async def pieces(
@@ -87,19 +88,22 @@ class Decoder(Generic[T]):
             recent = (*at.recent, *(_short_id(one) for one in some[-RECENT_IDS:]))[-RECENT_IDS:]
             offset, index = (behind, 0) if whole else (at.offset, start + step)
             at = replace(at, offset=offset, index=index, recent=recent)
-            fresh = [one for one in some if self._is_new(one.get("id"))]
+            fresh = self._new(some)
             made.append(Piece(chunk.name, at, self.make(fresh), len(fresh), len(some) - len(fresh)))
         return made
 
-    def _is_new(self, identity: object) -> bool:
-        if not isinstance(identity, str) or not identity:
-            return True
-        if identity in self.ids:
-            return False
-        self.ids[identity] = None
-        if len(self.ids) > _IDS_KEPT:
-            del self.ids[next(iter(self.ids))]
-        return True
+    def _new(self, records: Records) -> Records:
+        """Those not seen in the window, which is two halves, so that forgetting costs nothing."""
+        fresh, ids, older = [], self.ids, self.older_ids
+        for one in records:
+            identity = one.get("id")
+            if identity and (identity in ids or identity in older):
+                continue
+            ids.add(identity)
+            fresh.append(one)
+        if len(ids) > _IDS_KEPT:
+            self.ids, self.older_ids = set(), ids
+        return fresh
 
 
 def _short_id(record: dict[str, Any]) -> str:

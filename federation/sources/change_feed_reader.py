@@ -86,7 +86,7 @@ class FeedReader(Generic[T]):
     async def sweep(self, position: FeedPosition, *, until_us: int | None = None) -> AsyncGenerator[Item[T], None]:
         """Everything from *position* on, each chunk and shard in its order. Raises FederationError; then nothing is known."""
         for chunk in position.chunks.values():
-            self._decoder.ids.update(dict.fromkeys(chunk.recent))
+            self._decoder.ids.update(chunk.recent)
         queue: Items[T] = asyncio.Queue(2 * self._limits.lanes)
         producer = asyncio.create_task(self._produce(position, until_us, queue))
         try:

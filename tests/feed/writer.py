@@ -141,11 +141,14 @@ class Feed:
         self._put(manifest_name(begin), told | {"config": config, "chunkFilePaths": paths})
 
     def placeholder(self) -> None:
-        """The segment of 1601, and folder markers as some accounts have them."""
+        """The segment of 1601, which every feed has."""
         path = f"{CONTAINER}/log/00/1601/01/01/0000/"
         told = {"version": 0, "begin": "1601-01-01T00:00:00.000Z", "intervalSecs": 3600, "status": "Finalized"}
         self._put("idx/segments/1601/01/01/0000/meta.json", told | {"config": {}, "chunkFilePaths": [path]})
-        self.blobs["idx/segments/1601"] = self.blobs["idx/segments/1601/01/01/0000"] = b""
+
+    def markers(self) -> None:
+        """Folder markers, as some accounts have them."""
+        self.blobs |= dict.fromkeys(("idx/segments/1601", "idx/segments/2026/11/01/0000", "log/00", "log/00/2026/11/01/0000"), b"")
 
     def append(self, begin: datetime, records: Iterable[Mapping[str, Any]], *, shard: int = 0, chunk: int = 0) -> str:
         """One block at the end of a chunk, which begins with it if it is new; the chunk's name."""
