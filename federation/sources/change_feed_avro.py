@@ -76,26 +76,36 @@ def frame(buffer: bytes, offset: int, header: Header) -> tuple[list[Block], int]
     """The whole blocks of *buffer*, which begins at file offset *offset* with a block.
 
     Returns them, and how many bytes from the last block's end the next one needs (0: nothing left, or not known).
-    Raises Malformed when a block does not end in the file's sync marker.
+    Raises Malformed when the first block does not end in the file's sync marker.
     """
     blocks: list[Block] = []
     at = 0
     while at < len(buffer):
         try:
-            count, start = _varint(buffer, at)
-            size, start = _varint(buffer, start)
-        except Incomplete:
-            return blocks, 0
-        if count < 0 or not 0 <= size <= _LARGEST_BLOCK_BYTES:
-            raise Malformed("an Avro block of impossible size")
-        end = start + size
-        if end + _SYNC_BYTES > len(buffer):
-            return blocks, end + _SYNC_BYTES - at
-        if buffer[end : end + _SYNC_BYTES] != header.sync:
-            raise Malformed("an Avro block without its sync marker")
+            count, start, end = _extent(buffer, at, header)
+        except Incomplete as more:
+            return blocks, max(0, more.needed_bytes - at)
+        except Malformed:
+            if blocks:
+                return blocks, 0
+            raise
         blocks.append(Block(offset + at, count, start, end, offset + end + _SYNC_BYTES))
         at = end + _SYNC_BYTES
     return blocks, 0
+
+
+def _extent(buffer: bytes, at: int, header: Header) -> tuple[int, int, int]:
+    """Number of records and data of the block at *at*: count, start, end. Raises Incomplete, Malformed."""
+    count, start = _varint(buffer, at)
+    size, start = _varint(buffer, start)
+    if count < 0 or not 0 <= size <= _LARGEST_BLOCK_BYTES:
+        raise Malformed("an Avro block of impossible size")
+    end = start + size
+    if end + _SYNC_BYTES > len(buffer):
+        raise Incomplete(end + _SYNC_BYTES)
+    if buffer[end : end + _SYNC_BYTES] != header.sync:
+        raise Malformed("an Avro block without its sync marker")
+    return count, start, end
 
 
 def decode(buffer: bytes, blocks: Iterable[Block], header: Header) -> list[dict[str, Any]]:
