@@ -156,7 +156,8 @@ def measure(title: str, feed: Feed, text: str, *, rounds: int, limit: int) -> No
         )
     rate = {name: told["rate"] for name, told in best.items()}
     print(
-        f"  ratios: to the official reader {rate['ours'] / rate['official']:.1f}, to the bare loop {rate['ours'] / rate['bare']:.2f};"
+        f"  ratios: to the official reader {rate['ours'] / rate['official']:.1f}, "
+        f"to the bare loop {rate['ours'] / rate['bare']:.2f};"
         f" parsed to changes {rate['changes'] / rate['official']:.1f} and {rate['changes'] / rate['bare']:.2f}"
     )
 

@@ -11,14 +11,20 @@ from azure.storage.queue.aio import QueueClient
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
+from federation.errors import FederationError, Halt, UsageError
 from federation.settings import BlobEventSettings, PairSettings, VastEventSettings, secret
 from federation.sources.build import kafka_options
+from federation.sources.change_feed_index import FeedIndex
+from federation.sources.change_feed_layout import CONTAINER
+from federation.wiring import open_feed
 from fedplane.checks import Finding
+from fedplane.output import iso
 
 
 async def sources(pair: PairSettings, credential: object | None) -> list[Finding]:
-    """Queue and topic of one pair."""
-    return [await _queue(pair.blob.events, credential), await asyncio.to_thread(_topic, pair.vast.events)]
+    """Queue, change feed and topic of one pair."""
+    feed = [await _feed(pair, credential)] if pair.blob.change_feed.enabled else []
+    return [await _queue(pair.blob.events, credential), *feed, await asyncio.to_thread(_topic, pair.vast.events)]
 
 
 async def _queue(events: BlobEventSettings, credential: object | None) -> Finding:
@@ -45,6 +51,30 @@ async def _queue(events: BlobEventSettings, credential: object | None) -> Findin
     refuses = "" if events.account_id else "pair.blob.events.account_id is not set: events of other accounts are not refused"
     waiting = f"reachable, about {properties.approximate_message_count or 0} messages waiting"
     return Finding(what=what, level="note" if refuses else "ok", found=waiting, then=refuses)
+
+
+async def _feed(pair: PairSettings, credential: object | None) -> Finding:
+    what = f"change feed of blob: {pair.blob.account_url}/{CONTAINER}"
+    try:
+        blobs = open_feed(pair, credential)
+    except UsageError as error:
+        return Finding(what=what, level="broken", found="not set up", then=str(error))
+    try:
+        index = await FeedIndex(blobs).index()
+    except Halt as error:
+        if error.reason != "container_missing":
+            return Finding(what=what, level="unreachable", found="cannot be read", then=str(error))
+        then = (
+            "turn the change feed on at the storage account (a few minutes later the container is there), "
+            "or set pair.blob.change_feed.enabled = false"
+        )
+        return Finding(what=what, level="broken", found="enabled in the settings, and the container is missing", then=then)
+    except FederationError as error:
+        return Finding(what=what, level="unreachable", found="cannot be read", then=str(error))
+    finally:
+        await blobs.close()
+    found = f"readable up to the segment of {iso(index.last_consumable_us)}, index written {iso(index.modified_us)}"
+    return Finding(what=what, level="ok", found=found)
 
 
 def _topic(events: VastEventSettings) -> Finding:

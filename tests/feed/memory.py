@@ -18,7 +18,7 @@ from federation.sources.change_feed_reader import FeedReader, Folded, Lost
 
 @dataclass
 class MemoryBlobs:
-    """``FeedBlobs`` over a dictionary; ``faults`` by name are raised instead of an answer, ``hidden`` names are listed and not there."""
+    """``FeedBlobs`` over a dictionary; ``faults`` by name are raised instead of an answer."""
 
     blobs: dict[str, bytes]
     faults: dict[str, FederationError] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from federation.errors import Halt, RetryLater
-from federation.sources.change_feed_chunk import ReadLimits
+from federation.sources.change_feed_chunk import Piece, ReadLimits
 from federation.sources.change_feed_layout import INDEX, SLACK_US
 from federation.sources.change_feed_position import start_at
 from federation.sources.change_feed_reader import FeedReader
@@ -46,7 +46,7 @@ def _us(segment: int) -> int:
 @pytest.mark.parametrize("codec", ["null", "deflate"])
 @pytest.mark.parametrize("version", [5, 8])
 async def test_shards_chunks_and_odd_minutes(codec: str, version: int) -> None:
-    """Several shards of several chunks, segments off the hour, later schema versions: each record once, in sittings of any size."""
+    """Several shards and chunks, segments off the hour, later schema versions: each record once, in sittings of any size."""
     made = Written(version=version, codec=codec)
     for segment, minute in ((1, 0), (2, 10), (3, 45)):
         made.feed.segment(hour(segment, minute), shards=3, finalized=segment < 3)
@@ -80,7 +80,7 @@ async def test_segments_after_last_consumable_wait() -> None:
 
 
 async def test_the_first_segment_ever_is_read_though_the_index_never_names_it() -> None:
-    """While the index names nothing that is there, the feed's first segment is read once it is Finalized, and later ones are not."""
+    """While the index names nothing that is there, the feed's first segment is read once it is Finalized, others are not."""
     made = Written()
     made.feed.placeholder()
     made.feed.segment(hour(1))
@@ -208,7 +208,7 @@ async def test_nothing_new_costs_no_chunk_read() -> None:
     for expected in (3, 1):
         made.blobs.requests.clear()
         async for item in reader.sweep(position):
-            assert hasattr(item, "chunk")
+            assert isinstance(item, Piece)
             position = position.read({item.chunk: item.position})
         assert made.blobs.requests["read"] == expected
     reader.close()
@@ -230,7 +230,7 @@ async def test_doubles_are_dropped_also_across_a_restart() -> None:
 
 @pytest.mark.parametrize("part", ["sync", "size", "body"])
 async def test_damage_is_told_and_passed(part: str) -> None:
-    """What cannot be read is handed over with place and reason; other blocks, chunks and what is appended later come all the same."""
+    """What cannot be read is handed over with place and reason; other blocks and chunks come all the same."""
     made = Written()
     made.feed.segment(hour(1), shards=2, finalized=True)
     made.feed.index(hour(9))
@@ -425,7 +425,7 @@ async def test_memory_is_bounded_when_nobody_takes() -> None:
 @pytest.mark.parametrize("seed", range(25))
 async def test_any_growth_and_any_stops_bring_each_record_once(seed: int) -> None:
     """Whatever grows between and during passes that are abandoned at any piece: nothing is lost, nothing comes twice."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - repeatable chance
     made = Written(ReadLimits(lanes=chance.randint(1, 4), window_bytes=chance.choice([200, 4000, 10**6]), piece_records=7))
     newest = 0
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Writes change feeds as the service does (facts/azure.md 2.2 and 2.6): true schema, one Avro block an append, manifests, index."""
+"""Writes change feeds as the service does (facts/azure.md 2.2 and 2.6): true schema, one block an append."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import ContainerClient
 
 from federation.sources.change_feed_layout import CONTAINER, INDEX
+from fedplane.localstack.azurite import ACCOUNT_ID
 
-ACCOUNT_ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/devstoreaccount1"
 SYNC = bytes(range(16))
 _LARGEST_APPEND = 4 * 1024 * 1024
 
@@ -148,7 +148,9 @@ class Feed:
 
     def markers(self) -> None:
         """Folder markers, as some accounts have them."""
-        self.blobs |= dict.fromkeys(("idx/segments/1601", "idx/segments/2026/11/01/0000", "log/00", "log/00/2026/11/01/0000"), b"")
+        self.blobs |= dict.fromkeys(
+            ("idx/segments/1601", "idx/segments/2026/11/01/0000", "log/00", "log/00/2026/11/01/0000"), b""
+        )
 
     def append(self, begin: datetime, records: Iterable[Mapping[str, Any]], *, shard: int = 0, chunk: int = 0) -> str:
         """One block at the end of a chunk, which begins with it if it is new; the chunk's name."""
