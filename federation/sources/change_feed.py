@@ -31,7 +31,8 @@ from federation.sources.common import Tell
 from federation.telemetry import logger
 
 NAME = "change_feed"
-_BATCH_RECORDS = 4_000
+_BATCH_RECORDS = 2_000
+"""Marked in one step; so many records, and the rest of a piece, may be marked again after a kill."""
 _MAX_PAUSE_SECONDS = 30.0
 _log = logger("fedplane.sources")
 

@@ -52,7 +52,7 @@ class GrowingFeed:
 
     def grow(self) -> None:
         """One more block, now and then in a new segment; the index follows."""
-        if self.segment == 0 or self.chance.random() < 0.05:
+        if self.segment == 0 or self.chance.random() < 0.1:
             if self.segment:
                 self.feed.segment(hour(self.segment), shards=_SHARDS, finalized=True)
             self.segment += 1
@@ -92,7 +92,7 @@ class Readers:
         """Wait until this one has begun to mark."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and process.poll() is None:
-            last: list[Any] = self._redis.lrange(feed_process.BEGUN, -1, -1)  # type: ignore[assignment]
+            last: list[Any] = self._redis.lrange(feed_process.BEGUN, -1, -1)
             if last and last[0].split(b" ", 1)[0] == str(self.runs).encode():
                 return True
             time.sleep(0.01)
@@ -100,7 +100,7 @@ class Readers:
 
 
 def feed_killed(results: Results) -> None:
-    """The reader of a growing feed gets SIGKILL again and again: every record reaches the mark, repeats only what was in flight."""
+    """The reader of a growing feed gets SIGKILL again and again: every record reaches the mark, only what was in flight twice."""
     kills = 6 if results.quick else 50
     chance = random.Random(20261121)
     with lab(results, "feed_killed") as the:
@@ -129,7 +129,7 @@ def feed_killed(results: Results) -> None:
 
 def _count(results: Results, redis: Redis, wanted: list[str], kills: int) -> None:
     """What was marked how often, and whether each repeat was in the last batch of a killed reader."""
-    batches = [one.decode().split(" ") for one in redis.lrange(feed_process.BEGUN, 0, -1)]  # type: ignore[union-attr]
+    batches = [one.split(" ") for one in _noted(redis, feed_process.BEGUN)]
     times = Counter(key for _, _, *names in batches for key in names)
     last = {run: set(names) for run, _, *names in batches}
     in_flight = set[str]().union(*last.values())
@@ -144,7 +144,12 @@ def _count(results: Results, redis: Redis, wanted: list[str], kills: int) -> Non
 
 
 def _done(redis: Redis) -> set[str]:
-    return {key for one in redis.lrange(feed_process.DONE, 0, -1) for key in one.decode().split(" ")[2:]}  # type: ignore[union-attr]
+    return {key for one in _noted(redis, feed_process.DONE) for key in one.split(" ")[2:]}
+
+
+def _noted(redis: Redis, name: str) -> list[str]:
+    found: list[Any] = redis.lrange(name, 0, -1)
+    return [one.decode() for one in found]
 
 
 def feed_exactly_once(results: Results) -> None:
@@ -162,11 +167,7 @@ def feed_exactly_once(results: Results) -> None:
         took = the.until("all records marked", lambda: _done(redis) >= set(wanted), 120)
         process.kill()
         process.wait(10)
-        times = Counter(
-            key
-            for one in redis.lrange(feed_process.BEGUN, 0, -1)  # type: ignore[union-attr]
-            for key in one.decode().split(" ")[2:]
-        )
+        times = Counter(key for one in _noted(redis, feed_process.BEGUN) for key in one.split(" ")[2:])
         results.figure("records", len(wanted))
         results.figure("segments", growing.segment)
         results.check("all records reached the mark", took is not None)

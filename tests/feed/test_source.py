@@ -43,7 +43,7 @@ class Lab:
         self.feed.segment(hour(1))
         self.feed.index(hour(1))
 
-    def source(self, owner: str = "one", options: FeedOptions = FROM_START, **named: Any) -> ChangeFeed:
+    def source(self, owner: str = "one", options: FeedOptions = FROM_START, **named: Any) -> ChangeFeed:  # noqa: ANN401 - any of its arguments
         """A new one."""
         scope, limits = named.get("scope", SCOPE), named.get("limits")
         return ChangeFeed(
@@ -84,7 +84,7 @@ class Lab:
 
 
 async def test_records_are_marked_as_they_come() -> None:
-    """What is there and what is added later is marked once, with ETag and the record's own time; health tells position and counts."""
+    """What is there and what is added later is marked once, with ETag and source; health tells counts and lag."""
     lab = Lab()
     lab.append(3)
     source = lab.source()
