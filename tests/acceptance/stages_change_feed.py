@@ -113,7 +113,7 @@ def feed_killed(results: Results) -> None:
             process = readers.start()
             if not readers.at_work(process, 60):
                 results.check(f"reader {readers.runs} begins to mark", False)
-            time.sleep(chance.uniform(0.0, 0.5))
+            time.sleep(chance.uniform(0.0, 2.0))
             process.kill()
             process.wait(10)
         wanted = growing.finish()
@@ -137,6 +137,8 @@ def _count(results: Results, redis: Redis, wanted: list[str], kills: int) -> Non
     results.figure("kills", kills)
     results.figure("records", len(wanted))
     results.figure("records_marked_again", len(repeated))
+    results.figure("batches_begun", len(batches))
+    results.figure("batches_marked", len(_noted(redis, feed_process.DONE)))
     results.figure("largest_batch", max(len(names) for _, _, *names in batches))
     results.check("nothing else was marked", set(times) == set(wanted), list(set(times) - set(wanted))[:3])
     results.check("only what was in flight at a kill was marked again", repeated <= in_flight, len(repeated - in_flight))
