@@ -224,4 +224,6 @@ def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None]) -> list[S
         runtime.context.clock,
         credential=runtime.credential,
         on_gap=on_gap,
+        vast=runtime.stores[Side.VAST],
+        owner=owner_name(),
     )
