@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,8 @@ from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFaile
 from kafka.net.compat import KafkaNetClient
 
 BOOTSTRAP_MS = 10_000
+_DROPPED_TIMES = 2
+"""Connections in a row that a broker accepted and hung up on: no chance."""
 
 
 class BrokerFault(KafkaError):  # type: ignore[misc]  # kafka-python is not typed
@@ -50,7 +51,7 @@ class Connection:
                 # The client's own thread goes on when its constructor raises: one more for every try.
                 for one in made:
                     one.close()
-                raise in_words(causes[-1] if causes else error, options) from None
+                raise _why(causes, options) or in_words(error, options) from None
         self._cluster = made[-1].cluster
 
     def topic_id(self, topic: str) -> str:
@@ -79,6 +80,21 @@ def in_words(error: BaseException, options: dict[str, Any]) -> KafkaError:
     return BrokerAway(f"no broker at {servers} can be used: {text}")
 
 
+def _why(causes: list[BaseException], options: dict[str, Any]) -> KafkaError | None:
+    """The error that the attempts of one bootstrap tell of together."""
+    final = next((one for one in causes if isinstance(in_words(one, options), BrokerRefuses)), None)
+    if final is not None:
+        return in_words(final, options)
+    dropped = [one for one in causes if "disconnected" in str(one)]
+    if len(dropped) >= _DROPPED_TIMES:
+        # A broker may hang up so soon after its refusal that the client does not read it.
+        if "sasl_mechanism" in options:
+            return in_words(SaslAuthenticationFailedError(), options)
+        servers = ", ".join(options["bootstrap_servers"])
+        return BrokerAway(f"the broker at {servers} hangs up on us: check pair.vast.events.security_protocol")
+    return in_words(causes[-1], options) if causes else None
+
+
 class _Causes(logging.Handler):
     """kafka-python tells a bootstrap that failed only that it did; why, it logs, in a thread named after the client."""
 
@@ -86,27 +102,17 @@ class _Causes(logging.Handler):
         super().__init__(logging.ERROR)
         self._thread = f"kafka-io-{client_id}"
         self.causes: list[BaseException] = []
-        self._lock_of_causes = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the exception it is about; a refusal is not followed by what comes of it."""
-        if record.threadName != self._thread or not isinstance(record.args, tuple):
-            return
-        with self._lock_of_causes:
-            for one in record.args:
-                if isinstance(one, BaseException) and not any(map(_final, self.causes)):
-                    self.causes.append(one)
-                    del self.causes[:-1]
-
-
-def _final(error: BaseException) -> bool:
-    return isinstance(error, SaslAuthenticationFailedError | AuthorizationError) or "Handshake failed" in str(error)
+        """Keep the exception it is about."""
+        if record.threadName == self._thread and isinstance(record.args, tuple):
+            self.causes += [one for one in record.args if isinstance(one, BaseException)]
 
 
 @contextmanager
 def _told(client_id: str) -> Iterator[list[BaseException]]:
     handler = _Causes(client_id)
-    log = logging.getLogger("kafka.net")
+    log = logging.getLogger("kafka.net.connection")
     log.addHandler(handler)
     try:
         yield handler.causes
