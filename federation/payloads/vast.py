@@ -195,10 +195,13 @@ def _canary(raw: str, scope: VastScope) -> frozenset[str]:
 def _keys(raw: str, scope: VastScope, parsed: Parsed) -> dict[str, frozenset[str]]:
     """The keys that *raw* may mean, ours only, with the spellings that lead to each."""
     names: dict[str, frozenset[str]] = {}
-    for spelling, read in _SPELLINGS.items():
-        if scope.key_encoding in ("auto", spelling):
-            name = read(raw)
-            names[name] = names.get(name, frozenset()) | {spelling}
+    if "%" in raw or "+" in raw:
+        for spelling, read in _SPELLINGS.items():
+            if scope.key_encoding in ("auto", spelling):
+                name = read(raw)
+                names[name] = names.get(name, frozenset()) | {spelling}
+    else:
+        names[raw] = frozenset(_SPELLINGS)
     found: dict[str, frozenset[str]] = {}
     for name, spellings in names.items():
         if not name.startswith(scope.prefix) or name == scope.prefix:

@@ -34,7 +34,7 @@ def _with_canary() -> Known:
 async def test_an_overdue_canary_makes_the_lag_of_vast_unknown(
     sent_ago: float | None, back_ago: float | None, known: bool, words: str
 ) -> None:
-    """A silent topic looks like a quiet one: without a fresh proof the lag is not zero but unknown; the other way is not touched."""
+    """A silent topic looks like a quiet one: without a fresh proof the lag is not zero but unknown, of that direction only."""
     one = _with_canary()
     state = await build(one)
     if sent_ago is not None:
