@@ -36,7 +36,9 @@ class OffsetCommits:
         self.last_error = ""
 
     def tell(self, positions: Mapping[int, int]) -> None:
-        """Positions by partition, to be committed before long. Returns at once."""
+        """Positions by partition, to be committed before long; without a group, never. Returns at once."""
+        if not self._group_id or not positions:
+            return
         with self._lock:
             self._waiting |= positions
         if self._thread is None:

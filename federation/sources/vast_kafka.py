@@ -84,7 +84,7 @@ class VastKafka:
         self._tell = Tell(self.name)
         self._spelling = KeySpelling()
         self._shares = Shares(state, self.name, owner)
-        self._commits = OffsetCommits(options, group_id, topic) if group_id else None
+        self._commits = OffsetCommits(options, group_id, topic)
         self._digest = hashlib.blake2b(f"{topic}\0{scope.bucket}".encode(), digest_size=8).hexdigest()
         self._topic_id = ""
         self._held: dict[int, _Place] = {}
@@ -98,7 +98,7 @@ class VastKafka:
             "held": len(self._held) if self._tell.connected else 0,
             "lag_records": self._lag,
         }
-        if self._commits is not None and self._commits.last_error:
+        if self._commits.last_error:
             told["broker_commits"] = self._commits.last_error
         return self._tell.as_dict() | told
 
@@ -118,8 +118,7 @@ class VastKafka:
                     pause = min(30.0, backoff_seconds(failures, first_seconds=0.5))
                 await self._clock.sleep(pause)
         finally:
-            if self._commits is not None:
-                self._commits.close()
+            self._commits.close()
             with suppress(RetryLater):  # then the leases end by themselves
                 await self._shares.leave()
 
@@ -168,6 +167,7 @@ class VastKafka:
             self._tell.position = {str(one): offset for one, offset in at.items()}
             # Kept now, so that retention is noticed to overtake us even where nothing was ever read.
             await self._move({one: offset for one, offset in at.items() if offset != held[one].offset})
+            self._commits.tell(at)  # whoever had them before may not have come to it
         self._lag = await reader.behind() if self._held else 0
         seen = await canary.back(self._state)
         if seen is not None:
@@ -212,8 +212,7 @@ class VastKafka:
                 raise RetryLater("another process reads these events too; starting over from its position", reason="cursor_moved")
             self._held[partition] = _Place(moved, offset)
             self._tell.position[str(partition)] = offset
-        if self._commits is not None and positions:
-            self._commits.tell(positions)
+        self._commits.tell(positions)
 
     # ------------------------------------------------------------------------------------------------------------- records
 

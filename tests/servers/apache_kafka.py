@@ -73,10 +73,10 @@ class Broker:
         self._admin = self._admin or AdminClient({"bootstrap.servers": self.address(), "log_level": 0})
         return self._admin
 
-    def make_topic(self, name: str = "", partitions: int = 4, **config: str) -> str:
+    def make_topic(self, name: str = "", partitions: int = 4) -> str:
         """A topic with nothing in it; its name."""
         name = name or f"events-{uuid4().hex[:12]}"
-        self.admin().create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(20)
+        self.admin().create_topics([NewTopic(name, partitions, 1)])[name].result(20)
         return name
 
     def producer(self) -> Producer:

@@ -44,9 +44,9 @@ def lab(apache: Broker) -> Lab:
     return _lab(apache)
 
 
-def _lab(apache: Broker, topic: str = "", **config: str) -> Lab:
+def _lab(apache: Broker) -> Lab:
     state = BuryingState("pair", shards=1, clock=QuickClock())
-    return Lab(apache.address(), apache.make_topic(topic, **config), apache.producer(), state, api_version="")
+    return Lab(apache.address(), apache.make_topic(), apache.producer(), state, api_version="")
 
 
 async def test_every_partition_is_read_and_a_restart_goes_on(lab: Lab) -> None:
