@@ -23,6 +23,7 @@ _CHECK_SECONDS = 10.0
 _TTL_SECONDS = 30.0
 _TASK = "vast_canary"
 _SENT, _BACK = "canary:sent", "canary:back"
+_BACK_AT_MOST = 8
 _log = logger("fedplane.sources")
 
 
@@ -35,9 +36,12 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Back(msgspec.Struct, frozen=True):
-    """The last event of a canary. ``etag`` is empty where the event tells none."""
+    """The last events of canaries, the newest last: another pair may write its own to the same bucket and prefix.
 
-    etag: str
+    An ETag is empty where the event tells none.
+    """
+
+    etags: tuple[str, ...]
     seen_us: int
     spellings: tuple[str, ...] = ()
 
@@ -78,14 +82,16 @@ def conclude(sent: Sent | None, seen: Back | None, every_seconds: float, now_us:
 
 
 def _proved_us(sent: Sent, seen: Back | None) -> int:
-    if seen is not None and (seen.etag == sent.etag or (not seen.etag and seen.seen_us >= sent.sent_us)):
+    if seen is not None and (sent.etag in seen.etags or ("" in seen.etags[-1:] and seen.seen_us >= sent.sent_us)):
         return sent.sent_us
     return sent.proved_us
 
 
 async def note_back(state: Records, event: CanaryEvent, now_us: int) -> None:
     """The canary's event was read. Raises RetryLater."""
-    await state.put_note(_BACK, msgspec.json.encode(Back(event.etag, now_us, tuple(sorted(event.spellings)))))
+    before = await back(state)
+    etags = (*(before.etags if before is not None else ()), event.etag)[-_BACK_AT_MOST:]
+    await state.put_note(_BACK, msgspec.json.encode(Back(etags, now_us, tuple(sorted(event.spellings)))))
 
 
 async def back(state: Records) -> Back | None:

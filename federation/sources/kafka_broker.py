@@ -67,7 +67,7 @@ class Connection:
 def in_words(error: BaseException, options: dict[str, Any]) -> KafkaError:
     """*error* as what a person can act on; it never holds a secret, since kafka-python puts none in its errors."""
     servers = ", ".join(options["bootstrap_servers"])
-    text = str(error)
+    text = str(error).removeprefix(f"{type(error).__name__}: ")
     if isinstance(error, SaslAuthenticationFailedError):
         then = "correct what pair.vast.events.sasl_username_env and sasl_password_env name"
         return BrokerRefuses(f"the broker at {servers} refuses the user name or the password: {then}")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kafka import TopicPartition
-from kafka.errors import AuthorizationError, LogTruncationError, OffsetOutOfRangeError, SaslAuthenticationFailedError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
-from federation.sources.kafka_broker import BrokerAway, Connection, in_words
+from federation.sources.kafka_broker import BrokerAway, BrokerFault, Connection, in_words
 
 AT_ONCE = 1000
 """Records of one batch at most."""
@@ -102,7 +102,9 @@ class Reader:
                 if self._connection is None:
                     self._connection = Connection(self._options)
                 self._answer(step(self._connection))
-        except (SaslAuthenticationFailedError, AuthorizationError) as error:
+        except BrokerFault as error:
+            self._answer(error)
+        except KafkaError as error:
             self._answer(in_words(error, self._options))
         except Exception as error:  # noqa: BLE001 - handed to the loop, which decides
             self._answer(error)

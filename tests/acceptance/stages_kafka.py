@@ -130,7 +130,7 @@ async def _at_once() -> bool:
 
 
 def kafka_killed(results: Results) -> None:
-    """Apache Kafka and two readers get SIGKILL at random 50 times under load, Redis 5 times: all that was acknowledged is marked."""
+    """Apache Kafka and two readers get SIGKILL at random 50 times under load, Redis 5 times: all acknowledged is marked."""
     asyncio.run(_killed(results))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,11 +74,15 @@ class Broker:
         self._admin = self._admin or AdminClient({"bootstrap.servers": self.address(), "log_level": 0})
         return self._admin
 
-    def make_topic(self, name: str = "", partitions: int = 4) -> str:
+    def make_topic(self, name: str = "", partitions: int = 4, replicas: int = 1) -> str:
         """A topic with nothing in it; its name."""
         name = name or f"events-{uuid4().hex[:12]}"
-        self.admin().create_topics([NewTopic(name, partitions, 1)])[name].result(20)
+        self.admin().create_topics([NewTopic(name, partitions, replicas)])[name].result(20)
         return name
+
+    def leaders(self, topic: str) -> dict[int, int]:
+        """The broker that leads each partition, -1 where none does."""
+        return {one: found.leader for one, found in self.admin().list_topics(topic, timeout=5).topics[topic].partitions.items()}
 
     def producer(self) -> Producer:
         """Acknowledged means kept by all replicas."""
@@ -103,9 +108,32 @@ ssl.keystore.type=PEM
 ssl.keystore.location={home}/server.pem
 log.retention.check.interval.ms=500
 log.segment.delete.delay.ms=100
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 """
     process = servers.kafka_apache(ports["PLAINTEXT"], controller, home, TOOLS, properties=properties)
     return Broker(process, ports, home)
+
+
+def second(first: Broker, home: Path) -> Broker:
+    """Another broker of the cluster of *first*, which runs; plain only, and not yet started."""
+    known = (first.home / "kafka/server.properties").read_text()
+    voters = re.findall(r"controller\.quorum\.voters=(.+)", known)[-1]
+    port = free_port()
+    properties = f"""\
+process.roles=broker
+node.id=2
+controller.quorum.voters={voters}
+listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+"""
+    data = home / "kafka/data"
+    data.mkdir(parents=True)
+    identity = (first.home / "kafka/data/meta.properties").read_text()
+    cluster = re.findall(r"cluster\.id=.+", identity)[0]
+    (data / "meta.properties").write_text(f"version=1\nnode.id=2\n{cluster}\n")
+    process = servers.kafka_apache(port, 0, home, TOOLS, properties=properties)
+    return Broker(process, {"PLAINTEXT": port}, home)
 
 
 def _certificate(home: Path) -> None:

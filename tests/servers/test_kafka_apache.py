@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from kafka.consumer.fetcher import Fetcher
 
+from federation.settings import VastEventSettings
 from federation.sources import kafka_commits, vast_kafka
+from federation.sources.build import kafka_options
 from federation.sources.kafka_broker import BrokerAway, BrokerFault, Connection
+from federation.sources.kafka_reader import Reader
 from tests.servers import apache_kafka
 from tests.servers.apache_kafka import PASSWORD, USER, Broker
 from tests.servers.kafka_lab import BuryingState, Lab
@@ -223,6 +229,48 @@ async def test_a_broker_that_is_killed_and_comes_back(apache: Broker) -> None:
         await lab.reaches(p0=2)
     assert lab.sink.keys == ["a", "b"]
     assert lab.gaps == 0
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_leader_that_is_lost(apache: Broker, tmp_path: Path) -> None:
+    """The other replica leads from then on: reading goes on there, nothing is lost and nothing is a gap."""
+    other = apache_kafka.second(apache, tmp_path)
+    await other.start()
+    try:
+        topic = apache.make_topic(replicas=2)
+        await eventually(lambda: 2 in apache.leaders(topic).values(), "the other leads a part")
+        [moved, *_] = [one for one, leader in apache.leaders(topic).items() if leader == 2]
+        lab = Lab(apache.address(), topic, apache.producer(), BuryingState("pair", shards=1, clock=QuickClock()), api_version="")
+        lab.send("before", partition=moved)
+        async with running(lab.source()):
+            await eventually(lambda: lab.sink.keys == ["before"], "read from the first leader")
+            await other.kill()
+            await eventually(lambda: apache.leaders(topic)[moved] == 1, "the first broker leads")
+            lab.send("after", partition=moved)
+            await eventually(lambda: lab.sink.keys == ["before", "after"], "read from the second leader")
+        assert lab.gaps == 0
+    finally:
+        await other.process.stop()
+
+
+@pytest.mark.parametrize("wait_ms", [0, 200])
+async def test_empty_answers_are_paced(lab: Lab, monkeypatch: pytest.MonkeyPatch, wait_ms: int) -> None:
+    """A broker that does not wait as asked is not asked in a loop: at most a few fetches for each poll."""
+    asked = Counter[str]()
+    send = Fetcher.send_fetches
+
+    def counted(self: Fetcher) -> list[object]:
+        found: list[object] = send(self) or []
+        asked["fetches"] += len(found)
+        return found
+
+    monkeypatch.setattr(Fetcher, "send_fetches", counted)
+    events = VastEventSettings(bootstrap=(lab.bootstrap,), topic=lab.topic)
+    async with Reader(kafka_options(events) | {"fetch_max_wait_ms": wait_ms}, lab.topic) as reader:
+        await reader.assign(dict.fromkeys(range(4)))
+        for _ in range(20):
+            assert (await reader.poll()).records == {}
+    assert 1 <= asked["fetches"] <= 60
 
 
 def test_a_try_that_fails_leaves_no_thread() -> None:

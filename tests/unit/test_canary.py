@@ -78,16 +78,17 @@ def _ago(seconds: float) -> int:
     ("sent", "seen", "age", "doubt"),
     [
         (None, None, None, "no canary was written"),
-        (None, Back("e", _ago(5)), None, "no canary was written"),
+        (None, Back(("e",), _ago(5)), None, "no canary was written"),
         (Sent("e", _ago(5)), None, None, "no event of the canary has come back yet"),
-        (Sent("e", _ago(5)), Back("e", _ago(4)), 5.0, ""),
-        (Sent("e", _ago(5)), Back("", _ago(4)), 5.0, ""),
-        (Sent("e", _ago(5)), Back("", _ago(6)), None, "no event of the canary has come back yet"),
-        (Sent("new", _ago(5), _ago(305)), Back("old", _ago(304)), 305.0, ""),
-        (Sent("new", _ago(61), _ago(361)), Back("old", _ago(360)), 361.0, "61 s ago brought no event"),
-        (Sent("e", _ago(660)), Back("e", _ago(659)), 660.0, ""),
-        (Sent("e", _ago(661)), Back("e", _ago(660)), 661.0, "no canary was written for 661 s"),
-        (Sent("e", NOW + SECOND), Back("e", NOW), 0.0, ""),
+        (Sent("e", _ago(5)), Back(("e",), _ago(4)), 5.0, ""),
+        (Sent("e", _ago(5)), Back(("",), _ago(4)), 5.0, ""),
+        (Sent("e", _ago(5)), Back(("",), _ago(6)), None, "no event of the canary has come back yet"),
+        (Sent("new", _ago(5), _ago(305)), Back(("old",), _ago(304)), 305.0, ""),
+        (Sent("new", _ago(61), _ago(361)), Back(("old",), _ago(360)), 361.0, "61 s ago brought no event"),
+        (Sent("e", _ago(660)), Back(("e",), _ago(659)), 660.0, ""),
+        (Sent("e", _ago(661)), Back(("e",), _ago(660)), 661.0, "no canary was written for 661 s"),
+        (Sent("e", _ago(5)), Back(("e", "another pair's"), _ago(2)), 5.0, ""),
+        (Sent("e", NOW + SECOND), Back(("e",), NOW), 0.0, ""),
     ],
 )
 def test_what_is_concluded(sent: Sent | None, seen: Back | None, age: float | None, doubt: str) -> None:
@@ -140,6 +141,19 @@ async def test_an_object_changed_by_others_is_replaced_on_what_is_there() -> Non
     now = (await world.store.head(CANARY_KEY)).version.etag
     assert now != theirs.etag
     assert (writer.health()["written"], writer.health()["last_error"]) == (1, "")
+
+
+async def test_two_pairs_on_one_bucket_prove_their_own() -> None:
+    """A chain of pairs shares the object: each proves the way by its own write, whoever wrote last."""
+    one, two = World(), World()
+    two.store = one.store
+    await one.run()
+    for pair in (one, two):
+        await pair.comes_back()
+    await two.run()
+    for pair in (one, two):
+        await pair.comes_back()
+    assert [(await pair.proof()).doubt for pair in (one, two)] == ["", ""]
 
 
 async def test_a_halted_pair_is_left_alone() -> None:
