@@ -108,6 +108,10 @@ class DeadLetter:
     reason: str
     raw: bytes
     at_us: int
+    topic: str = ""
+    """Of a Kafka record, as ``partition`` and ``offset``; elsewhere empty and -1."""
+    partition: int = -1
+    offset: int = -1
 
 
 DEAD_LETTERS = 10_000

@@ -93,14 +93,29 @@ class VastEventSettings(_Section):
     topic: str = ""
     retention_days: Positive = 7.0
     """How long the broker keeps the topic's records: so old may an event be that is read."""
-    api_version: str = ""
+    api_version: Annotated[str, Field(pattern=r"^(\d+\.\d+(\.\d+)?)?$")] = ""
     """``major.minor`` to skip negotiation; empty: negotiate."""
-    key_encoding: Literal["auto", "raw", "percent"] = "auto"
+    key_encoding: Literal["auto", "raw", "percent", "plus"] = "auto"
     """How object keys are written in events; ``auto`` finds out, marking every key they may mean (facts/vast.md 1)."""
+    group_id: str = "fedplane-{pair}"
+    """Consumer group under which the broker is told positions, for tools that watch lag; nobody joins it. Empty: off."""
+    canary_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """How often a small object under ``.federation/`` is written on VAST to prove that its event arrives; 0: never."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_username_env: str = ""
     sasl_password_env: str = ""
     ca_file: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> VastEventSettings:
+        if self.bootstrap and not self.topic:
+            raise ValueError("bootstrap is set, topic is not: name the topic that the bucket's event notification goes to")
+        named = bool(self.sasl_username_env) and bool(self.sasl_password_env)
+        if self.security_protocol.startswith("SASL") and not named:
+            raise ValueError(f"{self.security_protocol} needs both sasl_username_env and sasl_password_env")
+        if (self.sasl_username_env or self.sasl_password_env) and not self.security_protocol.startswith("SASL"):
+            raise ValueError(f"{self.security_protocol} sends no user name; set security_protocol to SASL_SSL or SASL_PLAINTEXT")
+        return self
 
 
 class VastSettings(_Section):

@@ -240,5 +240,6 @@ def build_sources(runtime: PairRuntime, *, on_gap: OnGap) -> list[Source]:
         credential=runtime.credential,
         on_gap=on_gap,
         feed=open_feed(runtime.settings, runtime.credential) if runtime.settings.blob.change_feed.enabled else None,
+        vast=runtime.stores[Side.VAST],
         owner=owner_name(),
     )

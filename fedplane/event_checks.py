@@ -8,7 +8,6 @@ from typing import Any
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue import QueueProperties
 from azure.storage.queue.aio import QueueClient
-from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from federation.errors import FederationError, Halt, UsageError
@@ -17,6 +16,7 @@ from federation.settings import PairSettings, VastEventSettings, secret
 from federation.sources.build import kafka_options
 from federation.sources.change_feed_index import FeedIndex
 from federation.sources.change_feed_layout import CONTAINER
+from federation.sources.kafka_broker import BrokerRefuses, Connection
 from federation.wiring import open_feed
 from fedplane.checks import Finding
 from fedplane.output import iso
@@ -126,16 +126,20 @@ def _topic(events: VastEventSettings) -> Finding:
         then = "changes on VAST are found by scans only; set pair.vast.events.bootstrap and topic"
         return Finding(what=what, level="note", found="not set up", then=then)
     try:
-        consumer = KafkaConsumer(**kafka_options(events))
+        connection = Connection(kafka_options(events, client_id="fedplane-doctor"))
         try:
-            partitions = consumer.partitions_for_topic(events.topic)
+            partitions = connection.consumer.partitions_for_topic(events.topic)
         finally:
-            consumer.close()
+            connection.close()
+    except BrokerRefuses as error:
+        return Finding(what=what, level="broken", found="refused", then=str(error))
     except (KafkaError, OSError) as error:
-        then = f"check pair.vast.events.bootstrap, and that the broker view is on ({type(error).__name__})"
+        then = f"check pair.vast.events.bootstrap, and that the broker view is on ({error})"
         return Finding(what=what, level="unreachable", found="cannot be reached", then=then)
     if not partitions:
         then = "create the topic, and an event notification of the bucket to it"
         return Finding(what=what, level="broken", found="the broker answers, the topic is not there", then=then)
     then = "writes over NFS and SMB have no events: they are found by scans"
+    if events.canary_seconds:
+        then += "; on a versioned bucket let a lifecycle rule end old versions of the canary under .federation/"
     return Finding(what=what, level="ok", found=f"reachable, {len(partitions)} partitions", then=then)

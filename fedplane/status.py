@@ -10,6 +10,7 @@ from federation.model import Side, Source
 from federation.ports import State
 from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings
+from federation.sources import canary
 from fedplane import feed_status
 from fedplane.feed_status import FeedLag
 from fedplane.heartbeat import Heartbeat, heartbeats
@@ -60,6 +61,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     processes: list[Heartbeat]
     change_feed: FeedLag | None = None
     """None: not set up."""
+    canary: canary.Proof | None = None
+    """Whether events of VAST were seen to arrive; None where no canary is configured."""
 
     @property
     def sources(self) -> dict[str, dict[str, object]]:
@@ -77,12 +80,16 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     fresh = [beat for beat in beats if beat.fresh(now_us)]
     general = general_doubts(fresh, halts, last, whole, union=union)
     unread = _unread(backlog.dead, whole)
+    events = pair.vast.events
+    proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
     directions = {
         f"{side}_to_{side.other}": _direction(
             side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
         )
         for side in Side
     }
+    if proof is not None and proof.doubt:
+        _doubt(directions[f"{Side.VAST}_to_{Side.BLOB}"], proof.doubt)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -104,7 +111,13 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         last_whole_scan=whole,
         processes=beats,
         change_feed=await _feed(state, pair, fresh),
+        canary=proof,
     )
+
+
+def _doubt(direction: Direction, why: str) -> None:
+    direction.unknown_because.append(why)
+    direction.lag_seconds = None
 
 
 def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
@@ -177,6 +190,9 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
     if not connected:
         error = next((one["last_error"] for one in told if one.get("last_error")), "not connected yet")
         return None, f"the events of {side} cannot be read: {error}"
+    unread = max(one.get("partitions", 0) for one in connected) - sum(one.get("held", 0) for one in connected)
+    if unread > 0:
+        return None, f"{unread} partitions of the topic of {side} are read by no process"
     behind = [one.get("newest_us") for one in connected if one.get("behind")]
     if not all(behind):
         return None, f"events of {side} wait to be read, of an age that is not known"

@@ -125,7 +125,7 @@ class Process(Unit):
             "sim_count": world.count,
         }
         vast = build.vast_scope(runtime.settings)
-        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap)]
+        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap, owner=self.name)]
 
 
 def current() -> Process:
@@ -159,7 +159,7 @@ def replaced() -> Iterator[None]:
             (wiring, "_vast_store", lambda *_: current().client(Side.VAST)),
             (wiring, "owner_name", unit_name),
             (pair_engine, "build_sources", lambda runtime, *, on_gap: current().sources(runtime, on_gap)),
-            (vast_kafka, "_Reader", TopicEnd),
+            (vast_kafka, "Reader", TopicEnd),
             (heartbeat, "process_name", unit_name),
             (heartbeat, "rss_bytes", lambda: 0),
             (heartbeat, "cpu_seconds", lambda: 0.0),

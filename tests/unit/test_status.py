@@ -86,7 +86,7 @@ def settings(*, blob_events: bool = True, vast_events: bool = True, webhook: boo
             bucket="b",
             access_key_env="A",
             secret_key_env="S",
-            events=VastEventSettings(bootstrap=("k:1",) if vast_events else (), topic="t"),
+            events=VastEventSettings(bootstrap=("k:1",) if vast_events else (), topic="t", canary_seconds=0),
         ),
     )
 
