@@ -45,12 +45,7 @@ def sources(
         shared = secret(name, "pair.blob.events.webhook_secret_env") if name else None
         built.append(EventGridWebhook(events.webhook_listen, shared, blob_scope(pair), sink, on_gap))
     if feed is not None:
-        from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415
-
-        wanted = pair.blob.change_feed
-        how = FeedOptions(wanted.start_at, wanted.poll_seconds, wanted.lease_seconds)
-        account = pair.identity["blob account"]
-        built.append(ChangeFeed(feed, account, blob_scope(pair), state, sink, clock, owner=owner, on_gap=on_gap, options=how))
+        built.append(_change_feed(pair, feed, state, sink, clock, owner, on_gap))
     if pair.vast.events.bootstrap:
         from federation.sources.vast_kafka import VastKafka  # noqa: PLC0415
 
@@ -58,6 +53,17 @@ def sources(
         topic = pair.vast.events.topic
         built.append(VastKafka(options, topic, vast_scope(pair), state, sink, clock, on_gap=on_gap))
     return built
+
+
+def _change_feed(
+    pair: PairSettings, feed: FeedBlobs, state: State, sink: ChangeSink, clock: Clock, owner: str, on_gap: Callable[[], None]
+) -> Source:
+    from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415 - as above
+
+    wanted = pair.blob.change_feed
+    how = FeedOptions(wanted.start_at, wanted.poll_seconds, wanted.lease_seconds)
+    account = pair.identity["blob account"]
+    return ChangeFeed(feed, account, blob_scope(pair), state, sink, clock, owner=owner, on_gap=on_gap, options=how)
 
 
 def blob_scope(pair: PairSettings) -> BlobScope:

@@ -9,8 +9,8 @@ import pytest
 from federation.errors import UsageError
 from federation.model import Side
 from federation.progress import Cursor
-from federation.settings import BlobSettings, ChangeFeedSettings, PairSettings, VastSettings
-from federation.settings_feed import time_us
+from federation.settings import BlobSettings, PairSettings, VastSettings
+from federation.settings_feed import ChangeFeedSettings, time_us
 from federation.sources.change_feed import NAME
 from federation.sources.change_feed_position import start_at
 from federation.stores.change_feed import AzureChangeFeed
