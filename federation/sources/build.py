@@ -42,12 +42,7 @@ def sources(
     """
     built = event_grid(pair, state, sink, clock, credential=credential, on_gap=on_gap)
     if feed is not None:
-        from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415
-
-        wanted = pair.blob.change_feed
-        how = FeedOptions(wanted.start_at, wanted.poll_seconds, wanted.lease_seconds)
-        account = pair.identity["blob account"]
-        built.append(ChangeFeed(feed, account, blob_scope(pair), state, sink, clock, owner=owner, on_gap=on_gap, options=how))
+        built.append(_change_feed(pair, feed, state, sink, clock, owner, on_gap))
     if pair.vast.events.bootstrap:
         built += _vast_sources(pair, state, sink, clock, on_gap, vast, owner)
     return built
@@ -118,6 +113,17 @@ def http_target(pair: PairSettings, sink: ChangeSink, clock: Clock, *, on_gap: O
         tenant, audience = events.webhook_entra_tenant, events.webhook_entra_audience
         tokens = EntraTokens(events.webhook_entra_authority, tenant, audience, events.webhook_entra_apps, clock)
     return Target(blob_scope(pair), sink, shared, on_gap, tokens)
+
+
+def _change_feed(
+    pair: PairSettings, feed: FeedBlobs, state: State, sink: ChangeSink, clock: Clock, owner: str, on_gap: OnGap
+) -> Source:
+    from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415 - as above
+
+    wanted = pair.blob.change_feed
+    how = FeedOptions(wanted.start_at, wanted.poll_seconds, wanted.lease_seconds)
+    account = pair.identity["blob account"]
+    return ChangeFeed(feed, account, blob_scope(pair), state, sink, clock, owner=owner, on_gap=on_gap, options=how)
 
 
 def blob_scope(pair: PairSettings) -> BlobScope:

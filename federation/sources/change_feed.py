@@ -282,4 +282,6 @@ def _text(error: FederationError) -> str:
             "the account has no $blobchangefeed: turn the change feed on (it appears some minutes later), or set "
             "pair.blob.change_feed.enabled = false"
         )
+    if isinstance(error, Halt) and error.reason == "credentials_refused":
+        return f"{error} Grant it reading $blobchangefeed (Storage Blob Data Reader on the account)."
     return str(error)

@@ -95,6 +95,8 @@ class FeedIndex:
     def __init__(self, blobs: FeedBlobs) -> None:
         self._blobs = blobs
         self._manifests: dict[str, tuple[str, Manifest]] = {}
+        self._past_first = False
+        """The feed's first segment is known to lie behind the position."""
 
     async def index(self) -> Index:
         """``meta/segments.json``. Raises RetryLater when it is not there or no such thing: a fault, never an empty feed."""
@@ -109,7 +111,7 @@ class FeedIndex:
         found = await self._listed(position.done_us, index.last_consumable_us)
         known = {segment.begin_us for segment in found}
         wanted = [one for one in found if position.done_us < one.begin_us <= index.last_consumable_us]
-        if not wanted and not position.seen:
+        if not wanted and not position.seen and not self._past_first:
             wanted = await self._first_ever(position)
         if until_us is not None:
             wanted = [one for one in wanted if one.begin_us <= until_us + INTERVAL_US + SLACK_US]
@@ -142,7 +144,8 @@ class FeedIndex:
     async def _first_ever(self, position: FeedPosition) -> list[Segment]:
         """The index never names the first segment of a feed: finalized, it may be read all the same (facts/azure.md 2.3)."""
         segments = await self._all([SEGMENTS])
-        if not segments or segments[0].begin_us <= position.done_us:
+        self._past_first = bool(segments) and segments[0].begin_us <= position.done_us
+        if not segments or self._past_first:
             return []
         return segments[:1] if (await self._manifest(segments[0])).finalized else []
 

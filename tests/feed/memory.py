@@ -14,6 +14,7 @@ from federation.model import ListEntry, Stamp
 from federation.sources.change_feed_chunk import Damage, Piece, ReadLimits, Records
 from federation.sources.change_feed_position import FeedPosition, load, start_at
 from federation.sources.change_feed_reader import FeedReader, Folded, Lost
+from tests.feed.writer import Feed, hour, record
 
 
 @dataclass
@@ -113,3 +114,24 @@ class Reading:
     def again(self, **changes: Any) -> Reading:  # noqa: ANN401 - any field
         """From the same position, with nothing read yet."""
         return replace(self, records=[], damage=[], lost=[], duplicates=0, **changes)
+
+
+class Written:
+    """A feed that is being written, a reading of it, and the ids that ought to have come."""
+
+    def __init__(self, limits: ReadLimits | None = None, version: int = 5, codec: str = "null") -> None:
+        self.feed = Feed(version=version, codec=codec)
+        self.blobs = MemoryBlobs(self.feed.blobs)
+        self.reading = Reading(self.blobs, limits or ReadLimits())
+        self.ids: list[str] = []
+
+    def append(self, segment: int, count: int, *, shard: int = 0, chunk: int = 0, minute: int = 0) -> str:
+        """*count* new records in one block."""
+        new = [record(len(self.ids) + one, f"k{len(self.ids) + one}", hour(segment, minute)) for one in range(count)]
+        self.ids += [one["id"] for one in new]
+        return self.feed.append(hour(segment, minute), new, shard=shard, chunk=chunk)
+
+    @property
+    def got(self) -> list[str]:
+        """What came, sorted."""
+        return sorted(one["id"] for one in self.reading.records)

@@ -14,7 +14,7 @@ from tests.feed.memory import MemoryBlobs, Reading
 
 FIXTURES = recordings.fixtures()
 pytestmark = pytest.mark.skipif(not FIXTURES, reason="no recordings here: set FEDPLANE_CHANGEFEED_RECORDINGS")
-SEVEN = ReadLimits(piece_records=7)
+SEVEN = ReadLimits(lanes=2, segments_at_once=2, piece_records=7)
 
 
 def _wanted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
