@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from federation.model import Base, Hint, Metadata, Side
 
@@ -36,6 +36,22 @@ class Claim:
     held: Held | None = None
     intent: Base | None = None
     """What a worker that did not live to settle was about to make true (``State.intend``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """A large transfer under way. ``side`` is its destination, ``upload_id`` what that knows it by.
+
+    ``fingerprint`` stands for everything that must be the same for another process to go on with it. ``parts``: by number, the
+    MD5 of the part's bytes in hex, a space, and the destination's token of the part.
+    """
+
+    key: str
+    side: Side
+    upload_id: str
+    fingerprint: str
+    begun_us: int
+    parts: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

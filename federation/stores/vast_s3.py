@@ -71,6 +71,13 @@ class VastS3Store(HttpStore):
         del size_bytes
         return await begin(self, key, self.written_name(key), mapping.to_side(metadata, stamp, Side.VAST))
 
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> S3Upload:
+        """As in the port."""
+        lossy = mapping.to_side(metadata, stamp, Side.VAST).lossy
+        return S3Upload(self, key, self.written_name(key), upload_id, lossy=lossy, etags=parts)
+
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
@@ -117,6 +117,12 @@ class PacedStore:
         upload = await self._call(self._store.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
         return _PacedUpload(upload, self)
 
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """As in the port."""
+        return _PacedUpload(self._store.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts), self)
+
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:
@@ -153,10 +159,13 @@ class _PacedUpload:
     def __init__(self, upload: Upload, store: PacedStore) -> None:
         self._upload = upload
         self._store = store
+        self.upload_id = upload.upload_id
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        await self._store._call(self._upload.put_part(number, data))  # noqa: SLF001 - one unit with PacedStore
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        self._store._admit_write()  # noqa: SLF001 - one unit with PacedStore
+        token = await self._store._call(self._upload.put_part(number, data, md5=md5))  # noqa: SLF001
         _wrote(len(data))
+        return token
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         self._store._admit_write()  # noqa: SLF001

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from random import Random
@@ -217,6 +217,12 @@ class Client:
         upload = await self._call(lambda: self._server.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
         return _Upload(self, upload)
 
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """As in the port."""
+        return _Upload(self, self._server.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts))
+
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:
@@ -295,9 +301,10 @@ class _Upload:
     def __init__(self, client: Client, upload: Upload) -> None:
         self._client = client
         self._upload = upload
+        self.upload_id = upload.upload_id
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        await self._client._call(lambda: self._upload.put_part(number, data))
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        return await self._client._call(lambda: self._upload.put_part(number, data, md5=md5))
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         return await self._client._call(lambda: self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))
