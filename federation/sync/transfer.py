@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, OriginStamp, Present
 from federation.ports import ObjectStore, Reader, Upload, WriteResult
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
 
     from federation.progress import TransferRecord
 
+_T = TypeVar("_T")
 _REMEMBERED = 1024
 _AGAIN_SECONDS = 1.0
+_PATIENCE = 6
+"""Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
 _DAMAGED = frozenset({"content_mismatch", "checksum_mismatch", "foreign_blocks"})
 """Faults after which no part that was sent is believed."""
 _log = logger("fedplane.transfer")
@@ -241,18 +245,36 @@ async def _send_part(
     """Read one part, hash it when those before it are, and send it unless it arrived in an earlier attempt."""
     flow.set(f"{flow.get()}/bulk")
     number, start, length = part
-    data = await read_all(passage.original.extent(start, length))
-    if len(data) != length:
-        raise RetryLater("the side answered with another range than was asked for", reason="content_mismatch")
+    data = await _patiently(passage, partial(_read_part, passage, start, length))
     if before is not None:
         await before
     md5 = await asyncio.to_thread(_hash_both, digest, data)
     after.set_result(None)
     if passage.done.get(number, "").partition(" ")[0] == md5.hex():
         return
-    token = await passage.upload.put_part(number, data, md5=md5)
+    token = await _patiently(passage, partial(passage.upload.put_part, number, data, md5=md5))
     if passage.journal is not None:
         await passage.journal.part(number, md5.hex(), token)
+
+
+async def _read_part(passage: _Passage, start: int, length: int) -> bytes:
+    data = await read_all(passage.original.extent(start, length))
+    if len(data) != length:
+        raise RetryLater("the side answered with another range than was asked for", reason="content_mismatch")
+    return data
+
+
+async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeat one part's step for a while: a throttle or a cut costs that part, not a transfer of hours."""
+    for attempt in range(_PATIENCE):
+        try:
+            return await step()
+        except RetryLater as error:
+            if passage.journal is None:
+                raise
+            pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(attempt)
+            await passage.journal.clock.sleep(pause)
+    return await step()
 
 
 def _make_room(room: Room, lanes: asyncio.Semaphore, part: asyncio.Task[None]) -> None:

@@ -29,15 +29,14 @@ class _Killed(BaseException):
 
 
 async def _dies_at(world: World, side: Side, call: str, number: int, how: BaseException | None = None) -> None:
-    """Work until the *number*-th *call* on *side*, which never reaches the server; then the process is gone."""
+    """Work until the *number*-th *call* on *side*, which never reaches the server, nor any later; then the process is gone."""
     store, left = world.raw[side], number
 
     async def hook(name: str, key: str) -> None:
         nonlocal left
         del key
         left -= name == call
-        if left == 0:
-            store._hook = None
+        if left <= 0 and name == call:
             raise how or _Killed
 
     store._hook = hook
@@ -83,7 +82,7 @@ async def test_finished_parts_are_not_sent_again_after_a_crash(side: Side) -> No
 
 @pytest.mark.parametrize("reason", ["throttled", "unreachable", "redis_unavailable"])
 async def test_a_fault_leaves_the_parts_to_the_next_attempt(side: Side, reason: str) -> None:
-    """Not only a crash: a throttled part costs that part, not the whole object."""
+    """Not only a crash: a side that stays away longer than a part has patience costs no part that arrived."""
     world = await _agreed_small(side)
     await world.write(side, "big", BIG)
     await _dies_at(world, side.other, "put_part", 6, RetryLater("later", reason=reason))
@@ -95,6 +94,18 @@ async def test_a_fault_leaves_the_parts_to_the_next_attempt(side: Side, reason: 
 
     assert await world.both("big") == (BIG, BIG)
     assert _sent(world, side.other) - before == 8 - len(known.parts)
+
+
+async def test_one_throttle_costs_one_part(side: Side) -> None:
+    """A part is tried again by itself: the transfer goes on, and nothing else is sent twice."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    world.raw[side.other].fail_next("put_part", RetryLater("503", reason="throttled", after_seconds=3))
+    before = _sent(world, side.other)
+    await world.step()
+
+    assert await world.both("big") == (BIG, BIG)
+    assert _sent(world, side.other) - before == 8 + 1
 
 
 async def test_a_source_that_changed_meanwhile_starts_over_and_the_old_upload_is_aborted(side: Side) -> None:
