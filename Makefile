@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick bench full-stack setup lock clean
+.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-transfer accept-huge bench full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -20,6 +20,12 @@ accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 
 accept-quick: setup ## the same, smaller
 	@$(BIN)/python -m tests.acceptance.run --quick
+
+accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (docs/measurements.md), about 15 minutes
+	@$(BIN)/python -m tests.acceptance.run resumed parallel faulty bulk peer
+
+accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
+	@$(BIN)/python -m tests.acceptance.run --full huge
 
 setup: $(READY)
 

@@ -37,8 +37,9 @@ _REMEMBERED = 1024
 _AGAIN_SECONDS = 1.0
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
-_DAMAGED = frozenset({"content_mismatch", "checksum_mismatch", "foreign_blocks"})
-"""Faults after which no part that was sent is believed."""
+_DAMAGED = frozenset({"checksum_mismatch", "foreign_blocks"})
+"""Faults after which no part that was sent is believed. After a damaged reading they are: the next attempt reads everything
+again, compares each part with what was sent, and commits only when the whole is what the source holds."""
 _log = logger("fedplane.transfer")
 
 

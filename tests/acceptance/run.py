@@ -18,6 +18,8 @@ from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_live as live
+from tests.acceptance import stages_peer as peer
+from tests.acceptance import stages_transfer as transfer
 from tests.acceptance.lab import HOME, Results
 
 STAGES: dict[str, Callable[[Results], None]] = {
@@ -33,21 +35,33 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "bad_input": wrong.bad_input,
 }
 
+TRANSFER: dict[str, Callable[[Results], None]] = {
+    "resumed": transfer.resumed,
+    "parallel": transfer.parallel,
+    "faulty": transfer.faulty,
+    "peer": peer.peer,
+    "bulk": transfer.bulk,
+}
+"""``make accept-transfer``."""
+HUGE: dict[str, Callable[[Results], None]] = {"huge": transfer.huge}
+"""``make accept-huge``: needs 16 GiB of disk."""
+ALL = STAGES | TRANSFER | HUGE
+
 
 def main() -> int:
     """Run the chosen stages; 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all")
+    parser.add_argument("stages", nargs="*", choices=[[], *ALL], help="default: the first slice's")
     parser.add_argument("--quick", action="store_true", help="smaller and shorter")
     parser.add_argument("--full", action="store_true", help="versitygw and Apache Kafka instead of moto and the mock broker")
     given = parser.parse_args()
     results = Results(quick=given.quick, full=given.full)
     for name in given.stages or STAGES:
         results.stage = name
-        print(f"== {name}: {(STAGES[name].__doc__ or '').splitlines()[0]}", flush=True)
+        print(f"== {name}: {(ALL[name].__doc__ or '').splitlines()[0]}", flush=True)
         started = time.monotonic()
         try:
-            STAGES[name](results)
+            ALL[name](results)
         except Exception as error:
             traceback.print_exc()
             results.check("the stage runs to its end", False, repr(error)[:200])

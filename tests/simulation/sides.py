@@ -199,7 +199,7 @@ class Client:
         """As in the port."""
         opened = self._server.open
         reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)))
-        return _Reader(self, self._server, key, reader)
+        return _Reader(self, self._server, key, reader, start)
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
@@ -267,7 +267,8 @@ class Client:
 class _Reader:
     """A GET under way. A file written meanwhile gives old bytes and new ones."""
 
-    def __init__(self, client: Client, server: Server, key: str, reader: MemoryReader) -> None:
+    def __init__(self, client: Client, server: Server, key: str, reader: MemoryReader, start: int) -> None:
+        self._start = start
         self.present = reader.present
         self._client = client
         self._server = server
@@ -278,7 +279,7 @@ class _Reader:
         live = self._server.objects.get(self._key)
         if self.present.version.etag_kind is not ETagKind.FILE_SIDE or live is None or not live.etag.startswith(FILE_ETAG):
             return self._data
-        return live.data.ljust(len(self._data))[: len(self._data)]
+        return live.data[self._start :].ljust(len(self._data))[: len(self._data)]
 
     async def read(self) -> bytes:
         """As in the port."""
