@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from federation.backoff import backoff_seconds
-from federation.errors import FederationError, LeaseLost, Reobserve, RetryLater
+from federation.errors import FederationError, LeaseLost, NotPresent, Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, OriginStamp, Present
 from federation.ports import ObjectStore, Reader, Upload, WriteResult
 from federation.sync.budget import ByteBudget, Room, flow
@@ -94,6 +94,7 @@ class _Passage:
     plan: PartPlan
     done: dict[int, str]
     journal: Journal | None
+    resumed: bool = False
 
 
 class Transfer:
@@ -164,8 +165,9 @@ class Transfer:
                 if confirm is not None:
                     await confirm()
                 result = await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
+                await _is_there(target, result, size_bytes)
             except BaseException as error:
-                if journal is None or _given_up(error):
+                if journal is None or _given_up(error, passage):
                     await _abandon(passage)
                 raise
             if journal is not None:
@@ -191,7 +193,7 @@ class Transfer:
             _log.info("going on with a transfer", key=target.key, parts=len(found.parts), of=plan.count)
             tokens = {number: part.partition(" ")[2] for number, part in found.parts.items()}
             upload = store.resume_upload(target.key, target.metadata, stamp=stamp, upload_id=found.upload_id, parts=tokens)
-            return _Passage(original, upload, plan, found.parts, journal)
+            return _Passage(original, upload, plan, found.parts, journal, resumed=True)
         upload = await store.begin_upload(target.key, target.metadata, stamp=stamp, size_bytes=plan.size_bytes)
         if journal is not None:
             await journal.begun(store.side, upload.upload_id, print_)
@@ -289,10 +291,25 @@ def _hash_both(whole: HASH, data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def _given_up(error: BaseException) -> bool:
+async def _is_there(target: Target, result: WriteResult, size_bytes: int) -> None:
+    """Look at what was committed. Raises Reobserve when it is not there.
+
+    There are servers that confirm the end of an upload that they no longer hold, with the right ETag, and write nothing.
+    """
+    try:
+        version = (await target.store.head(target.key)).version
+    except NotPresent:
+        version = None
+    if version is None or (version.etag, version.size_bytes) != (result.etag, size_bytes):
+        text = "the object that was just completed is not there"
+        raise Reobserve(text, reason="precondition", key=target.key, side=target.store.side)
+
+
+def _given_up(error: BaseException, passage: _Passage) -> bool:
     """Whether nothing that was sent is of use to a later attempt: not so when it was only interrupted."""
     if isinstance(error, RetryLater):
-        return error.reason in _DAMAGED
+        # Of an upload that it forgot, a server may only say that it failed: begin anew, or it would fail for ever.
+        return error.reason in _DAMAGED or (passage.resumed and error.reason == "server_error")
     return isinstance(error, Exception) and not isinstance(error, LeaseLost)
 
 

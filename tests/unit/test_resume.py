@@ -8,6 +8,7 @@ import pytest
 
 from federation.errors import FederationError, LeaseLost, RetryLater
 from federation.model import Metadata, Side
+from federation.ports import WriteResult
 from federation.progress import Lease, TransferRecord
 from federation.sync.journal import KEPT_US, sweep
 from federation.sync.sync_key import NotQuiet
@@ -202,3 +203,29 @@ async def test_an_upload_that_cannot_be_aborted_now_waits_for_the_next_sweep() -
     assert await sweep(world.state, world.raw, lease, at_work=[], now_us=1) == 0
     assert await sweep(world.state, world.raw, lease, at_work=[], now_us=1) == 1
     assert vast.uploads == {}
+
+
+async def test_a_commit_that_wrote_nothing_is_noticed(side: Side) -> None:
+    """A server that confirms the end of an upload it forgot: the object is looked for, and the transfer begun anew."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    await _dies_at(world, side.other, "put_part", 6)
+    store = world.raw[side.other]
+    real, confirmed = store.resume_upload, list[str]()
+
+    def forgetful(*args: object, **named: object) -> object:
+        upload = real(*args, **named)  # type: ignore[arg-type]
+
+        async def complete(**_: object) -> WriteResult:
+            confirmed.append("with an ETag of nothing")
+            return WriteResult("0" * 32)
+
+        upload.complete = complete  # type: ignore[method-assign]
+        return upload
+
+    store.resume_upload = forgetful  # type: ignore[assignment, method-assign]
+    world.later(20)
+    await world.step()
+
+    assert len(confirmed) == 1
+    assert await world.both("big") == (BIG, BIG)
