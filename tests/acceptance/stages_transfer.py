@@ -34,7 +34,8 @@ _PARTS = {"blob": "put_block", "vast": "upload_part"}
 
 def content(key: str, size_bytes: int) -> bytes:
     """The bytes of *key*: repeatable, and no two places alike."""
-    return random.Random(key).randbytes(size_bytes)
+    chance = random.Random(key)
+    return b"".join(chance.randbytes(min(16 * MIB, size_bytes - at)) for at in range(0, size_bytes, 16 * MIB))
 
 
 def seed(the: Lab, side: str, key: str, data: bytes) -> None:
