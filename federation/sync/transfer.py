@@ -23,7 +23,7 @@ from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
 from federation.sync.journal import Journal, fingerprint
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import Extent, pieces, read_all
+from federation.sync.reading import PIECE_BYTES, Extent, pieces, read_all
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -195,9 +195,14 @@ class Transfer:
             upload = store.resume_upload(target.key, target.metadata, stamp=stamp, upload_id=found.upload_id, parts=tokens)
             return _Passage(original, upload, plan, found.parts, journal, resumed=True)
         upload = await store.begin_upload(target.key, target.metadata, stamp=stamp, size_bytes=plan.size_bytes)
-        if journal is not None:
-            await journal.begun(store.side, upload.upload_id, print_)
-        return _Passage(original, upload, plan, {}, journal)
+        passage = _Passage(original, upload, plan, {}, journal)
+        try:
+            if journal is not None:
+                await journal.begun(store.side, upload.upload_id, print_)
+        except FederationError:
+            await _abandon(passage)  # nobody would know that it is ours
+            raise
+        return passage
 
     async def _send_parts(self, passage: _Passage) -> str:
         """Read and send all parts, several at once; MD5 of the whole content, which takes them in order."""
@@ -221,21 +226,31 @@ class Transfer:
         return digest.hexdigest()
 
     async def hash_object(self, store: ObjectStore, key: str, present: Present) -> str:
-        """MD5 of exactly the version *present*, by reading it. Raises Reobserve when it is no longer that version."""
+        """MD5 of exactly the version *present*, by reading it.
+
+        Raises Reobserve when it is no longer that version, and RetryLater (bulk_busy) for a large one.
+        """
+        if self.is_small(present.version.size_bytes):
+            md5 = await self._hash(Original(store, key, present))
+        else:
+            async with self._lane():
+                md5 = await self._hash(Original(store, key, present))
+        await still_the_same(store, key, present)
+        if present.version.md5 not in (None, md5):
+            self._remember(present, md5)
+        return md5
+
+    async def _hash(self, original: Original) -> str:
         digest = hashlib.md5(usedforsecurity=False)
-        async with self.budget.take(self.limits.part_bytes, of=flow.get(), bulk=True):
-            reader = await store.open(key, if_match=present.version.etag)
+        async with self.budget.take(2 * PIECE_BYTES, of=flow.get()):
+            reader = await original.store.open(original.key, if_match=original.present.version.etag)
             try:
-                async with aclosing(pieces(Original(store, key, present).extent(), reader)) as parts:
+                async with aclosing(pieces(original.extent(), reader)) as parts:
                     async for piece in parts:
                         await asyncio.to_thread(digest.update, piece)
             finally:
                 await reader.close()
-        await still_the_same(store, key, present)
-        md5 = digest.hexdigest()
-        if present.version.md5 not in (None, md5):
-            self._remember(present, md5)
-        return md5
+        return digest.hexdigest()
 
 
 async def _send_part(

@@ -13,7 +13,7 @@ import pytest
 
 from federation.errors import RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.progress import DeleteBudget
+from federation.progress import DeleteBudget, TransferRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
@@ -175,6 +175,25 @@ def test_a_busy_pair_does_not_hold_up_another() -> None:
             delays = await _fresh_delays(other, 20)
             assert len(busy.raw[Side.VAST].objects) < 1_000
         assert max(delays) < 1.0
+
+    _virtually(main())
+
+
+def test_the_worker_sweeps_what_is_left_of_large_transfers() -> None:
+    """Who holds the shard looks now and then; an upload of ours that nobody goes on with is aborted, a user's is not."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one")
+        vast = pair.raw[Side.VAST]
+        ours, users = [await vast.begin_upload("k", Metadata(), stamp=None, size_bytes=1) for _ in range(2)]
+        lease = await pair.state.acquire(pair.state.shard_of("k"), owner="dead", ttl_seconds=1)
+        assert lease is not None
+        await pair.state.begin_transfer(lease, TransferRecord("k", Side.VAST, ours.upload_id, "f", pair.clock.now_us()))
+        async with _running(pair):
+            while ours.upload_id in vast.uploads:
+                await asyncio.sleep(10)
+            assert await pair.state.transfers(lease.shard) == []
+        assert list(vast.uploads) == [users.upload_id]
 
     _virtually(main())
 

@@ -229,3 +229,17 @@ async def test_a_commit_that_wrote_nothing_is_noticed(side: Side) -> None:
 
     assert len(confirmed) == 1
     assert await world.both("big") == (BIG, BIG)
+
+
+async def test_an_upload_that_could_not_be_recorded_is_aborted(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would ever know that it is ours."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+
+    async def away(*_: object) -> None:
+        raise RetryLater("Redis is away", reason="redis_unavailable")
+
+    monkeypatch.setattr(world.state, "begin_transfer", away)
+    with pytest.raises(RetryLater):
+        await world.step()
+    assert world.raw[side.other].uploads == {}
