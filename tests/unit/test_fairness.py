@@ -61,7 +61,7 @@ class _Pair:
             store.capabilities = replace(store.capabilities, min_part_bytes=1)
         self.state = MemoryState(name, shards=4, clock=self.clock)
         self.written: dict[str, float] = {}
-        lane = BulkLane(self.clock, running=2, waiting=4)
+        lane = BulkLane(self.clock, running=2, waiting=14)  # more than the worker has places
         ctx = PairContext(
             name=name,
             stores={side: PacedStore(store, shared.gates[side]) for side, store in self.raw.items()},
