@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources bench fuzz full-stack setup \
-  lock clean
+.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
+  bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -22,8 +22,14 @@ accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 accept-quick: setup ## the same, smaller
 	@$(BIN)/python -m tests.acceptance.run --quick
 
-accept-sources: setup ## what each source of changes promises: the feed's reader killed 50 times, and others
+accept-sources: setup ## what each source of changes promises: brokers and readers killed under load
 	@$(BIN)/python -m tests.acceptance.run sources
+
+accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (docs/measurements.md), about 15 minutes
+	@$(BIN)/python -m tests.acceptance.run transfer
+
+accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
+	@$(BIN)/python -m tests.acceptance.run --full huge
 
 setup: $(READY)
 

@@ -39,6 +39,22 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """A large transfer under way. ``side`` is its destination, ``upload_id`` what that knows it by.
+
+    ``fingerprint`` stands for everything that must be the same for another process to go on with it. ``parts``: by number, the
+    MD5 of the part's bytes in hex, a space, and the destination's token of the part.
+    """
+
+    key: str
+    side: Side
+    upload_id: str
+    fingerprint: str
+    begun_us: int
+    parts: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class MarkResult:
     """Counts of one ``mark``: keys made or kept dirty, and echoes dropped (ETag equal to the base, or delete of a tombstone)."""
 

@@ -20,6 +20,7 @@ from federation import keys
 from federation.errors import UsageError
 from federation.event_settings import BlobEventSettings
 from federation.model import Foreign, Mode, Side
+from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
 from federation.settings_feed import ChangeFeedSettings
 
@@ -199,6 +200,8 @@ class TransferSettings(_Section):
     small_object_bytes: PositiveInt = 8 * 1024 * 1024
     part_bytes: PositiveInt = 8 * 1024 * 1024
     parallel_parts: PositiveInt = 4
+    parallel_large: PositiveInt = 8
+    """Objects in parts at once, of one pair and process: the rest of the worker stays free for small ones."""
     memory_bytes: PositiveInt = 256 * 1024 * 1024
 
 
@@ -262,6 +265,7 @@ class Settings(_Section):
     reconcile: ReconcileSettings = ReconcileSettings()
     worker: WorkerSettings = WorkerSettings()
     transfer: TransferSettings = TransferSettings()
+    pacing: PacingSettings = PacingSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -20,9 +20,11 @@ from federation.settings import BlobSettings, PairSettings, Settings, VastSettin
 from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.common import OnGap
 from federation.sync.budget import ByteBudget
+from federation.sync.bulk import BulkLane
 from federation.sync.context import PairContext
+from federation.sync.gates import GateBook
 from federation.sync.paced_store import PacedStore
-from federation.sync.pacing import Gate
+from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 
@@ -86,10 +88,11 @@ async def open_pair(
     pair: PairSettings,
     clock: Clock | None = None,
     budget: ByteBudget | None = None,
+    book: GateBook | None = None,
     *,
     create: bool = True,
 ) -> AsyncIterator[PairRuntime]:
-    """Open state and both sides and build the worker. Share one *budget* among the pairs of a process.
+    """Open state and both sides and build the worker. Share one *budget* and one *book* among the pairs of a process.
 
     Without *create* nothing is written, not even the layout of a new state: for commands that only look.
     """
@@ -101,7 +104,7 @@ async def open_pair(
             await state.put_note(UNION_NOTE, b"1")
         if create:
             await guard_options(state, pair, clock)
-        gates = {side: Gate(side, clock) for side in Side}
+        gates = _gates(pair, book or gate_book(settings, clock))
         stores: dict[Side, ObjectStore] = {}
         credential = await _credential(stack, pair.blob)
         for side, store in ((Side.BLOB, _blob_store(pair.blob, credential)), (Side.VAST, _vast_store(pair.vast))):
@@ -141,6 +144,16 @@ def owner_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def gate_book(settings: Settings, clock: Clock) -> GateBook:
+    """The gates of one process."""
+    pacing = settings.pacing
+    return GateBook(clock, PaceLimits(pacing.requests_per_second, pacing.timetable(), pacing.max_concurrency))
+
+
+def _gates(pair: PairSettings, book: GateBook) -> dict[Side, Gate]:
+    return {Side.BLOB: book.gate(Side.BLOB, pair.blob.account_url), Side.VAST: book.gate(Side.VAST, pair.vast.endpoint)}
+
+
 def _context(
     settings: Settings,
     pair: PairSettings,
@@ -156,7 +169,7 @@ def _context(
         stores=stores,
         state=state,
         clock=clock,
-        transfer=Transfer(limits, budget),
+        transfer=Transfer(limits, budget, BulkLane(clock, running=transfer.parallel_large, waiting=4 * transfer.parallel_large)),
         rules=Rules(
             mode=pair.mode,
             tie_winner=rules.tie_winner,

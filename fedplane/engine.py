@@ -16,7 +16,7 @@ from federation.settings import Settings
 from federation.state.embedded import EmbeddedRedis
 from federation.sync.budget import ByteBudget
 from federation.telemetry import logger
-from federation.wiring import PairRuntime, open_pair
+from federation.wiring import PairRuntime, gate_book, open_pair
 from fedplane.pair_engine import PairEngine
 
 REDIS_PATIENCE_SECONDS = 30.0
@@ -53,6 +53,7 @@ async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[
     """Open every pair. Raises UsageError, and RetryLater when Redis stays away."""
     clock = SystemClock()
     budget = ByteBudget(settings.transfer.memory_bytes)
+    book = gate_book(settings, clock)
     keeper: asyncio.Task[None] | None = None
     async with AsyncExitStack() as stack:
         if settings.redis.url == "embedded":
@@ -63,7 +64,7 @@ async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[
             stack.callback(keeper.cancel)
         pairs = []
         for pair in settings.pair:
-            runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget))  # type: ignore[misc]
+            runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget, book))  # type: ignore[misc]
             pairs.append(PairEngine(runtime, settings.reconcile))
         yield Engine(pairs, stop, keeper)
 

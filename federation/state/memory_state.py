@@ -12,6 +12,7 @@ from federation.model import Base, Change, Hint, HintEntry, Side, Source, Stamp
 from federation.ports import Clock
 from federation.progress import Backlog, Claim, Held, Lease, MarkResult, Parked
 from federation.state.memory_records import MemoryRecords
+from federation.state.memory_transfers import MemoryTransfers
 
 ENTRIES_A_SIDE = 4
 """Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
@@ -37,11 +38,12 @@ class _Owner:
     until_seconds: float
 
 
-class MemoryState(MemoryRecords):
+class MemoryState(MemoryRecords, MemoryTransfers):
     """``ports.State`` in plain dictionaries; lives as long as the object."""
 
     def __init__(self, pair: str, *, shards: int, clock: Clock) -> None:
         super().__init__()
+        self._transfers = {}
         self.pair = pair
         self.shards = shards
         self._clock = clock
@@ -144,7 +146,7 @@ class MemoryState(MemoryRecords):
 
     # -------------------------------------------------------------------------------------------------------------- work
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
         """As in the port."""
         self._owned(lease)
         due = [
@@ -153,7 +155,9 @@ class MemoryState(MemoryRecords):
             if dirty.due_us is not None and dirty.due_us <= now_us and not dirty.claimed and self.shard_of(key) == lease.shard
         ]
         claims = []
-        for _, key in sorted(due)[:limit]:
+        ordered = sorted(due)
+        oldest, rest = ordered[: limit - newest], ordered[limit - newest :]
+        for _, key in oldest + rest[::-1][:newest]:
             dirty = self._dirty[key]
             dirty.claimed, dirty.due_us = dirty.generation, None
             claims.append(Claim(_hint(key, dirty), self._base.get(key), self._held.get(key), self._intents.get(key)))

@@ -34,6 +34,7 @@ from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, pack_base, pack_changes, unpack_base, unpack_hint
 from federation.state.redis_records import RecordQueries
+from federation.state.redis_transfers import RedisTransfers
 
 SCHEMA = 1
 RENAME_INDEX_FIELDS = 1_024
@@ -50,7 +51,7 @@ def script(name: str) -> str:
     return resources.files("federation.state").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
 
 
-class RedisState(RecordQueries):
+class RedisState(RecordQueries, RedisTransfers):
     """Progress of one pair. Queries and records of the pair are in ``RecordQueries``."""
 
     def __init__(self, client: Redis, pair: str, *, shards: int, clock: Clock, buckets: int = DEFAULT_BUCKETS) -> None:
@@ -74,6 +75,8 @@ class RedisState(RecordQueries):
             "reclaim",
             "rename",
             "bury",
+            "transfer",
+            "part",
         )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
@@ -174,10 +177,10 @@ class RedisState(RecordQueries):
 
     # -------------------------------------------------------------------------------------------------------------- work
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
         """As in the port; two round trips."""
         keys = [self._layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
-        reply = await self._run_leased("claim", lease, keys, [now_us, limit])
+        reply = await self._run_leased("claim", lease, keys, [now_us, limit, newest])
         if not reply:
             return []
         names = [name.decode() for name in reply[::2]]

@@ -16,10 +16,12 @@ from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.guards import content_name
 from federation.rules.precedence import logical_stamp
+from federation.sync.budget import Room, flow
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
+from federation.sync.journal import Journal
 from federation.sync.observe import new_stamp
 from federation.sync.preserve import preserve_loser
-from federation.sync.transfer import still_the_same
+from federation.sync.transfer import Original, Target, still_the_same
 
 
 class DeleteHeld(Exception):
@@ -48,6 +50,8 @@ class Scene:
     """An operator asked for this pass."""
     reader: Reader | None = None
     data: bytes | None = None
+    room: Room | None = None
+    """Memory for ``data``."""
 
     def of(self, side: Side) -> Present | Absent:
         """What *side* holds."""
@@ -59,6 +63,15 @@ class Scene:
         if isinstance(here, Absent):
             raise AssertionError(f"{side} holds nothing, yet the decision reads it")  # noqa: TRY004 - a broken invariant
         return here
+
+    async def let_go(self) -> None:
+        """End the GET under way and give its memory back. Idempotent."""
+        reader, self.reader = self.reader, None
+        room, self.room = self.room, None
+        if reader is not None:
+            await reader.close()
+        if room is not None:
+            room.close()
 
 
 async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | None:
@@ -164,47 +177,45 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     content = content_name(source.version.md5, source.version.size_bytes)
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):
         await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())
-    if ctx.transfer.is_small(source.version.size_bytes):
-        md5, result, as_of_us = await _copy_small(ctx, scene, destination, (side, source, written), expected)
-    else:
-        as_of_us = 0
-
-        async def confirm() -> None:
-            nonlocal as_of_us
-            await still_the_same(ctx.stores[side], scene.key, source)
-            as_of_us = await _as_of(ctx, scene, destination.side)
-
-        reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
-        try:
-            stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
-            copied = await ctx.transfer.send_large(
-                reader,
-                destination,
-                scene.key,
-                metadata=source.metadata,
-                stamp=stamp,
-                expected_etag=expected,
-                confirm=confirm,
-            )
-        finally:
-            await reader.close()
-        md5, result = copied.md5, copied.result
+    copy = _copy_small if ctx.transfer.is_small(source.version.size_bytes) else _copy_large
+    md5, result, as_of_us = await copy(ctx, scene, destination, (side, source, written), expected)
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
     return replace(base, vast_as_of_us=as_of_us)
+
+
+async def _copy_large(
+    ctx: PairContext, scene: Scene, destination: ObjectStore, origin: tuple[Side, Present, Stamp], expected: str | None
+) -> tuple[str, WriteResult, int]:
+    side, source, written = origin
+    await scene.let_go()  # its parts are asked for one by one
+    as_of_us = 0
+
+    async def confirm() -> None:
+        nonlocal as_of_us
+        await still_the_same(ctx.stores[side], scene.key, source)
+        as_of_us = await _as_of(ctx, scene, destination.side)
+
+    stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
+    copied = await ctx.transfer.send_large(
+        Original(ctx.stores[side], scene.key, source),
+        Target(destination, scene.key, source.metadata, stamp, expected),
+        journal=Journal(ctx.state, scene.lease, scene.key, ctx.stores, ctx.clock),
+        confirm=confirm,
+    )
+    return copied.md5, copied.result, as_of_us
 
 
 async def _copy_small(
     ctx: PairContext, scene: Scene, destination: ObjectStore, origin: tuple[Side, Present, Stamp], expected: str | None
 ) -> tuple[str, WriteResult, int]:
     side, source, written = origin
-    async with ctx.transfer.budget.take(source.version.size_bytes):
+    if scene.room is None:
+        scene.room = await ctx.transfer.budget.room(source.version.size_bytes, of=flow.get())
+    try:
+        if scene.data is None:
+            scene.reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
+            scene.data = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, source), scene.reader)
         data = scene.data
-        if data is None:
-            reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
-            try:
-                data = await ctx.transfer.read_small(reader)
-            finally:
-                await reader.close()
         await still_the_same(ctx.stores[side], scene.key, source)
         md5 = md5_hex(data)
         known = replace(source, version=replace(source.version, md5=md5))
@@ -212,6 +223,8 @@ async def _copy_small(
         as_of_us = await _as_of(ctx, scene, destination.side)
         result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
         return md5, result, as_of_us
+    finally:
+        await scene.let_go()
 
 
 async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:

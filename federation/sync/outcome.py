@@ -11,7 +11,9 @@ from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.apply import DeleteHeld
 from federation.sync.sync_key import NotQuiet
 
-NOT_THE_KEYS_FAULT = frozenset({"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable"})
+NOT_THE_KEYS_FAULT = frozenset(
+    {"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable", "bulk_busy"}
+)
 """Reasons of RetryLater that say nothing about the key: they are retried for ever and never count as attempts."""
 
 

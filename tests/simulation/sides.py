@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from random import Random
@@ -199,7 +199,7 @@ class Client:
         """As in the port."""
         opened = self._server.open
         reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)))
-        return _Reader(self, self._server, key, reader)
+        return _Reader(self, self._server, key, reader, start)
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
@@ -216,6 +216,12 @@ class Client:
         """As in the port."""
         upload = await self._call(lambda: self._server.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
         return _Upload(self, upload)
+
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """As in the port."""
+        return _Upload(self, self._server.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts))
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
@@ -261,7 +267,8 @@ class Client:
 class _Reader:
     """A GET under way. A file written meanwhile gives old bytes and new ones."""
 
-    def __init__(self, client: Client, server: Server, key: str, reader: MemoryReader) -> None:
+    def __init__(self, client: Client, server: Server, key: str, reader: MemoryReader, start: int) -> None:
+        self._start = start
         self.present = reader.present
         self._client = client
         self._server = server
@@ -272,7 +279,7 @@ class _Reader:
         live = self._server.objects.get(self._key)
         if self.present.version.etag_kind is not ETagKind.FILE_SIDE or live is None or not live.etag.startswith(FILE_ETAG):
             return self._data
-        return live.data.ljust(len(self._data))[: len(self._data)]
+        return live.data[self._start :].ljust(len(self._data))[: len(self._data)]
 
     async def read(self) -> bytes:
         """As in the port."""
@@ -295,9 +302,10 @@ class _Upload:
     def __init__(self, client: Client, upload: Upload) -> None:
         self._client = client
         self._upload = upload
+        self.upload_id = upload.upload_id
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        await self._client._call(lambda: self._upload.put_part(number, data))
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        return await self._client._call(lambda: self._upload.put_part(number, data, md5=md5))
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         return await self._client._call(lambda: self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))
