@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick bench fuzz full-stack setup lock clean
+.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources bench fuzz full-stack setup \
+  lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -20,6 +21,9 @@ accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 
 accept-quick: setup ## the same, smaller
 	@$(BIN)/python -m tests.acceptance.run --quick
+
+accept-sources: setup ## what each source of changes promises: the feed's reader killed 50 times, and others
+	@$(BIN)/python -m tests.acceptance.run sources
 
 setup: $(READY)
 

@@ -21,6 +21,7 @@ from federation.errors import UsageError
 from federation.event_settings import BlobEventSettings
 from federation.model import Foreign, Mode, Side
 from federation.progress import DeleteBudget
+from federation.settings_feed import ChangeFeedSettings
 
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
@@ -77,6 +78,7 @@ class BlobSettings(_Section):
     connection_string_env: str = ""
     """Variable holding a connection string; empty: DefaultAzureCredential."""
     events: BlobEventSettings = BlobEventSettings()
+    change_feed: ChangeFeedSettings = ChangeFeedSettings()
 
     @model_validator(mode="after")
     def _prefix_is_legal(self) -> BlobSettings:

@@ -17,6 +17,7 @@ from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
+from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.common import OnGap
 from federation.sync.budget import ByteBudget
 from federation.sync.context import PairContext
@@ -217,6 +218,16 @@ def _vast_store(vast: VastSettings) -> ObjectStore:
     )
 
 
+def open_feed(pair: PairSettings, credential: object | None) -> FeedBlobs:
+    """The change feed of the pair's storage account, read as the Blob side is; whoever opens it closes it. Raises UsageError."""
+    from federation.stores.change_feed import AzureChangeFeed  # noqa: PLC0415
+
+    name = pair.blob.connection_string_env
+    text = secret(name, "pair.blob.connection_string_env") if name else None
+    account_url = pair.blob.account_url
+    return AzureChangeFeed(account_url=account_url, connection_string=text, credential=None if text else credential)
+
+
 def build_sources(runtime: PairRuntime, *, on_gap: OnGap) -> list[Source]:
     """The listeners that the pair's settings ask for. *on_gap* is called when a source knows that it missed something."""
     from federation.sources import build  # noqa: PLC0415
@@ -228,4 +239,6 @@ def build_sources(runtime: PairRuntime, *, on_gap: OnGap) -> list[Source]:
         runtime.context.clock,
         credential=runtime.credential,
         on_gap=on_gap,
+        feed=open_feed(runtime.settings, runtime.credential) if runtime.settings.blob.change_feed.enabled else None,
+        owner=owner_name(),
     )

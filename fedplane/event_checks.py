@@ -11,25 +11,31 @@ from azure.storage.queue.aio import QueueClient
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
+from federation.errors import FederationError, Halt, UsageError
 from federation.event_settings import BlobEventSettings
 from federation.settings import PairSettings, VastEventSettings, secret
 from federation.sources.build import kafka_options
+from federation.sources.change_feed_index import FeedIndex
+from federation.sources.change_feed_layout import CONTAINER
+from federation.wiring import open_feed
 from fedplane.checks import Finding
+from fedplane.output import iso
 
 _BAD_REQUEST = 400
 """A service may also refuse the made-up lock outright: then it knows us, too."""
 
 
 async def sources(pair: PairSettings, credential: object | None) -> list[Finding]:
-    """Queue, webhook, namespace and topic of one pair."""
+    """Queue, webhook, namespace, change feed and topic of one pair."""
     events = pair.blob.events
     found = [await _queue(events, credential)] if events.queue_url else []
     found += [_webhook(events)] if events.webhook_listen else []
     found += [await _namespace(events, credential)] if events.namespace_endpoint else []
-    if not events.any:
+    found += [await _feed(pair, credential)] if pair.blob.change_feed.enabled else []
+    if not events.any and not pair.blob.change_feed.enabled:
         then = "changes on Blob are found by scans only; set pair.blob.events.queue_url, or namespace_endpoint"
         found.append(Finding(what="events of blob: none", level="note", found="not set up", then=then))
-    elif not events.account_id:
+    elif events.any and not events.account_id:
         then = "set pair.blob.events.account_id to the account's ARM id, so that events of other accounts are refused"
         found.append(Finding(what="events of blob: sender", level="note", found="any account's events are taken", then=then))
     return [*found, await asyncio.to_thread(_topic, pair.vast.events)]
@@ -88,6 +94,30 @@ async def _namespace(events: BlobEventSettings, credential: object | None) -> Fi
         then = f"check pair.blob.events.namespace_endpoint and the network ({type(error).__name__})"
         return Finding(what=what, level="unreachable", found="cannot be reached", then=then)
     return Finding(what=what, level="ok", found="reachable, and the subscription may be read")
+
+
+async def _feed(pair: PairSettings, credential: object | None) -> Finding:
+    what = f"change feed of blob: {pair.blob.account_url}/{CONTAINER}"
+    try:
+        blobs = open_feed(pair, credential)
+    except UsageError as error:
+        return Finding(what=what, level="broken", found="not set up", then=str(error))
+    try:
+        index = await FeedIndex(blobs).index()
+    except Halt as error:
+        if error.reason != "container_missing":
+            return Finding(what=what, level="unreachable", found="cannot be read", then=str(error))
+        then = (
+            "turn the change feed on at the storage account (a few minutes later the container is there), "
+            "or set pair.blob.change_feed.enabled = false"
+        )
+        return Finding(what=what, level="broken", found="enabled in the settings, and the container is missing", then=then)
+    except FederationError as error:
+        return Finding(what=what, level="unreachable", found="cannot be read", then=str(error))
+    finally:
+        await blobs.close()
+    found = f"readable up to the segment of {iso(index.last_consumable_us)}, index written {iso(index.modified_us)}"
+    return Finding(what=what, level="ok", found=found)
 
 
 def _topic(events: VastEventSettings) -> Finding:

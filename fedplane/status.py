@@ -10,6 +10,8 @@ from federation.model import Side, Source
 from federation.ports import State
 from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings
+from fedplane import feed_status
+from fedplane.feed_status import FeedLag
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
@@ -56,6 +58,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     last_scan: Report | None
     last_whole_scan: Report | None
     processes: list[Heartbeat]
+    change_feed: FeedLag | None = None
+    """None: not set up."""
 
     @property
     def sources(self) -> dict[str, dict[str, object]]:
@@ -75,7 +79,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     unread = _unread(backlog.dead, whole)
     directions = {
         f"{side}_to_{side.other}": _direction(
-            side, backlog, general + unread[side], fresh, now_us=now_us, configured=_has_events(pair, side)
+            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
         )
         for side in Side
     }
@@ -99,6 +103,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         last_scan=last,
         last_whole_scan=whole,
         processes=beats,
+        change_feed=await _feed(state, pair, fresh),
     )
 
 
@@ -138,20 +143,20 @@ def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:
 
 
 def _direction(
-    side: Side, backlog: Backlog, general: list[str], fresh: list[Heartbeat], *, now_us: int, configured: bool
+    side: Side, backlog: Backlog, general: list[str], fresh: list[Heartbeat], *, now_us: int, no_events: str
 ) -> Direction:
     oldest = backlog.oldest_us_by_side[side]
     known = max(0.0, (now_us - oldest) / 1_000_000) if oldest is not None else 0.0
     doubts = list(general)
-    if not configured:
-        doubts.append(f"no event source is set up for {side}: its changes are found by scans only")
+    if no_events:
+        doubts.append(no_events)
     ready = [beat for beat in fresh if beat.ready]
     doubts += [
         f"the {one} side does not answer: {ready[0].sides[one].last_error or 'no answer yet'}"
         for one in Side
         if ready and not any(beat.sides[one].answers for beat in ready)
     ]
-    if configured and ready:
+    if not no_events and ready:
         behind_us, trouble = _source_doubt(side, ready)
         if trouble:
             doubts.append(trouble)
@@ -178,10 +183,24 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
     return min((at for at in behind if at), default=None), ""
 
 
-def _has_events(pair: PairSettings, side: Side) -> bool:
+async def _feed(state: State, pair: PairSettings, fresh: list[Heartbeat]) -> FeedLag | None:
+    """What is set up and told of by nobody is not read; how far it was read is kept."""
+    if not pair.blob.change_feed.enabled:
+        return None
+    cursor = await state.cursor(feed_status.SOURCE)
+    kept = {name: cursor.position.get(name) or None for name in ("newest_us", "as_of_us")} if cursor is not None else {}
+    return feed_status.feed_lag([kept | beat.sources.get(feed_status.SOURCE, {}) for beat in fresh] or [kept])
+
+
+def _no_events(pair: PairSettings, side: Side) -> str:
+    """Why no events of *side* can tell its lag; empty: they are set up."""
     if side is Side.BLOB:
-        return pair.blob.events.any
-    return bool(pair.vast.events.bootstrap)
+        configured = pair.blob.events.any
+        if not configured and pair.blob.change_feed.enabled:
+            return "changes of blob come by the change feed only, which is minutes late: no event source is set up"
+    else:
+        configured = bool(pair.vast.events.bootstrap)
+    return "" if configured else f"no event source is set up for {side}: its changes are found by scans only"
 
 
 def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltRecord]) -> str:

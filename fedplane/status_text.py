@@ -39,8 +39,12 @@ def page(status: PairStatus) -> str:
     lines.append(f"  last scan: {_scan(status.last_scan, status.at_us)}")
     if status.last_scan is not None and not status.last_scan.whole:
         lines.append(f"  last whole scan: {_scan(status.last_whole_scan, status.at_us)}")
+    if status.change_feed is not None:
+        lines.append(f"  change feed: {status.change_feed.text(status.at_us)}")
     for name, health in sorted(status.sources.items()):
-        told = ", ".join(f"{key} {value}" for key, value in health.items() if value not in (None, "", 0) and key != "newest_us")
+        told = ", ".join(
+            f"{key} {value}" for key, value in health.items() if value not in (None, "", 0) and not key.endswith("_us")
+        )
         lines.append(f"  source {name}: {told or 'nothing yet'}")
     lines += [_process(beat, status.at_us) for beat in status.processes] or ["  no process has reported"]
     return "\n".join(lines)

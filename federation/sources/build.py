@@ -10,6 +10,7 @@ from federation.payloads.event_grid import BlobScope
 from federation.payloads.vast import VastScope
 from federation.ports import ChangeSink, Clock, Source, State
 from federation.settings import PairSettings, VastEventSettings, secret
+from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.common import OnGap
 
 if TYPE_CHECKING:
@@ -24,9 +25,21 @@ def sources(
     *,
     credential: object | None,
     on_gap: OnGap,
+    feed: FeedBlobs | None = None,
+    owner: str = "",
 ) -> list[Source]:
-    """Build them. Raises UsageError when a named variable is not set."""
+    """Build them; *feed* is the change feed's container, read in the name of *owner*, which the source closes.
+
+    Raises UsageError when a named variable is not set.
+    """
     built = event_grid(pair, state, sink, clock, credential=credential, on_gap=on_gap)
+    if feed is not None:
+        from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415
+
+        wanted = pair.blob.change_feed
+        how = FeedOptions(wanted.start_at, wanted.poll_seconds, wanted.lease_seconds)
+        account = pair.identity["blob account"]
+        built.append(ChangeFeed(feed, account, blob_scope(pair), state, sink, clock, owner=owner, on_gap=on_gap, options=how))
     if pair.vast.events.bootstrap:
         from federation.sources.vast_kafka import VastKafka  # noqa: PLC0415
 

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 
+from tests.acceptance import stages_change_feed as feed
 from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_input as wrong
@@ -33,21 +34,29 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "bad_input": wrong.bad_input,
 }
 
+SOURCES: dict[str, Callable[[Results], None]] = {
+    "feed_alone": feed.feed_alone,
+    "feed_exactly_once": feed.feed_exactly_once,
+    "feed_killed": feed.feed_killed,
+}
+"""What each source of changes promises; not part of the default run."""
+
 
 def main() -> int:
     """Run the chosen stages; 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all")
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES, "sources", *SOURCES], help="default: all but the sources'")
     parser.add_argument("--quick", action="store_true", help="smaller and shorter")
     parser.add_argument("--full", action="store_true", help="versitygw and Apache Kafka instead of moto and the mock broker")
     given = parser.parse_args()
     results = Results(quick=given.quick, full=given.full)
-    for name in given.stages or STAGES:
+    known = STAGES | SOURCES
+    for name in [one for given_name in given.stages or STAGES for one in (SOURCES if given_name == "sources" else [given_name])]:
         results.stage = name
-        print(f"== {name}: {(STAGES[name].__doc__ or '').splitlines()[0]}", flush=True)
+        print(f"== {name}: {(known[name].__doc__ or '').splitlines()[0]}", flush=True)
         started = time.monotonic()
         try:
-            STAGES[name](results)
+            known[name](results)
         except Exception as error:
             traceback.print_exc()
             results.check("the stage runs to its end", False, repr(error)[:200])
