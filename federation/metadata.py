@@ -247,7 +247,8 @@ def parse_stamp(text: str) -> OriginStamp | None:
     match text.split(";"):
         case ["1", side, etag, at_us, precision_us, origin, md5, seal]:
             well_formed = (
-                side in set(Side)
+                text.isascii()
+                and side in set(Side)
                 and origin in set(StampOrigin)
                 and _SIGNED.match(at_us)
                 and _SIGNED.match(precision_us)

@@ -53,8 +53,11 @@ class PeriodicScan:
             self.request()
         while True:
             await self._wait()
+            began = self.clock.monotonic_seconds()
             for prefix in self._take():
                 await self._once(prefix)
+            # However much is asked for, scans take half of the time at most.
+            await self.clock.sleep(min(self.clock.monotonic_seconds() - began, self.interval_seconds))
 
     async def _wait(self) -> None:
         pause = max(0.0, self._whole_due_seconds - self.clock.monotonic_seconds())

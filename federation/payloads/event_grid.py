@@ -160,11 +160,11 @@ class _Delivery:
         change = Change(key, Side.BLOB, Source.EVENT_GRID, etag=etag, deleted=deleted, at=at)
         self.told.append((change, data.get("sequencer")))
 
-    def _scan(self, beginning: str) -> None:
+    def _scan(self, beginning: str, *, needed: bool = True) -> None:
         prefix = self.scope.beginning(beginning)
         if keys.excluded(prefix):
             self.parsed.ignored["excluded"] += 1
-        else:
+        elif needed:
             self.parsed.scan_prefixes.add(prefix)
 
     def _renamed(self, subject: str, data: dict[str, Any], at: Stamp | None) -> None:
@@ -177,10 +177,10 @@ class _Delivery:
         )
 
     def _directories(self, kind: str, subject: str, data: dict[str, Any]) -> None:
-        """A directory event may stand for many blobs: all those below each directory it names."""
+        """A directory event may stand for many blobs: all those below each directory it names. A new one holds none yet."""
 
         def below(named: Named) -> None:
-            self._scan(f"{named.name.rstrip('/')}/" if named.exact else named.name)
+            self._scan(f"{named.name.rstrip('/')}/" if named.exact else named.name, needed=kind != "DirectoryCreated")
 
         steps = [lambda: below(self.scope.subject(subject))]
         if kind == "DirectoryRenamed":

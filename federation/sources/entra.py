@@ -20,12 +20,15 @@ from federation.ports import Clock
 
 _DOCUMENTS = (".well-known/openid-configuration", "v2.0/.well-known/openid-configuration")
 _MOST_BYTES = 1024 * 1024
-_TIMEOUT = ClientTimeout(total=10)
+_TIMEOUT = ClientTimeout(total=5)
 _LEEWAY_SECONDS = 60
 _FRESH_SECONDS = 6 * 3600.0
-"""After so long the keys are read again: one that was withdrawn must not count for ever."""
+"""After so long the keys are read again."""
+_LONGEST_SECONDS = 24 * 3600.0
+"""And after so long they no longer count: one that was withdrawn must not for ever, whatever keeps us from reading."""
 _AGAIN_SECONDS = 60.0
-"""A token that names an unknown key makes us ask at most so often."""
+"""A token that names an unknown key makes us ask at most so often; so does anybody while no key is known, a little oftener."""
+_AGAIN_WITHOUT_SECONDS = 5.0
 
 
 class _Metadata(msgspec.Struct):
@@ -82,11 +85,18 @@ class EntraTokens:
     async def _key(self, name: str) -> jwt.PyJWK | None:
         async with self._reading:
             now = self.clock.monotonic_seconds()
-            stale = now - self._read_at > _FRESH_SECONDS
-            if (stale or name not in self._keys) and (not self._keys or now - self._asked_at > _AGAIN_SECONDS):
+            age = now - self._read_at
+            known = name in self._keys and age <= _FRESH_SECONDS
+            if not known and now - self._asked_at > (_AGAIN_SECONDS if self._keys else _AGAIN_WITHOUT_SECONDS):
                 self._asked_at = now
-                await self._read()
-                self._read_at = now
+                try:
+                    await self._read()
+                    self._read_at, age = now, 0.0
+                except RetryLater:
+                    if age > _LONGEST_SECONDS:
+                        raise
+            if age > _LONGEST_SECONDS:
+                raise RetryLater(f"the keys of tenant {self.tenant} could not be read lately", reason="entra_unavailable")
             return self._keys.get(name)
 
     async def _read(self) -> None:

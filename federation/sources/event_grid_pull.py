@@ -8,7 +8,7 @@ in the state and then rejected.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -79,7 +79,6 @@ class EventGridPull:
         self._clock = clock
         self._on_gap = on_gap
         self._tell = Tell(self.name)
-        self._kept: set[str] = set()
 
     def health(self) -> dict[str, str | int | float | None]:
         """As in the port."""
@@ -100,18 +99,15 @@ class EventGridPull:
         if not received:
             await self._clock.sleep(_IDLE_SECONDS)
             return
-        self._kept.clear()
         changes, letters = self._read(received)
         tokens = [one.token for one in received]
         try:
             async with self._renewing(tokens):
-                await self._keep(changes, letters)
+                await self._keep(changes, letters.values())
         except (RetryLater, TimeoutError) as error:
             self._tell.down(error)
             await self._release(tokens)
-            async for attempt in self._tell.patiently(self._clock):
-                with attempt:
-                    await self._keep(changes, letters)
+            await self._until_taken(changes)
             return
         good = [token for token in tokens if token not in letters]
         if good:
@@ -146,15 +142,19 @@ class EventGridPull:
             changes += parsed.changes
         return changes, letters
 
-    async def _keep(self, changes: Sequence[Change], letters: dict[str, DeadLetter]) -> None:
-        """Put everything into the state; what was kept already is not kept twice when this is repeated."""
-        for token, letter in list(letters.items()):
-            if token not in self._kept:
-                await self._state.bury(letter)
-                self._kept.add(token)
-                self._tell.dead(letter.reason)
+    async def _keep(self, changes: Sequence[Change], letters: Collection[DeadLetter]) -> None:
         if changes:
             self._tell.marked(await self._sink.mark(changes))
+        for letter in letters:
+            await self._state.bury(letter)
+            self._tell.dead(letter.reason)
+
+    async def _until_taken(self, changes: Sequence[Change]) -> None:
+        """Wait until the state answers and takes these marks. Their events come again and are settled then."""
+        async for attempt in self._tell.patiently(self._clock):
+            with attempt:
+                await self._state.halts()
+                await self._keep(changes, [])
 
     async def _release(self, tokens: list[str]) -> None:
         try:

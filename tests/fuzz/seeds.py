@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from typing import Any
 
-from tests.fuzz.targets import ACCOUNT, BUCKET, CONTAINER
+import fastavro
+
+ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/acct"
+CONTAINER = BUCKET = "datasets"
 
 _SUBJECT = f"/blobServices/default/containers/{CONTAINER}/blobs/"
 _FILES = f"https://acct.dfs.core.windows.net/{CONTAINER}/"
@@ -61,6 +65,24 @@ def _vast() -> list[bytes]:
     return [json.dumps(body).encode() for body in bodies]
 
 
+def _change_feed() -> list[bytes]:
+    known = ("BlobCreated", "BlobDeleted", "BlobTierChanged", "BlobPropertiesUpdated", "BlobSnapshotCreated", "Control")
+    said = {"etag": "0x1", "blobVersion": "v", "snapshot": "", "previousInfo": {"LastVersion": "w"}}
+    records = [_event(kind) | {"eventType": kind, "data": said} for kind in known]
+    return [json.dumps(one).encode() for one in [*records, records]]
+
+
+def _avro() -> list[bytes]:
+    fields = [{"name": "eventType", "type": "string"}, {"name": "at", "type": ["null", "long"]}]
+    found = []
+    for codec in ("null", "deflate"):
+        out = io.BytesIO()
+        schema = {"type": "record", "name": "Event", "fields": fields}
+        fastavro.writer(out, schema, [{"eventType": "BlobCreated", "at": 1}, {"eventType": "x", "at": None}], codec=codec)
+        found.append(out.getvalue())
+    return [*found, found[0][: len(found[0]) // 2]]
+
+
 def seeds() -> dict[str, list[bytes]]:
     """By target."""
     head = {name: value for name, value in _cloud("BlobDeleted").items() if name != "data"}
@@ -72,6 +94,8 @@ def seeds() -> dict[str, list[bytes]]:
         "binary_mode": [binary],
         "queue_text": [*_grid(), *(base64.b64encode(one) for one in _grid())],
         "vast": _vast(),
+        "change_feed": _change_feed(),
+        "avro": _avro(),
         "times": [_TIME.encode(), b"2023-11-14T22:13:20", b"2023-11-15T00:13:20.5+02:00", b"0001-01-01T00:00:00+23:59"],
         "names": [name.encode() for name in found],
         "metadata": [stamp, stamp.replace(b"_", b"-")],

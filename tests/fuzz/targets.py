@@ -13,13 +13,15 @@ from typing import Any
 from federation import keys, metadata
 from federation.errors import Park
 from federation.model import Change, Side, Source
-from federation.payloads import Malformed, Parsed, event_grid, vast
+from federation.payloads import Malformed, Parsed, change_feed, event_grid, vast
 from federation.payloads.sequencer import order
 from federation.payloads.times import event_stamp
+from federation.sources import change_feed_avro
+from tests.fuzz.seeds import ACCOUNT, BUCKET, CONTAINER
 
-ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/acct"
-CONTAINER = BUCKET = "datasets"
 PREFIXES = ("", "in/")
+_MOST_RECORDS = 1000
+"""Of an Avro block; a schema without bytes would make any number of them of nothing."""
 _BLOB, _VAST = keys.policy_for(Side.BLOB), keys.policy_for(Side.VAST)
 
 
@@ -73,6 +75,36 @@ def vast_records(data: bytes) -> str:
     return _told(parsed)
 
 
+def change_feed_records(data: bytes) -> str:
+    """Records of the change feed, decoded: JSON stands for Avro."""
+    try:
+        decoded = json.loads(data)
+    except (ValueError, RecursionError):
+        return "malformed"
+    records = [one for one in (decoded if isinstance(decoded, list) else [decoded]) if isinstance(one, dict)]
+    parsed = Parsed()
+    for prefix in PREFIXES:
+        scope = event_grid.BlobScope(ACCOUNT, CONTAINER, prefix, lambda name: keys.decode(name, _BLOB))
+        parsed, unreadable = change_feed.parse(records, scope)
+        assert all(reason for reason, _ in unreadable)
+        _require_ours(parsed, data, prefix, Side.BLOB)
+    return _told(parsed)
+
+
+def avro(data: bytes) -> str:
+    """Chunks of the change feed: header, blocks, records."""
+    try:
+        header = change_feed_avro.read_header(data)
+        rest = data[header.size_bytes :]
+        blocks, _ = change_feed_avro.frame(rest, header.size_bytes, header)
+        few = [block for block in blocks if block.count <= _MOST_RECORDS]
+        return "records" if change_feed_avro.decode(rest, few, header) else "no record"
+    except change_feed_avro.Incomplete:
+        return "incomplete"
+    except Malformed:
+        return "malformed"
+
+
 def times(data: bytes) -> str:
     """Times of events, and sequencers."""
     text = data.decode("utf-8", "replace")
@@ -122,7 +154,8 @@ TARGETS: dict[str, Callable[[bytes], str]] = {
     "times": times,
     "names": names,
     "metadata": user_metadata,
-    # The change feed's parser belongs here as one more line.
+    "change_feed": change_feed_records,
+    "avro": avro,
 }
 
 
@@ -148,7 +181,7 @@ def _require_ours(parsed: Parsed, data: bytes, prefix: str, side: Side) -> None:
     ours = set(_named_by_our_account(json.loads(data)))
     for change in parsed.changes:
         _require_key(change, side, _BLOB)
-        assert change.source is Source.EVENT_GRID
+        assert change.source in (Source.EVENT_GRID, Source.CHANGE_FEED)
         name = prefix + _BLOB.escape(change.key)
         assert any(place.endswith((f"/containers/{CONTAINER}/blobs/{name}", f"/{CONTAINER}/{name}")) for place in ours), name
 

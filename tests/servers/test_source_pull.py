@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from federation.clock import SystemClock
+from federation.errors import RetryLater
 from federation.event_settings import BlobEventSettings
 from federation.payloads.event_grid import BlobScope
 from federation.ports import ChangeSink
-from federation.progress import DeadLetter
+from federation.progress import DeadLetter, HaltRecord
 from federation.sources.event_grid_pull import EventGridPull, open_pull
 from federation.state.embedded import EmbeddedRedis
 from federation.state.memory_state import MemoryState
@@ -124,22 +125,44 @@ async def test_an_unparseable_event_is_kept_and_rejected(lab: Lab, bad: object) 
     assert (letter.source, bool(letter.reason), source.health()["dead_lettered"]) == ("event_grid_pull", True, 1)
 
 
-async def test_a_letter_that_cannot_be_kept_is_not_rejected(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the mark of the others fails nothing is settled, and the letter is kept once."""
-    kept: list[DeadLetter] = []
-
-    async def bury(letter: DeadLetter) -> None:
-        kept.append(letter)
-
-    monkeypatch.setattr(lab.state, "bury", bury)
+async def test_a_letter_is_kept_once_and_not_rejected_before(lab: Lab) -> None:
+    """While the mark of the others fails nothing is settled and nothing kept; then both, once."""
     lab.namespace.publish({"type": 5}, _event("a"))
     lab.sink.failures = 3
     async with running(lab.source()):
         await lab.until("released", 2)
         await eventually(lambda: lab.sink.keys == ["a"], "the mark is taken")
-        assert (lab.namespace.count("rejected"), len(kept)) == (0, 1)
+        assert (lab.namespace.count("rejected"), await lab.state.dead_letters()) == (0, [])
         lab.namespace.delays_over()
         await lab.until("rejected", 1)
+    assert len(await lab.state.dead_letters()) == 1
+
+
+async def test_a_letter_that_cannot_be_kept_is_not_rejected(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the state it goes back, and nothing else is received until the state answers."""
+    away = True
+
+    async def halts() -> list[HaltRecord]:
+        if away:
+            raise RetryLater("Redis does not answer")
+        return []
+
+    async def bury(letter: DeadLetter) -> None:
+        await halts()
+        await MemoryState.bury(lab.state, letter)
+
+    monkeypatch.setattr(lab.state, "halts", halts)
+    monkeypatch.setattr(lab.state, "bury", bury)
+    lab.namespace.publish({"type": 5})
+    async with running(lab.source()):
+        await lab.until("released", 1)
+        lab.namespace.publish(_event("a"))
+        lab.namespace.delays_over()
+        assert lab.namespace.receives == 1
+        away = False
+        await lab.until("rejected", 1)
+        await lab.until("acknowledged", 1)
+    assert len(await lab.state.dead_letters()) == 1
 
 
 async def test_a_lost_lock_costs_a_second_mark(lab: Lab) -> None:

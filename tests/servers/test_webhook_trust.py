@@ -17,6 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from federation.clock import SystemClock
+from federation.errors import RetryLater
 from federation.event_settings import EVENT_GRID_APP
 from federation.payloads.event_grid import BlobScope
 from federation.sources import event_grid_http
@@ -201,6 +202,20 @@ async def test_a_withdrawn_key_stops_counting(tenant: Tenant) -> None:
     assert not await checker.admits(f"Bearer {tenant.token()}")
 
 
+async def test_old_keys_count_for_a_while_when_they_cannot_be_read_again(tenant: Tenant) -> None:
+    """An outage of the metadata does not stop deliveries within a day; after that the keys no longer prove anything."""
+    checker = tenant.checker()
+    assert await checker.admits(f"Bearer {tenant.token()}")
+    tenant.status = 500
+    checker._read_at -= 7 * 3600
+    checker._asked_at -= 7 * 3600
+    assert await checker.admits(f"Bearer {tenant.token()}")
+    checker._read_at -= 18 * 3600
+    for _ in range(2):
+        with pytest.raises(RetryLater):
+            await checker.admits(f"Bearer {tenant.token()}")
+
+
 @pytest.mark.parametrize("fault", ["status", "garbage", "gone"])
 async def test_keys_that_cannot_be_read_are_503(tenant: Tenant, fault: str) -> None:
     """Not known is not refused: Event Grid never repeats what it got a 401 for."""
@@ -212,6 +227,10 @@ async def test_keys_that_cannot_be_read_are_503(tenant: Tenant, fault: str) -> N
     async with _webhook(Target(SCOPE, sink, None, _no_gap, checker)) as (source, url, session):
         assert (await _post(session, url, tenant.token()))[0] == 503
         assert "webhook_entra_tenant" in str(source.health()["last_error"])
+        asked = tenant.asked
+        assert (await _post(session, url, tenant.token()))[0] == 503
+        assert tenant.asked == asked
+        checker._asked_at -= 6
         checker.authority, tenant.status, tenant.garbage = tenant.url, 200, False
         assert (await _post(session, url, tenant.token()))[0] == 200
     assert sink.keys == ["a.txt"]

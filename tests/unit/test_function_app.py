@@ -272,6 +272,18 @@ async def test_the_secret_may_be_in_the_address(app: App) -> None:
     assert (answer.status_code, await app.dirty()) == (200, 1)
 
 
+async def test_a_pair_may_ask_for_a_token_instead(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one nothing is taken; the handshake of CloudEvents brings none."""
+    monkeypatch.setenv("FEDERATION_CONFIG", str(_settings(tmp_path, "one:datasets", secret=False)))
+    for name, value in (("TENANT", "contoso.example"), ("AUDIENCE", "api://fedplane")):
+        monkeypatch.setenv(f"FEDERATION__PAIR__0__BLOB__EVENTS__WEBHOOK_ENTRA_{name}", value)
+    for headers in ({}, {"Authorization": "Bearer none"}):
+        answer = await app.post(_event(), secret=None, **headers)
+        assert (answer.status_code, "token" in answer.get_body().decode()) == (401, True)
+    assert (await app.post(b"", secret=None, method="OPTIONS")).status_code == 200
+    assert await app.dirty() == 0
+
+
 async def test_a_pair_without_a_secret_takes_nothing_by_http(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's address is open to the world: no secret configured means closed, not open."""
     monkeypatch.setenv("FEDERATION_CONFIG", str(_settings(tmp_path, "one:datasets", secret=False)))

@@ -59,3 +59,10 @@ def test_a_metadata_value_that_is_no_utf_8_is_itself() -> None:
     """Found by fuzzing: bytes of a header that are no UTF-8, after the marker of an encoded value."""
     value = b"utf-8''a%C3\xe8".decode("utf-8", "surrogateescape")
     assert metadata.decode_value(value) == value
+
+
+def test_a_stamp_that_is_no_utf_8_is_none() -> None:
+    """Found by fuzzing: anybody can write such metadata, and it must not stop the key's work."""
+    stamp = seeds()["metadata"][0].split(b"\n")[0].partition(b": ")[2]
+    assert metadata.parse_stamp(stamp.decode()) is not None
+    assert metadata.parse_stamp(stamp.replace(b"0x1", b"0x\xff").decode("utf-8", "surrogateescape")) is None

@@ -62,7 +62,7 @@ def test_a_mangled_name_scans_its_readable_beginning(name: str, prefix: str, sca
 @pytest.mark.parametrize(
     ("kind", "name", "prefix", "scanned"),
     [
-        ("DirectoryCreated", "dir", "", "dir/"),
+        ("DirectoryDeleted", "dir", "", "dir/"),
         ("DirectoryDeleted", "a/dir/", "", "a/dir/"),
         ("DirectoryDeleted", "in/dir", "in/", "dir/"),
         ("DirectoryDeleted", "in", "in/", ""),
@@ -74,6 +74,12 @@ def test_a_directory_event_scans_what_is_below_it(kind: str, name: str, prefix: 
     """Also of a directory that holds the whole pair, or whose name no key has."""
     parsed = _parse(_event(kind, name, recursive="true"), prefix=prefix)
     assert (parsed.changes, parsed.scan_prefixes, parsed.ignored["directory"]) == ([], {scanned}, 1)
+
+
+def test_a_new_directory_holds_nothing_yet() -> None:
+    """Each blob that comes into it is told of by itself; another container's is refused all the same."""
+    parsed = _parse(_event("DirectoryCreated", "dir"), _event("DirectoryCreated", "dir", container="other"))
+    assert (parsed.scan_prefixes, parsed.ignored["directory"], dict(parsed.refused)) == (set(), 1, {"foreign_container": 1})
 
 
 @pytest.mark.parametrize("name", [".federation/conflicts", ".snapshot/daily"])
