@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from federation import keys
 from federation.errors import UsageError
+from federation.event_settings import BlobEventSettings
 from federation.model import Foreign, Mode, Side
 from federation.progress import DeleteBudget
 
@@ -30,6 +31,8 @@ EVENT_GRID_DAYS = 1.0
 """Event Grid tries to deliver for at most 1440 minutes (facts/azure.md 1.4)."""
 QUEUE_DAYS = 7.0
 """What a Storage Queue keeps a message by default, and Event Grid's own default for one."""
+NAMESPACE_DAYS = 7.0
+"""How long a namespace's subscription may keep an event (facts/azure.md 1.5)."""
 
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -63,18 +66,6 @@ class RedisSettings(_Section):
     username_env: str = ""
     password_env: str = ""
     ca_file: str = ""
-
-
-class BlobEventSettings(_Section):
-    """Event Grid's way to us: a Storage Queue, a webhook, or both."""
-
-    account_id: str = ""
-    """ARM id of the storage account; events of any other topic are refused. Empty: not checked."""
-    queue_url: str = ""
-    connection_string_env: str = ""
-    webhook_listen: str = ""
-    """``host:port`` for the webhook; empty: off. Loopback unless told otherwise."""
-    webhook_secret_env: str = ""
 
 
 class BlobSettings(_Section):
@@ -245,6 +236,7 @@ class PairSettings(_Section):
         days = {
             "blob.events.webhook_listen": EVENT_GRID_DAYS if blob.webhook_listen else 0,
             "blob.events.queue_url": EVENT_GRID_DAYS + QUEUE_DAYS if blob.queue_url else 0,
+            "blob.events.namespace_endpoint": EVENT_GRID_DAYS + NAMESPACE_DAYS if blob.namespace_endpoint else 0,
             "vast.events.retention_days": vast.retention_days if vast.bootstrap else 0,
         }
         return {name: window for name, window in days.items() if window}
@@ -278,6 +270,7 @@ class Settings(_Section):
         for what, places in (
             ("pair.blob.events.queue_url", [pair.blob.events.queue_url for pair in self.pair]),
             ("pair.blob.events.webhook_listen", [pair.blob.events.webhook_listen for pair in self.pair]),
+            ("pair.blob.events.namespace_subscription", [pair.blob.events.pull_place for pair in self.pair]),
         ):
             used = [place for place in places if place]
             if len(set(used)) != len(used):

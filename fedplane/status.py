@@ -8,14 +8,17 @@ import msgspec
 
 from federation.model import Side, Source
 from federation.ports import State
-from federation.progress import UNION_NOTE, Backlog, DeleteTally, HaltRecord
+from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings
 from federation.sources import canary
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
-_EVENTS_OF = {Side.BLOB: ("event_grid_queue", "event_grid_webhook"), Side.VAST: (Source.VAST_EVENTS.value,)}
+_EVENTS_OF = {
+    Side.BLOB: ("event_grid_queue", "event_grid_webhook", "event_grid_pull"),
+    Side.VAST: (Source.VAST_EVENTS.value,),
+}
 
 
 class Direction(msgspec.Struct, kw_only=True):
@@ -45,6 +48,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     deletes: DeleteTally
     conflicts: int
     dead_letters: int
+    dead_letters_dropped: int
+    """Beyond the bounds of what is kept."""
     objects: int
     halts: list[HaltRecord]
     union_mode: bool
@@ -72,8 +77,11 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     general = general_doubts(fresh, halts, last, whole, union=union)
     events = pair.vast.events
     proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
+    unread = _unread(backlog.dead, whole)
     directions = {
-        f"{side}_to_{side.other}": _direction(side, backlog, general, fresh, now_us=now_us, configured=_has_events(pair, side))
+        f"{side}_to_{side.other}": _direction(
+            side, backlog, general + unread[side], fresh, now_us=now_us, configured=_has_events(pair, side)
+        )
         for side in Side
     }
     if proof is not None and proof.doubt:
@@ -89,7 +97,8 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         held=backlog.held,
         deletes=await state.delete_tally(pair.rules.delete_budget, now_us=now_us),
         conflicts=backlog.conflicts,
-        dead_letters=len(await state.dead_letters()),
+        dead_letters=backlog.dead.kept,
+        dead_letters_dropped=backlog.dead.dropped,
         objects=backlog.objects,
         halts=halts,
         union_mode=union,
@@ -131,6 +140,14 @@ def general_doubts(
     if last is not None and not last.complete:
         doubts.append(f"the last scan did not finish: {last.error or last.halted or 'stopped'}")
     return doubts
+
+
+def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:
+    """Doubts by side: a record nobody could read told of something, until a whole scan that began later looked at everything."""
+    sure_us = whole.started_us if whole is not None else 0
+    text = "a record of {} could not be read since the last whole scan: see `fedplane events dead`, or run `fedplane reconcile`"
+    late = sorted(name for name, at_us in dead.newest_us.items() if at_us >= sure_us)
+    return {side: [text.format(name) for name in late if name in _EVENTS_OF[side]] for side in Side}
 
 
 def _direction(
@@ -179,7 +196,7 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
 
 def _has_events(pair: PairSettings, side: Side) -> bool:
     if side is Side.BLOB:
-        return bool(pair.blob.events.queue_url or pair.blob.events.webhook_listen)
+        return pair.blob.events.any
     return bool(pair.vast.events.bootstrap)
 
 

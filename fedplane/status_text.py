@@ -31,8 +31,8 @@ def page(status: PairStatus) -> str:
         lines.append("  union mode: the state was empty, nothing is deleted until a whole scan has run")
     lines += [f"  {name.replace('_', ' ')}: {_direction(one)}" for name, one in status.directions.items()]
     lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
-    todo = f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {status.dead_letters}"
-    lines.append(todo)
+    dead = f"{status.dead_letters}" + (f" ({status.dead_letters_dropped} more dropped)" if status.dead_letters_dropped else "")
+    lines.append(f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {dead}")
     if status.deletes.done or status.deletes.held:
         done = tally_text(status.deletes.done, status.deletes.done_renames)
         waiting = tally_text(status.deletes.held, status.deletes.held_renames)

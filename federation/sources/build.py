@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from federation import keys
 from federation.errors import UsageError
@@ -13,6 +12,10 @@ from federation.payloads.event_grid import BlobScope
 from federation.payloads.vast import VastScope
 from federation.ports import ChangeSink, Clock, ObjectStore, Source, State
 from federation.settings import PairSettings, VastEventSettings, secret
+from federation.sources.common import OnGap
+
+if TYPE_CHECKING:
+    from federation.sources.event_grid_http import Target
 
 FETCH_BYTES = 8 * 1024 * 1024
 """What one answer of a broker may hold: with one batch, all that is kept of a topic in memory."""
@@ -27,26 +30,12 @@ def sources(
     clock: Clock,
     *,
     credential: object | None,
-    on_gap: Callable[[], None],
+    on_gap: OnGap,
     vast: ObjectStore,
     owner: str,
 ) -> list[Source]:
     """Build them; *owner* is this process. Raises UsageError when a named variable is not set or a named file not there."""
-    built: list[Source] = []
-    events = pair.blob.events
-    if events.queue_url:
-        from federation.sources.event_grid_queue import open_queue  # noqa: PLC0415 - only what is configured is imported
-
-        name = events.connection_string_env
-        text = secret(name, "pair.blob.events.connection_string_env") if name else None
-        scope = blob_scope(pair)
-        built.append(open_queue(events.queue_url, text, credential, scope=scope, sink=sink, clock=clock, on_gap=on_gap))
-    if events.webhook_listen:
-        from federation.sources.event_grid_webhook import EventGridWebhook  # noqa: PLC0415
-
-        name = events.webhook_secret_env
-        shared = secret(name, "pair.blob.events.webhook_secret_env") if name else None
-        built.append(EventGridWebhook(events.webhook_listen, shared, blob_scope(pair), sink, on_gap))
+    built = event_grid(pair, state, sink, clock, credential=credential, on_gap=on_gap)
     if pair.vast.events.bootstrap:
         built += _vast_sources(pair, state, sink, clock, on_gap, vast, owner)
     return built
@@ -57,7 +46,7 @@ def _vast_sources(
     state: State,
     sink: ChangeSink,
     clock: Clock,
-    on_gap: Callable[[], None],
+    on_gap: OnGap,
     vast: ObjectStore,
     owner: str,
 ) -> list[Source]:
@@ -74,6 +63,49 @@ def _vast_sources(
     if events.canary_seconds:
         built.append(Canary(vast, state, clock, owner=owner, every_seconds=events.canary_seconds))
     return built
+
+
+def event_grid(
+    pair: PairSettings, state: State, sink: ChangeSink, clock: Clock, *, credential: object | None, on_gap: OnGap
+) -> list[Source]:
+    """Event Grid's ways to us. Raises UsageError."""
+    built: list[Source] = []
+    events, scope = pair.blob.events, blob_scope(pair)
+    if events.queue_url:
+        from federation.sources.event_grid_queue import open_queue  # noqa: PLC0415 - only what is configured is imported
+
+        name = events.connection_string_env
+        text = secret(name, "pair.blob.events.connection_string_env") if name else None
+        url = events.queue_url
+        built.append(open_queue(url, text, credential, scope=scope, sink=sink, clock=clock, on_gap=on_gap, state=state))
+    if events.webhook_listen:
+        from federation.sources.event_grid_webhook import EventGridWebhook  # noqa: PLC0415
+
+        target = http_target(pair, sink, clock, on_gap=on_gap)
+        built.append(EventGridWebhook(events.webhook_listen, target))
+    if events.namespace_endpoint:
+        from federation.sources.event_grid_pull import open_pull  # noqa: PLC0415
+
+        name = events.namespace_key_env
+        key = secret(name, "pair.blob.events.namespace_key_env") if name else None
+        built.append(open_pull(events, key, credential, scope=scope, state=state, sink=sink, clock=clock, on_gap=on_gap))
+    return built
+
+
+def http_target(pair: PairSettings, sink: ChangeSink, clock: Clock, *, on_gap: OnGap) -> Target:
+    """The pair as somebody who takes events by HTTP, with what a sender must prove. Raises UsageError."""
+    from federation.sources.event_grid_http import Target  # noqa: PLC0415
+
+    events = pair.blob.events
+    name = events.webhook_secret_env
+    shared = secret(name, "pair.blob.events.webhook_secret_env") if name else None
+    tokens = None
+    if events.webhook_entra_tenant:
+        from federation.sources.entra import EntraTokens  # noqa: PLC0415
+
+        tenant, audience = events.webhook_entra_tenant, events.webhook_entra_audience
+        tokens = EntraTokens(events.webhook_entra_authority, tenant, audience, events.webhook_entra_apps, clock)
+    return Target(blob_scope(pair), sink, shared, on_gap, tokens)
 
 
 def blob_scope(pair: PairSettings) -> BlobScope:

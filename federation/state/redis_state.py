@@ -16,7 +16,19 @@ from redis.exceptions import NoScriptError
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
 from federation.ports import Clock
-from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
+from federation.progress import (
+    DEAD_LETTER_BYTES,
+    DEAD_LETTERS,
+    RENAME_WINDOW_SECONDS,
+    Claim,
+    Cursor,
+    DeadLetter,
+    DeleteBudget,
+    Held,
+    Lease,
+    MarkResult,
+    Parked,
+)
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
@@ -61,6 +73,7 @@ class RedisState(RecordQueries):
             "forget",
             "reclaim",
             "rename",
+            "bury",
         )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
@@ -253,6 +266,12 @@ class RedisState(RecordQueries):
         """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
         buckets = [self._layout.of_shard(shard, f"base:{number}") for number in range(self._layout.buckets)]
         return sum([int(await self._run("forget", [bucket], [before_us])) for bucket in buckets])
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """As in the port."""
+        keys = [self._layout.of_pair("dead"), self._layout.of_pair("dead:tally")]
+        packed = msgspec.json.encode(letter)
+        await self._run("bury", keys, [packed, letter.source, letter.at_us, DEAD_LETTERS, DEAD_LETTER_BYTES])
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""
