@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFaile
 from kafka.net.compat import KafkaNetClient
 
 BOOTSTRAP_MS = 10_000
+_GRACE_SECONDS = 0.5
 _DROPPED_TIMES = 2
 """Connections in a row that a broker accepted and hung up on: no chance."""
 
@@ -43,15 +45,23 @@ class Connection:
             made.append(KafkaNetClient(**config))
             return made[-1]
 
+        def close() -> None:
+            for one in made:
+                one.close()
+
+        timeout_ms = options.get("bootstrap_timeout_ms", BOOTSTRAP_MS)
+        # With a version named, the client may wait for a broker without end; closing makes it give up.
+        patience = threading.Timer(timeout_ms / 1_000 + _GRACE_SECONDS, close)
+        patience.start()
         with _told(str(options["client_id"])) as causes:
             try:
                 self.consumer = KafkaConsumer(**options, kafka_client=client)
-                self.consumer.bootstrap(timeout_ms=options.get("bootstrap_timeout_ms", BOOTSTRAP_MS))
-            except KafkaError as error:
-                # The client's own thread goes on when its constructor raises: one more for every try.
-                for one in made:
-                    one.close()
+                self.consumer.bootstrap(timeout_ms=timeout_ms)
+            except (KafkaError, RuntimeError) as error:
+                close()  # the client's own thread goes on when its constructor raises: one more for every try
                 raise _why(causes, options) or in_words(error, options) from None
+            finally:
+                patience.cancel()
         self._cluster = made[-1].cluster
 
     def topic_id(self, topic: str) -> str:

@@ -26,14 +26,17 @@ class Shares:
         self.processes = 1
         """How many share the topic, as seen last."""
 
-    async def announce(self) -> dict[str, str]:
-        """Be counted, and read who owns what. Raises RetryLater."""
-        await self._keep(f"{self._source}/reader/{self._owner}")
-        return await self._state.owners(f"{self._source}/")
+    async def check(self) -> None:
+        """Raise RetryLater when the state is away. Takes nothing, and is not counted as a reader."""
+        await self._state.owners(f"{self._source}/")
 
     async def claim(self, partitions: Iterable[int]) -> set[int]:
-        """Give back what is above our share, keep the rest, take free ones up to it. Returns what is ours. Raises RetryLater."""
-        owners = await self.announce()
+        """Give back what is above our share, keep the rest, take free ones up to it. Returns what is ours. Raises RetryLater.
+
+        Only for a process that reaches the topic: one that does not must not be counted, or its share would be read by nobody.
+        """
+        await self._keep(f"{self._source}/reader/{self._owner}")
+        owners = await self._state.owners(f"{self._source}/")
         readers = {owner for task, owner in owners.items() if task.startswith(f"{self._source}/reader/")} | {self._owner}
         self.processes = len(readers)
         every = sorted(partitions)

@@ -129,7 +129,7 @@ class VastKafka:
     async def _session(self) -> None:
         """One connection: read from the cursors until something fails."""
         self._held = {}
-        await self._shares.announce()  # while the state is away, the broker is left alone
+        await self._shares.check()  # while the state is away, the broker is left alone
         async with Reader(self._options, self._topic) as reader:
             shared = looked = float("-inf")
             while True:

@@ -13,6 +13,7 @@ from federation.sources import vast_kafka
 from federation.sources.partitions import Shares, fair_share
 from federation.state.memory_state import MemoryState
 from fedplane.localstack.info import StackInfo
+from fedplane.localstack.process import free_port
 from tests.servers.kafka_lab import Lab, open_lab
 from tests.servers.support import QuickClock, eventually, running
 
@@ -75,11 +76,24 @@ async def test_the_partitions_of_one_that_died_are_taken_over(lab: Lab) -> None:
         assert (source.health()["partitions"], source.health()["held"]) == (4, 4)
 
 
+async def test_who_does_not_reach_the_broker_is_given_no_part(lab: Lab) -> None:
+    """Its share would be read by nobody."""
+    sick = lab.source("sick")
+    sick._options |= {"bootstrap_servers": [f"127.0.0.1:{free_port()}"], "bootstrap_timeout_ms": 300}
+    async with running(sick):
+        await eventually(lambda: "ECONNREFUSED" in str(sick.health()["last_error"]), "it does not reach the broker")
+        async with running(lab.source("well")):
+            await _shared(lab, well=4)
+            lab.send("a", partition=3)
+            await lab.reaches(p3=1)
+            assert await lab.state.owners("vast_events/reader/") == {"vast_events/reader/well": "well"}
+
+
 async def test_a_second_reader_of_a_partition_does_no_harm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """With leases that protect nothing, whoever loses the compare-and-set starts over from the winner's position."""
 
     async def everything(self: Shares, partitions: frozenset[int]) -> set[int]:
-        await self.announce()
+        await self.check()
         return set(partitions)
 
     monkeypatch.setattr(shares.Shares, "claim", everything)
