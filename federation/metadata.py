@@ -186,7 +186,7 @@ def encode_value(value: str) -> str:
 
 def decode_value(value: str) -> str:
     """Inverse of ``encode_value``; a value that it cannot have written is itself."""
-    if not value.startswith(_MARKER):
+    if not value.startswith(_MARKER) or not value.isascii():
         return value
     decoded = unquote_to_bytes(value[len(_MARKER) :]).decode("utf-8", "surrogateescape")
     return decoded if _marked(decoded) == value and encode_value(decoded) == value else value

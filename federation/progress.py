@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from federation.model import Base, Hint, Metadata, Side
 
@@ -108,10 +108,27 @@ class DeadLetter:
     reason: str
     raw: bytes
     at_us: int
+    topic: str = ""
+    """Of a Kafka record, as ``partition`` and ``offset``; elsewhere empty and -1."""
+    partition: int = -1
+    offset: int = -1
 
 
 DEAD_LETTERS = 10_000
 """How many are kept of a pair."""
+
+DEAD_LETTER_BYTES = 64 * 1024 * 1024
+"""And how much of them, as packed; beyond either the oldest are dropped, and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadTally:
+    """Dead letters kept, and dropped since the pair began; ``newest_us`` by source: when the last one was buried."""
+
+    kept: int = 0
+    kept_bytes: int = 0
+    dropped: int = 0
+    newest_us: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +143,7 @@ class Backlog:
     conflicts: int
     objects: int
     """Keys whose base says both sides hold them."""
+    dead: DeadTally = field(default_factory=DeadTally)
 
 
 OPTIONS_NOTE = "pair:options"

@@ -70,7 +70,7 @@ class Records(Protocol):
         ...
 
     async def bury(self, letter: DeadLetter) -> None:
-        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS``."""
+        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS`` and ``DEAD_LETTER_BYTES``."""
         ...
 
     async def dead_letters(self) -> list[DeadLetter]:

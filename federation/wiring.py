@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
 from federation.sources.change_feed_index import FeedBlobs
+from federation.sources.common import OnGap
 from federation.sync.budget import ByteBudget
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
@@ -178,7 +179,10 @@ def _limits(settings: Settings) -> WorkerLimits:
 
 async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | None:
     """DefaultAzureCredential where anything of the Blob side has no connection string; closed with *stack*."""
-    if blob.connection_string_env and (blob.events.connection_string_env or not blob.events.queue_url):
+    events = blob.events
+    queue = events.queue_url and not events.connection_string_env
+    pull = events.namespace_endpoint and not events.namespace_key_env
+    if blob.connection_string_env and not queue and not pull:
         return None
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
@@ -224,7 +228,7 @@ def open_feed(pair: PairSettings, credential: object | None) -> FeedBlobs:
     return AzureChangeFeed(account_url=account_url, connection_string=text, credential=None if text else credential)
 
 
-def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None]) -> list[Source]:
+def build_sources(runtime: PairRuntime, *, on_gap: OnGap) -> list[Source]:
     """The listeners that the pair's settings ask for. *on_gap* is called when a source knows that it missed something."""
     from federation.sources import build  # noqa: PLC0415
 
@@ -236,5 +240,6 @@ def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None]) -> list[S
         credential=runtime.credential,
         on_gap=on_gap,
         feed=open_feed(runtime.settings, runtime.credential) if runtime.settings.blob.change_feed.enabled else None,
+        vast=runtime.stores[Side.VAST],
         owner=owner_name(),
     )

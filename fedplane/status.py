@@ -8,15 +8,19 @@ import msgspec
 
 from federation.model import Side, Source
 from federation.ports import State
-from federation.progress import UNION_NOTE, Backlog, DeleteTally, HaltRecord
+from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings
+from federation.sources import canary
 from fedplane import feed_status
 from fedplane.feed_status import FeedLag
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
-_EVENTS_OF = {Side.BLOB: ("event_grid_queue", "event_grid_webhook"), Side.VAST: (Source.VAST_EVENTS.value,)}
+_EVENTS_OF = {
+    Side.BLOB: ("event_grid_queue", "event_grid_webhook", "event_grid_pull"),
+    Side.VAST: (Source.VAST_EVENTS.value,),
+}
 
 
 class Direction(msgspec.Struct, kw_only=True):
@@ -46,6 +50,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     deletes: DeleteTally
     conflicts: int
     dead_letters: int
+    dead_letters_dropped: int
+    """Beyond the bounds of what is kept."""
     objects: int
     halts: list[HaltRecord]
     union_mode: bool
@@ -55,6 +61,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     processes: list[Heartbeat]
     change_feed: FeedLag | None = None
     """None: not set up."""
+    canary: canary.Proof | None = None
+    """Whether events of VAST were seen to arrive; None where no canary is configured."""
 
     @property
     def sources(self) -> dict[str, dict[str, object]]:
@@ -71,10 +79,17 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     union = bool(await state.note(UNION_NOTE))
     fresh = [beat for beat in beats if beat.fresh(now_us)]
     general = general_doubts(fresh, halts, last, whole, union=union)
+    unread = _unread(backlog.dead, whole)
+    events = pair.vast.events
+    proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
     directions = {
-        f"{side}_to_{side.other}": _direction(side, backlog, general, fresh, now_us=now_us, no_events=_no_events(pair, side))
+        f"{side}_to_{side.other}": _direction(
+            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
+        )
         for side in Side
     }
+    if proof is not None and proof.doubt:
+        _doubt(directions[f"{Side.VAST}_to_{Side.BLOB}"], proof.doubt)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -86,7 +101,8 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         held=backlog.held,
         deletes=await state.delete_tally(pair.rules.delete_budget, now_us=now_us),
         conflicts=backlog.conflicts,
-        dead_letters=len(await state.dead_letters()),
+        dead_letters=backlog.dead.kept,
+        dead_letters_dropped=backlog.dead.dropped,
         objects=backlog.objects,
         halts=halts,
         union_mode=union,
@@ -95,7 +111,13 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         last_whole_scan=whole,
         processes=beats,
         change_feed=await _feed(state, pair, fresh),
+        canary=proof,
     )
+
+
+def _doubt(direction: Direction, why: str) -> None:
+    direction.unknown_because.append(why)
+    direction.lag_seconds = None
 
 
 def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
@@ -123,6 +145,14 @@ def general_doubts(
     if last is not None and not last.complete:
         doubts.append(f"the last scan did not finish: {last.error or last.halted or 'stopped'}")
     return doubts
+
+
+def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:
+    """Doubts by side: a record nobody could read told of something, until a whole scan that began later looked at everything."""
+    sure_us = whole.started_us if whole is not None else 0
+    text = "a record of {} could not be read since the last whole scan: see `fedplane events dead`, or run `fedplane reconcile`"
+    late = sorted(name for name, at_us in dead.newest_us.items() if at_us >= sure_us)
+    return {side: [text.format(name) for name in late if name in _EVENTS_OF[side]] for side in Side}
 
 
 def _direction(
@@ -160,6 +190,9 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
     if not connected:
         error = next((one["last_error"] for one in told if one.get("last_error")), "not connected yet")
         return None, f"the events of {side} cannot be read: {error}"
+    unread = max(one.get("partitions", 0) for one in connected) - sum(one.get("held", 0) for one in connected)
+    if unread > 0:
+        return None, f"{unread} partitions of the topic of {side} are read by no process"
     behind = [one.get("newest_us") for one in connected if one.get("behind")]
     if not all(behind):
         return None, f"events of {side} wait to be read, of an age that is not known"
@@ -178,7 +211,7 @@ async def _feed(state: State, pair: PairSettings, fresh: list[Heartbeat]) -> Fee
 def _no_events(pair: PairSettings, side: Side) -> str:
     """Why no events of *side* can tell its lag; empty: they are set up."""
     if side is Side.BLOB:
-        configured = bool(pair.blob.events.queue_url or pair.blob.events.webhook_listen)
+        configured = pair.blob.events.any
         if not configured and pair.blob.change_feed.enabled:
             return "changes of blob come by the change feed only, which is minutes late: no event source is set up"
     else:

@@ -45,7 +45,7 @@ def parse(records: Iterable[Record], scope: BlobScope, *, from_us: int = 0) -> t
             _one(record, scope, parsed, from_us)
         except Malformed as fault:
             unreadable.append((str(fault), record))
-            parsed.needs_scan = True
+            parsed.scan_prefixes.add("")
     return parsed, unreadable
 
 
@@ -154,7 +154,7 @@ def _key(name: str, scope: BlobScope, parsed: Parsed) -> str | None:
     if _REPLACEMENT in name:
         # A name that may have been mangled on its way, as Event Grid's are (facts/azure.md 1.2).
         parsed.ignored["unreadable_name"] += 1
-        parsed.needs_scan = True
+        parsed.scan_prefixes.add(scope.beginning(scope.prefix + name.partition(_REPLACEMENT)[0]))
         return None
     try:
         key = scope.decode(name)

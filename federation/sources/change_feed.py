@@ -27,7 +27,7 @@ from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.change_feed_layout import SLACK_US
 from federation.sources.change_feed_position import FeedPosition, load, start_at
 from federation.sources.change_feed_reader import FeedReader, Folded, Item, Lost
-from federation.sources.common import Tell
+from federation.sources.common import OnGap, Tell, ask_scans
 from federation.telemetry import logger
 
 NAME = "change_feed"
@@ -65,7 +65,7 @@ class ChangeFeed:
         clock: Clock,
         *,
         owner: str,
-        on_gap: Callable[[], None],
+        on_gap: OnGap,
         options: FeedOptions | None = None,
         limits: ReadLimits | None = None,
     ) -> None:
@@ -192,8 +192,7 @@ class ChangeFeed:
         self._tell.parsed(parsed)
         for reason, record in unreadable:
             await self._bury(reason, msgspec.json.encode(record, enc_hook=str))
-        if parsed.needs_scan:
-            self._on_gap()
+        ask_scans(parsed, self._on_gap)
 
     async def _bury(self, reason: str, raw: bytes) -> None:
         self._tell.dead(reason)

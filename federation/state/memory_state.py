@@ -279,6 +279,7 @@ class MemoryState(MemoryRecords):
             held=len(self._held),
             conflicts=len(self._conflicts),
             objects=sum(base.on_both for base in self._base.values()),
+            dead=self._dead_tally(),
         )
 
     async def dirty_keys(self, *, limit: int) -> list[str]:

@@ -11,15 +11,28 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
 from federation.ports import Clock
-from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
+from federation.progress import (
+    DEAD_LETTER_BYTES,
+    DEAD_LETTERS,
+    RENAME_WINDOW_SECONDS,
+    Claim,
+    Cursor,
+    DeadLetter,
+    DeleteBudget,
+    Held,
+    Lease,
+    MarkResult,
+    Parked,
+)
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
-from federation.state.records import change_arguments, key_digest, pack_base, unpack_base, unpack_hint
+from federation.state.records import key_digest, pack_base, pack_changes, unpack_base, unpack_hint
 from federation.state.redis_records import RecordQueries
 
 SCHEMA = 1
@@ -27,6 +40,8 @@ RENAME_INDEX_FIELDS = 1_024
 """Contents remembered per shard and window; past it renames are called deletes, so their number is a lower bound."""
 DEFAULT_BUCKETS = 160
 """Base hashes per shard: with 64 shards about 100 records each at a million objects, the compact encoding's limit being 128."""
+
+_MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "held", "seq")
 
 
 @cache
@@ -58,6 +73,7 @@ class RedisState(RecordQueries):
             "forget",
             "reclaim",
             "rename",
+            "bury",
         )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
@@ -96,6 +112,25 @@ class RedisState(RecordQueries):
         with redis_faults():
             return await self._scripts[name](keys=keys, args=args)
 
+    async def _run_all(self, name: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[int]:
+        """The replies of one script run with each of *calls*, in one round trip. What failed may have run or not."""
+        with redis_faults():
+            replies = await self._send(name, calls)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                # A server that was restarted or replaced; whatever ran already has the same effect again.
+                await self._redis.script_load(script(name))
+                replies = await self._send(name, calls)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _send(self, name: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for keys, args in calls:
+                pipe.evalsha(self._scripts[name].sha, len(keys), *keys, *args)
+            return await pipe.execute(raise_on_error=False)
+
     async def _run_leased(self, name: str, lease: Lease, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401
         reply = await self._run(name, [self._layout.of_shard(lease.shard, "lease"), *keys], [lease.token, *args])
         if reply is None:
@@ -109,19 +144,15 @@ class RedisState(RecordQueries):
         by_shard: dict[int, list[Change]] = {}
         for change in changes:
             by_shard.setdefault(self.shard_of(change.key), []).append(change)
-        marked = 0
-        for shard, batch in by_shard.items():
-            marked += await self._mark_shard(shard, batch)
+        calls = [self._marking(shard, batch) for shard, batch in by_shard.items()]
+        marked = sum(await self._run_all("mark", calls))
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
-    async def _mark_shard(self, shard: int, batch: list[Change]) -> int:
-        names = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "held", "seq")
-        keys = [self._layout.of_shard(shard, name) for name in names]
-        args: list[Any] = [self._clock.now_us()]
-        for change in batch:
-            keys.append(self._layout.base_bucket(change.key))
-            args += change_arguments(change)
-        return int(await self._run("mark", keys, args))
+    def _marking(self, shard: int, batch: list[Change]) -> tuple[list[str], list[Any]]:
+        keys = [self._layout.of_shard(shard, name) for name in _MARK_KEYS]
+        places: dict[str, int] = {}
+        buckets = [places.setdefault(self._layout.base_bucket(change.key), len(places) + 1) for change in batch]
+        return [*keys, *places], [self._clock.now_us(), *pack_changes(batch, buckets)]
 
     # ------------------------------------------------------------------------------------------------------------ leases
 
@@ -235,6 +266,12 @@ class RedisState(RecordQueries):
         """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
         buckets = [self._layout.of_shard(shard, f"base:{number}") for number in range(self._layout.buckets)]
         return sum([int(await self._run("forget", [bucket], [before_us])) for bucket in buckets])
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """As in the port."""
+        keys = [self._layout.of_pair("dead"), self._layout.of_pair("dead:tally")]
+        packed = msgspec.json.encode(letter)
+        await self._run("bury", keys, [packed, letter.source, letter.at_us, DEAD_LETTERS, DEAD_LETTER_BYTES])
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""

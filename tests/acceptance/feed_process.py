@@ -56,8 +56,8 @@ async def main(run: str) -> None:
     blobs = AzureChangeFeed(account_url="", connection_string=os.environ["FEED"], credential=None)
     noted: set[asyncio.Task[int]] = set()
 
-    def gap() -> None:
-        noted.add(asyncio.ensure_future(redis.rpush(GAPS, run)))
+    def gap(prefix: str = "") -> None:
+        noted.add(asyncio.ensure_future(redis.rpush(GAPS, f"{run} {prefix}")))
 
     source = ChangeFeed(blobs, "acct", SCOPE, state, sink, clock, owner=f"reader-{run}", on_gap=gap, options=OPTIONS)
     await source.run()

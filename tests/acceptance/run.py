@@ -18,6 +18,7 @@ from tests.acceptance import stages_change_feed as feed
 from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_input as wrong
+from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
 from tests.acceptance.lab import HOME, Results
 
@@ -38,6 +39,7 @@ SOURCES: dict[str, Callable[[Results], None]] = {
     "feed_alone": feed.feed_alone,
     "feed_exactly_once": feed.feed_exactly_once,
     "feed_killed": feed.feed_killed,
+    "kafka_killed": kafka.kafka_killed,
 }
 """What each source of changes promises; not part of the default run."""
 

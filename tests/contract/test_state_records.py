@@ -9,7 +9,8 @@ import pytest
 
 from federation.model import Base, Change, Metadata, Side, Source, Stamp
 from federation.ports import State
-from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, DeleteTally, HaltRecord, Held
+from federation.progress import ConflictRecord, Cursor, DeadLetter, DeadTally, DeleteBudget, DeleteTally, HaltRecord, Held
+from federation.state import memory_records, redis_state
 from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
 
 BIG = DeleteBudget(count=1000, share=1.0, window_seconds=3600)
@@ -246,3 +247,24 @@ async def test_dead_letters_are_kept_whole_and_in_order(state: State) -> None:
     for letter in letters:
         await state.bury(letter)
     assert await state.dead_letters() == letters
+    assert (await state.backlog()).dead.kept == 3
+
+
+async def test_dead_letters_are_bounded_by_count_and_bytes(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are dropped and counted; the tally tells how much is kept and when each source buried last."""
+    for module in (memory_records, redis_state):
+        monkeypatch.setattr(module, "DEAD_LETTERS", 3)
+        monkeypatch.setattr(module, "DEAD_LETTER_BYTES", 1000)
+    assert (await state.backlog()).dead == DeadTally()
+    letters = [DeadLetter("event_grid_queue" if n % 2 else "vast_events", "r", b"x" * 100, n) for n in range(5)]
+    for letter in letters:
+        await state.bury(letter)
+    assert await state.dead_letters() == letters[2:]
+    tally = (await state.backlog()).dead
+    assert (tally.kept, tally.dropped, tally.newest_us) == (3, 2, {"vast_events": 4, "event_grid_queue": 3})
+    assert 300 < tally.kept_bytes <= 1000
+    await state.bury(DeadLetter("vast_events", "r", b"y" * 600, 9))
+    assert [letter.at_us for letter in await state.dead_letters()] == [9]
+    await state.bury(DeadLetter("vast_events", "r", b"z" * 2000, 10))
+    tally = (await state.backlog()).dead
+    assert (await state.dead_letters(), tally.kept_bytes, tally.dropped) == ([], 0, 7)

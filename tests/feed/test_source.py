@@ -59,7 +59,8 @@ class Lab:
             limits=limits,
         )
 
-    def _gap(self) -> None:
+    def _gap(self, prefix: str = "") -> None:
+        assert prefix == ""
         self.gaps += 1
 
     def append(self, count: int, segment: int = 1, shard: int = 0) -> None:

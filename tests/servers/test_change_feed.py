@@ -88,7 +88,7 @@ def _source(info: StackInfo, sink: Sink) -> ChangeFeed:
     clock = QuickClock()
     state = MemoryState("pair", shards=4, clock=clock)
     options = FeedOptions(start="start", poll_seconds=0.05)
-    return ChangeFeed(blobs, "acct", SCOPE, state, sink, clock, owner="one", on_gap=lambda: None, options=options)
+    return ChangeFeed(blobs, "acct", SCOPE, state, sink, clock, owner="one", on_gap=lambda _prefix="": None, options=options)
 
 
 @pytest.mark.usefixtures("feed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from random import Random
@@ -17,6 +17,7 @@ from federation.model import Side
 from federation.ports import Source, State
 from federation.settings import Settings
 from federation.sources import build, vast_kafka
+from federation.sources.common import OnGap
 from federation.sources.event_grid_queue import EventGridQueue
 from federation.sources.vast_kafka import VastKafka
 from federation.wiring import PairRuntime, open_pair
@@ -107,7 +108,7 @@ class Process(Unit):
         client.capabilities = world.servers[side].capabilities
         return client
 
-    def sources(self, runtime: PairRuntime, on_gap: Callable[[], None]) -> list[Source]:
+    def sources(self, runtime: PairRuntime, on_gap: OnGap) -> list[Source]:
         """Both sources, over the simulated queue and topic."""
         world, sink, clock = self.world, runtime.sink, runtime.context.clock
         ends = [
@@ -124,7 +125,7 @@ class Process(Unit):
             "sim_count": world.count,
         }
         vast = build.vast_scope(runtime.settings)
-        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap)]
+        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap, owner=self.name)]
 
 
 def current() -> Process:
@@ -158,7 +159,7 @@ def replaced() -> Iterator[None]:
             (wiring, "_vast_store", lambda *_: current().client(Side.VAST)),
             (wiring, "owner_name", unit_name),
             (pair_engine, "build_sources", lambda runtime, *, on_gap: current().sources(runtime, on_gap)),
-            (vast_kafka, "_Reader", TopicEnd),
+            (vast_kafka, "Reader", TopicEnd),
             (heartbeat, "process_name", unit_name),
             (heartbeat, "rss_bytes", lambda: 0),
             (heartbeat, "cpu_seconds", lambda: 0.0),

@@ -302,7 +302,7 @@ class World:
         return "" if quiet else "no quiet scan yet"
 
     def _position(self, partition: int) -> int:
-        cursor = self.box.inner._cursors.get("vast_events")
+        cursor = self.box.inner._cursors.get(f"vast_events/{partition}")
         return cursor.position.get(str(partition), 0) if cursor is not None else 0
 
     async def _stop_all(self, loop: SimLoop) -> None:

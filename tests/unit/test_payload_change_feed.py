@@ -131,9 +131,9 @@ def test_only_the_pairs_part_is_marked() -> None:
 
 
 def test_a_mangled_name_asks_for_a_scan() -> None:
-    """A replacement character stands for a name that is not known."""
-    parsed = _parsed(_record(name="caf\ufffd"))
-    assert (parsed.changes, parsed.needs_scan, parsed.ignored) == ([], True, {"unreadable_name": 1})
+    """A replacement character stands for a name that is not known: what begins alike is looked at."""
+    parsed = _parsed(_record(name="dir/caf\ufffd"))
+    assert (parsed.changes, parsed.scan_prefixes, parsed.ignored) == ([], {"dir/caf"}, {"unreadable_name": 1})
 
 
 def test_records_of_before_the_start_are_passed_over() -> None:
