@@ -30,6 +30,7 @@ class GrowingFeed:
     container: ContainerClient
     chance: random.Random
     blocks: int
+    pause_seconds: float = 0.02
     feed: Feed = field(default_factory=Feed)
     records: int = 0
     segment: int = 0
@@ -69,6 +70,8 @@ class GrowingFeed:
         while not self.stopping.is_set() and self.blocks > 0:
             self.grow()
             self.blocks -= 1
+            # A service appends about once a minute; without a pause the feed would outgrow any reader that is mostly being started.
+            self.stopping.wait(self.pause_seconds)
 
 
 class Readers:
@@ -106,7 +109,7 @@ def feed_killed(results: Results) -> None:
     with lab(results, "feed_killed") as the:
         redis = Redis.from_url(the.info["redis_url"])
         container = fresh_container(the.servers.stack.info.connection_string(direct=True))
-        growing = GrowingFeed(container, chance, blocks=100_000)
+        growing = GrowingFeed(container, chance, blocks=100_000, pause_seconds=0.2)
         growing.start()
         readers = Readers(the, redis)
         for _ in range(kills):
@@ -118,7 +121,7 @@ def feed_killed(results: Results) -> None:
             process.wait(10)
         wanted = growing.finish()
         process = readers.start()
-        took = the.until("all records marked", lambda: _done(redis) >= set(wanted), 120)
+        took = the.until("all records marked", lambda: _done(redis) >= set(wanted), 600)
         process.kill()
         process.wait(10)
         results.check("every record reached the mark", took is not None, len(set(wanted) - _done(redis)))

@@ -47,7 +47,9 @@ class MemoryBlobs:
             raise self.faults[prefix]
         for name, data in sorted(self.blobs.items()):
             if name.startswith(prefix):
-                yield ListEntry(name, md5(data, usedforsecurity=False).hexdigest(), len(data), Stamp(0))
+                # Nobody looks at the ETag of a chunk, whose hash would cost more than reading it.
+                etag = "chunk" if name.endswith(".avro") else md5(data, usedforsecurity=False).hexdigest()
+                yield ListEntry(name, etag, len(data), Stamp(0))
 
     async def close(self) -> None:
         """Nothing to release."""
