@@ -34,7 +34,7 @@ def grid(data: bytes) -> str:
             parsed = event_grid.parse(data, scope)
         except Malformed:
             return "malformed"
-        _require_ours(parsed, data, prefix, Side.BLOB)
+        _require_ours(parsed, data, prefix, wrapped=True)
         for beginning in parsed.scan_prefixes:
             assert not keys.excluded(beginning), beginning
     return _told(parsed)
@@ -87,7 +87,7 @@ def change_feed_records(data: bytes) -> str:
         scope = event_grid.BlobScope(ACCOUNT, CONTAINER, prefix, lambda name: keys.decode(name, _BLOB))
         parsed, unreadable = change_feed.parse(records, scope)
         assert all(reason for reason, _ in unreadable)
-        _require_ours(parsed, data, prefix, Side.BLOB)
+        _require_ours(parsed, data, prefix, wrapped=False)
     return _told(parsed)
 
 
@@ -174,21 +174,22 @@ def _require_key(change: Change, side: Side, policy: keys.NamePolicy) -> None:
     assert policy.unescape(policy.escape(change.key)) == change.key
 
 
-def _require_ours(parsed: Parsed, data: bytes, prefix: str, side: Side) -> None:
+def _require_ours(parsed: Parsed, data: bytes, prefix: str, *, wrapped: bool) -> None:
     """Each change's blob is named, whole, by an event of our account, in our container, below our prefix."""
     if not parsed.changes:
         return
-    ours = set(_named_by_our_account(json.loads(data)))
+    ours = set(_named_by_our_account(json.loads(data), wrapped=wrapped))
     for change in parsed.changes:
-        _require_key(change, side, _BLOB)
+        _require_key(change, Side.BLOB, _BLOB)
         assert change.source in (Source.EVENT_GRID, Source.CHANGE_FEED)
         name = prefix + _BLOB.escape(change.key)
         assert any(place.endswith((f"/containers/{CONTAINER}/blobs/{name}", f"/{CONTAINER}/{name}")) for place in ours), name
 
 
-def _named_by_our_account(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
+def _named_by_our_account(value: Any, *, wrapped: bool) -> Iterator[str]:  # noqa: ANN401 - any JSON
     for event in value if isinstance(value, list) else [value]:
-        event = event.get("event") if isinstance(event, dict) and "deadLetterProperties" in event else event  # noqa: PLW2901
+        if wrapped and isinstance(event, dict) and "deadLetterProperties" in event:
+            event = event.get("event")  # noqa: PLW2901 - as Event Grid keeps it for a namespace
         if not isinstance(event, dict) or str(event.get("topic") or event.get("source")).rstrip("/").lower() != ACCOUNT.lower():
             continue
         yield str(event.get("subject"))
