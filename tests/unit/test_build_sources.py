@@ -9,9 +9,11 @@ import pytest
 from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.event_settings import BlobEventSettings
+from federation.model import Side
 from federation.settings import BlobSettings, PairSettings, VastSettings
 from federation.sources import build
 from federation.state.memory_state import MemoryState
+from federation.stores.memory import MemoryStore
 
 KEY = "bWFkZSB1cA=="
 CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=acct;AccountKey={KEY};EndpointSuffix=core.windows.net"
@@ -37,7 +39,8 @@ def _pair(**events: Any) -> PairSettings:  # noqa: ANN401 - settings
 
 def _built(pair: PairSettings) -> list[str]:
     state = MemoryState("p", shards=1, clock=SystemClock())
-    found = build.sources(pair, state, state, SystemClock(), credential=None, on_gap=_no_gap)
+    vast = MemoryStore(Side.VAST, clock=SystemClock())
+    found = build.sources(pair, state, state, SystemClock(), credential=None, on_gap=_no_gap, vast=vast, owner="me")
     return [one.name for one in found]
 
 
