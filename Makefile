@@ -61,6 +61,7 @@ rules: setup ## branch coverage of the pure core by its own tests alone
 
 docs: setup ## renew what docs/consistency.md prints from the code
 	@$(BIN)/python -m tests.decision.document
+	@$(BIN)/python -m fedplane.monitoring.generate .
 
 simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
@@ -80,7 +81,7 @@ full-stack: setup ## versitygw and Apache Kafka for the full local stack (needs 
 
 lock: setup ## renew the pins
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra local --group dev pyproject.toml -o requirements/lock.txt
+	  --extra local --extra metrics --group dev pyproject.toml -o requirements/lock.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --group fuzz -o requirements/fuzz.txt
 

@@ -212,6 +212,19 @@ class LogSettings(_Section):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class MetricsSettings(_Section):
+    """Where metrics go (docs/metrics.md). Empty: nowhere."""
+
+    prometheus_listen: str = ""
+    """``host:port`` of a page for Prometheus; loopback unless told otherwise."""
+    otlp_endpoint: str = ""
+    """URL of an OTLP collector's metrics, over HTTP: ``http://localhost:4318/v1/metrics``."""
+    azure_connection_string_env: str = ""
+    """Variable holding the connection string of Application Insights."""
+    azure_entra: bool = False
+    """Authenticate there by DefaultAzureCredential too (role Monitoring Metrics Publisher)."""
+
+
 class PairSettings(_Section):
     """One container tied to one bucket."""
 
@@ -267,6 +280,7 @@ class Settings(_Section):
     transfer: TransferSettings = TransferSettings()
     pacing: PacingSettings = PacingSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
     def _pairs_are_apart(self) -> Settings:
