@@ -70,7 +70,7 @@ class GrowingFeed:
         while not self.stopping.is_set() and self.blocks > 0:
             self.grow()
             self.blocks -= 1
-            # A service appends about once a minute; without a pause the feed would outgrow a reader that is mostly being started.
+            # A service appends about once a minute; without a pause no reader that is mostly being started could follow.
             self.stopping.wait(self.pause_seconds)
 
 
