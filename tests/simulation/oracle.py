@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from federation.metadata import digest
-from federation.model import SECOND_US, Base, Metadata, Mode, Side
+from federation.model import SECOND_US, Base, Foreign, Metadata, Mode, Side
 from federation.progress import ConflictRecord
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import _Object
+from federation.sync.preserve import CONFLICTS_PREFIX
 from tests.simulation.script import Script
 from tests.simulation.sides import Server
 
@@ -24,6 +27,10 @@ LWW_SLACK_US = 3_600_000
 """A second of precision on either side, clock uncertainty as set, uncertainty of two skew measurements and their errors."""
 
 
+BIG = "big"
+"""Name of a metadata entry that VAST has no room for: no part of a value, with a rule of its own."""
+GRANTED_SECONDS = 60.0
+"""How long a delete that was granted before the state lost that may be under way."""
 SURE_TIE_US = 50_000
 """Closer than any uncertainty: the tie winner must win."""
 
@@ -56,6 +63,8 @@ class Oracle:
     """Hears of everything that changes. ``violations`` says what went wrong, in words."""
 
     script: Script
+    known: Callable[[], MemoryState]
+    """The state as it is now."""
     servers: dict[Side, Server] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     partial: set[tuple[str, bytes]] = field(default_factory=set)
@@ -64,7 +73,17 @@ class Oracle:
     deletes: dict[tuple[Side, str], float] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     """Keys of held deletes that the operator released."""
-    state_lost: bool = False
+    rejected: dict[tuple[str, Side], float] = field(default_factory=dict)
+    """Held deletes that the operator refused: key, side of the delete, and when."""
+    concerned: dict[str, float] = field(default_factory=dict)
+    """Keys of which the state lost something, and when it last did."""
+    lost_at: float | None = None
+    """When the state last lost anything."""
+    user_acts: Counter[tuple[Side, str]] = field(default_factory=Counter)
+    gone: dict[tuple[Side, str], float] = field(default_factory=dict)
+    """When a user last deleted the key on that side."""
+    wrote: Callable[[Side, str, _Object | None, _Object | None], None] = field(default=lambda *_: None)
+    """Told of the engine's writes first (claims.Claims)."""
     values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
     """The users' writes that an object stands for."""
@@ -76,6 +95,17 @@ class Oracle:
         """Note a violation once."""
         if what not in self.violations:
             self.violations.append(what)
+
+    @property
+    def state_lost(self) -> bool:
+        """Whether the state ever lost anything."""
+        return self.lost_at is not None
+
+    def lost(self, keys: set[str]) -> None:
+        """The state lost what it knew of *keys*, and who had been granted what."""
+        self.lost_at = asyncio.get_running_loop().time()
+        self.concerned.update(dict.fromkeys(keys, self.lost_at))
+        self.deletes.clear()
 
     # ------------------------------------------------------------------------------------------------------------ writes
 
@@ -114,6 +144,7 @@ class Oracle:
     def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, base: Base | None) -> None:
         """A user on *side* overwrites or deletes *held*."""
         if how == "delete":
+            self.gone[side, key] = asyncio.get_running_loop().time()
             true_us = self.servers[side].clock.now_us() - self.servers[side].clock.ahead_us()
             self.delete_times.setdefault((side, key), []).append(true_us)
         if held is None:
@@ -141,11 +172,15 @@ class Oracle:
             for side in Side:
                 self.embodied[side, key] = list(both.values())
 
-    def engine_changed(self, side: Side, key: str, after: _Object | None) -> None:
+    def engine_changed(self, side: Side, key: str, before: _Object | None, after: _Object | None) -> None:
         """The engine wrote or deleted something of the users' namespace."""
-        self.mutations += 1
         self._metadata_race(side, key)
-        self.embodied.pop((side, key), None)
+        self.wrote(side, key, before, after)
+        foreign = any(write.side is side for write in self.embodied.pop((side, key), []))
+        if after is None:
+            self._permitted(side, key, foreign=foreign)
+        elif before is not None:
+            self._kept_what_did_not_fit(side, key, before, after)
         if after is None:
             self._guarded(side, key)
             return
@@ -172,8 +207,28 @@ class Oracle:
         if key not in self.released:
             # A second delete of one key costs nothing more.
             self.deletes = {one: at for one, at in self.deletes.items() if at > now - BUDGET_SECONDS} | {(side, key): now}
-            if len(self.deletes) > self.script.delete_budget and not self.state_lost:
+            granted_before = self.lost_at is not None and now < self.lost_at + GRANTED_SECONDS
+            if len(self.deletes) > self.script.delete_budget and not granted_before:
                 self.fail(f"{len(self.deletes)} deletes within {BUDGET_SECONDS:g} s, {self.script.delete_budget} allowed")
+
+    def _permitted(self, side: Side, key: str, *, foreign: bool) -> None:
+        """A delete by the engine: one that the settings and the operator allow."""
+        removal = foreign and not self.script.mode.writable(side) and self.script.foreign is Foreign.PRESERVE_AND_REMOVE
+        if side in self.script.deletes_ignored and not removal:
+            self.fail(f"a delete was carried to {side}:{key}, where deletes are ignored")
+        refused = self.rejected.get((key, side))
+        if refused is not None and max(self.gone.get((side.other, key), -1.0), self.gone.get((side, key), -1.0)) < refused:
+            self.fail(f"the delete of {side}:{key} was carried out although the operator rejected it")
+
+    def _kept_what_did_not_fit(self, side: Side, key: str, before: _Object, after: _Object) -> None:
+        """What VAST could not take of Blob's metadata is not erased by what comes back from there, or it is preserved."""
+        if side is not Side.BLOB or not _big(before) or _big(after) or key in self.concerned:
+            return
+        copies = [held for name, held in self.servers[side].objects.items() if name.startswith(f"{CONFLICTS_PREFIX}{key}~")]
+        copied = any((one.data, one.metadata.user) == (before.data, before.metadata.user) for one in copies)
+        records = [one for one in self.known()._conflicts.values() if one.key == key and one.loser_metadata is not None]
+        if not copied and not any(one.loser_metadata == before.metadata for one in records):
+            self.fail(f"metadata that VAST could not take was erased on {side}:{key}")
 
     def again(self, side: Side, key: str, held: _Object) -> None:
         """A user wrote or touched what is there: the same version, later."""
@@ -197,7 +252,10 @@ class Oracle:
         held = {side: server.objects.get(key) for side, server in self.servers.items()}
         now = {side: value_of(one) if one is not None else None for side, one in held.items()}
         parked = state._parked.get(key)
-        kept = self._kept_alone(key, state, now) or (parked is not None and parked.reason == "revert_limit")
+        told_off = parked is not None and parked.reason == "revert_limit"
+        if told_off:
+            self._told_off(key)
+        kept = self._kept_alone(key, now) or told_off
         if now[Side.BLOB] != now[Side.VAST] and not kept:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
         gone = all(value is None for value in now.values())
@@ -207,15 +265,31 @@ class Oracle:
             current = write.value in now.values() if kept else all(value == write.value for value in now.values())
             if not current and not self._preserved(write, records) and not self._only_in_the_state(write):
                 self.fail(f"lost: #{write.number} {write.value!r} of {write.side}:{key}; now {now!r}")
+        refused = max((at for (name, _), at in self.rejected.items() if name == key), default=None)
+        if gone and refused is not None and not any(at >= refused for (_, name), at in self.gone.items() if name == key):
+            self.fail(f"the delete of {key} was rejected, and the object is gone")
         self._resurrected(key, now)
 
-    def _kept_alone(self, key: str, state: MemoryState, now: dict[Side, Value | None]) -> bool:
-        base = state._base.get(key)
-        one_sided = base is not None and not base.deleted and bool(base.blob_etag) != bool(base.vast_etag)
-        if not one_sided or self.script.mode is Mode.TWO_WAY:
+    def _told_off(self, key: str) -> None:
+        """Parked for being put back too often: somebody must have changed it more often than that, in a read-only zone."""
+        zones = [side for side in Side if not self.script.mode.writable(side)]
+        if not any(self.user_acts[zone, key] > self.script.revert_limit for zone in zones):
+            self.fail(f"parked as put back too often, which it was not: {key}")
+
+    def _kept_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
+        """One side may hold what the other does not: where deletes are ignored, and what a read-only zone's users made."""
+        present = [side for side in Side if now[side] is not None]
+        if len(present) != 1:
             return False
-        zone = Side.BLOB if self.script.mode is Mode.VAST_MASTER else Side.VAST
-        return now[zone] is not None and now[zone.other] is None
+        [side] = present
+        mode, value = self.script.mode, now[side]
+        first = min((write.when for write in self.values.get((key, value or (b"", ())), [])), default=0.0)
+        if side in self.script.deletes_ignored and mode.writable(side.other) and self.gone.get((side.other, key), -1.0) >= first:
+            return True
+        if mode.writable(side):
+            return False
+        foreign = key in self.concerned or any(write.side is side for write in self.embodied.get((side, key), []))
+        return foreign and (self.script.foreign is Foreign.KEEP or (key, side) in self.rejected)
 
     def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
         content, metadata = write.value
@@ -224,7 +298,7 @@ class Oracle:
                 copy = self.servers[record.loser_side].objects.get(record.preserved_as)
                 if copy is not None and value_of(copy) == write.value:
                     return True
-            elif record.loser_metadata is not None and record.loser_metadata.user == metadata:
+            elif record.loser_metadata is not None and _plain(record.loser_metadata) == metadata:
                 md5 = md5_of(content)
                 same = [
                     one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata
@@ -239,11 +313,13 @@ class Oracle:
         And to a base that went back in time a content of old is the agreed one, however new it is.
         """
         twins = [one for one in self.writes if one.key == write.key and one.value[0] == write.value[0] and one is not write]
-        return self.state_lost and bool(twins)
+        return write.key in self.concerned and bool(twins)
 
     def _resurrected(self, key: str, now: dict[Side, Value | None]) -> None:
         value = now[Side.BLOB]
-        if self.state_lost or not self.script.stamps or value is None or value != now[Side.VAST]:
+        if key in self.concerned or not self.script.stamps or value is None or value != now[Side.VAST]:
+            return
+        if any(name == key for name, _ in self.rejected):
             return
         writes = self.values.get((key, value), [])
         if writes and all(one.superseded and not one.unagreed and not one.raced for one in writes):
@@ -276,7 +352,7 @@ class Oracle:
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""
-        if self.state_lost or not self.script.stamps or not record.loser_etag:
+        if record.key in self.concerned or not self.script.stamps or not record.loser_etag:
             return False
         return not any(
             (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes
@@ -295,9 +371,31 @@ def md5_of(content: bytes) -> str:
 
 def value_of(held: _Object) -> Value:
     """What a user would compare."""
-    return held.data, held.metadata.user
+    return held.data, _plain(held.metadata)
+
+
+def _plain(metadata: Metadata) -> tuple[tuple[str, str], ...]:
+    """User metadata that fits either side."""
+    return tuple(entry for entry in metadata.user if entry[0] != BIG)
+
+
+def _big(held: _Object) -> bool:
+    return any(name == BIG for name, _ in held.metadata.user)
 
 
 def with_tag(text: str) -> Metadata:
     """User metadata of one name."""
     return Metadata(user=(("tag", text),)) if text else Metadata()
+
+
+def rich_tags(number: int, side: Side) -> Metadata:
+    """Several entries, of which one has to be escaped; and on Blob now and then one that VAST has no room for."""
+    entries = [("owner", "\u00e9 % \u00fc"), ("tag", f"r{number}"), ("x-y_z", "1")]
+    if side is Side.BLOB and number % 2:
+        entries.append((BIG, "v" * 3000))
+    return Metadata(user=tuple(sorted(entries)))
+
+
+def without_big(metadata: Metadata) -> Metadata:
+    """What a user of VAST could write of it."""
+    return replace(metadata, user=_plain(metadata))

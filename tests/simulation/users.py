@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from federation.model import PRESERVED_PREFIX, Metadata, Side
 from federation.stores.memory import _Object
-from tests.simulation.oracle import value_of, with_tag
+from tests.simulation.oracle import rich_tags, value_of, with_tag, without_big
 from tests.simulation.script import Act
 from tests.simulation.sides import FILE_ETAG, Server
 
@@ -60,7 +60,9 @@ class Users:
     # ----------------------------------------------------------------------------------------------------- S3 and Blob users
 
     def _put(self, act: Act, server: Server) -> None:
-        self._write(act, server, act.key, self._text(act), with_tag(f"t{act.number}" if act.number % 3 == 0 else ""))
+        tag = f"t{act.number}" if act.number % 3 == 0 else ""
+        rich = rich_tags(act.number, server.side) if self._world.script.rich else with_tag(tag)
+        self._write(act, server, act.key, self._text(act), rich)
 
     def _large(self, act: Act, server: Server) -> None:
         data = self._text(act).ljust(_LARGE_BYTES, b".")
@@ -69,6 +71,11 @@ class Users:
         server.put_now(act.key, data, with_tag(""), etag)
         self._acknowledge(act, server, act.key)
 
+    def _upload(self, act: Act, server: Server) -> None:
+        """An upload in parts that takes its time: nothing is there before it is completed, and some never are."""
+        if act.number % 4:
+            asyncio.get_running_loop().call_later(act.amount, self._large, act, server)
+
     def _empty(self, act: Act, server: Server) -> None:
         self._write(act, server, act.key, b"", with_tag(""))
 
@@ -76,7 +83,8 @@ class Users:
         """The bytes that the other side holds, written by a user who knows nothing of us."""
         there = self._world.servers[server.side.other].objects.get(act.key)
         if there is not None:
-            self._write(act, server, act.key, there.data, there.metadata)
+            metadata = there.metadata if server.side is Side.BLOB else without_big(there.metadata)
+            self._write(act, server, act.key, there.data, metadata)
 
     def _again(self, act: Act, server: Server) -> None:
         """An old content comes back."""

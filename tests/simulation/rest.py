@@ -1,0 +1,120 @@
+"""When a world is at rest, and the operator who looks after it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from reconciler.report import Report
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CONVERGE_SECONDS = 1800.0
+"""Virtual time within which a world must have converged once nothing fails any more."""
+_QUIET_SECONDS = 60
+"""Of a world without scans: how long nothing may be on its way."""
+_SCANS_UNDER_WAY = 2
+LIFTED_SECONDS = 60.0
+"""How long an operator's word that a side may be empty may still be at work in a scan."""
+
+
+class Rest:
+    """Brings a world to rest."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.lifted_at = -LIFTED_SECONDS
+        """When the operator last allowed a side to be empty."""
+        self._scans_seen: dict[str, list[Report]] = {}
+        self._quiet = 0
+
+    async def come(self) -> bool:
+        """Whether it came to rest in time; the oracle is told when not."""
+        world, loop = self._world, asyncio.get_running_loop()
+        why = ""
+        deadline = loop.time() + CONVERGE_SECONDS + world.script.rates.late_seconds
+        while loop.time() < deadline:
+            await asyncio.sleep(1.0)
+            self._operator()
+            why = self._restless()
+            if not why:
+                return True
+        state = world.box.inner
+        left = {"dirty": list(state._dirty.items()), "parked": list(state._parked.values()), "halts": list(state._halts)}
+        world.oracle.fail(f"not at rest after {CONVERGE_SECONDS} s: {why}: {left}")
+        return False
+
+    def _operator(self) -> None:
+        """The person on call: lifts halts, and answers held deletes."""
+        world, state = self._world, self._world.box.inner
+        for name in list(state._halts):
+            if not state._halts[name].self_lifting:
+                world.note(f"operator lifts {name}")
+                self.lifted_at = asyncio.get_running_loop().time()
+                del state._halts[name]
+                side = name.removeprefix("side_emptied_")
+                if side != name:
+                    state._notes[f"may_be_empty:{side}"] = b"1"
+        held = [key for key, one in state._held.items() if not one.verdict]
+        refused = [key for key in held if world.script.rejects and sum(key.encode()) % 2]
+        for verdict, keys in (("rejected", refused), ("released", [key for key in held if key not in refused])):
+            if keys and world.processes:
+                self._judge(verdict, keys)
+
+    def _judge(self, verdict: str, keys: list[str]) -> None:
+        world, state = self._world, self._world.box.inner
+        now = asyncio.get_running_loop().time()
+        if verdict == "released":
+            world.oracle.released.update(keys)
+        else:
+            world.oracle.rejected.update({(key, state._held[key].delete_on): now for key in keys})
+        process = next(iter(world.processes.values()))
+        state._clock = process.clock
+        world.note(f"operator: {verdict} {keys}")
+        asyncio.get_running_loop().create_task(state.judge(keys, verdict=verdict, now_us=process.clock.now_us()))
+
+    def _restless(self) -> str:
+        """Why the world is not at rest: something on its way, dirty, or no whole scan since then that found nothing."""
+        world, state = self._world, self._world.box.inner
+        topic = world.topic
+        behind = any(
+            max(self._position(number), topic.first[number]) < len(records) for number, records in enumerate(topic.partitions)
+        )
+        moving = {
+            "events under way": any(delivery.under_way for delivery in world.deliveries.values()),
+            "messages in the queue": world.queue.messages,
+            "topic not read": behind,
+            "dirty": state._dirty,
+            "halted": state._halts,
+            "held": state._held,
+            "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],
+        }
+        busy = [name for name, value in moving.items() if value]
+        if busy:
+            self._scans_seen.clear()
+            self._quiet = 0
+            return ", ".join(busy)
+        self._quiet += 1
+        if not world.script.scans:
+            return "" if self._quiet > _QUIET_SECONDS else "not quiet for long"
+        return "" if self._scanned() else "no quiet scan yet"
+
+    def _scanned(self) -> bool:
+        """Whether a whole scan began and ended at rest and found nothing."""
+        quiet = False
+        for process in self._world.processes.values():
+            scan = process.engine.scan.last if process.engine is not None and not process.dead else None
+            if scan is None:
+                continue
+            seen = self._scans_seen.setdefault(process.name, [])
+            if not seen or seen[-1] is not scan:
+                seen.append(scan)
+            # The first one seen at rest was done before, and the second may have been under way.
+            still = scan.whole and scan.marked <= 2 * len(self._world.box.inner._parked)
+            quiet = quiet or (len(seen) > _SCANS_UNDER_WAY and still)
+        return quiet
+
+    def _position(self, partition: int) -> int:
+        cursor = self._world.box.inner._cursors.get("vast_events")
+        return cursor.position.get(str(partition), 0) if cursor is not None else 0
