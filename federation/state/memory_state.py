@@ -22,6 +22,8 @@ class _Dirty:
     generation: int = 0
     entries: dict[Side, list[HintEntry]] = field(default_factory=lambda: {side: [] for side in Side})
     since_us: dict[Side, int] = field(default_factory=dict)
+    newer_us: dict[Side, int] = field(default_factory=dict)
+    """As ``since_us``, of what was marked after the last claim."""
     sources: set[Source] = field(default_factory=set)
     due_us: int | None = None
     """None while claimed."""
@@ -79,12 +81,15 @@ class MemoryState(MemoryRecords):
             return False
         now = self._clock.now_us()
         dirty = self._dirty.setdefault(change.key, _Dirty())
+        if dirty.claimed == dirty.generation:
+            dirty.newer_us = {}
         self._sequence += 1
         dirty.generation = self._sequence
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
         at_us = change.at.at_us if change.at is not None else now
-        dirty.since_us[change.side] = min(at_us, dirty.since_us.get(change.side, at_us))
+        for since_us in (dirty.since_us, dirty.newer_us):
+            since_us[change.side] = min(at_us, since_us.get(change.side, at_us))
         due_us = max(now, change.not_before_us)
         if dirty.claimed:
             dirty.due_us = None
@@ -199,12 +204,8 @@ class MemoryState(MemoryRecords):
     def _keep_newer(self, dirty: _Dirty, generation: int) -> None:
         dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = 0, self._clock.now_us(), 0, ""
         for side in Side:
-            newer = [entry for entry in dirty.entries[side] if entry.generation > generation]
-            dirty.entries[side] = newer
-            times = [entry.at.at_us if entry.at is not None else self._clock.now_us() for entry in newer]
-            dirty.since_us.pop(side, None)
-            if times:
-                dirty.since_us[side] = min(times)
+            dirty.entries[side] = [entry for entry in dirty.entries[side] if entry.generation > generation]
+        dirty.since_us = dict(dirty.newer_us)
 
     async def defer(
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True

@@ -112,9 +112,14 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
         metadata_digest=scene.blob.metadata_digest,
         written=written,
         size_bytes=scene.blob.version.size_bytes,
-        lossy=scene.base.lossy if scene.base is not None else False,
+        lossy=any(_too_much(scene.present(side), side) for side in Side),
         vast_as_of_us=scene.vast_as_of_us,
     )
+
+
+def _too_much(here: Present, side: Side) -> bool:
+    """Whether *side* holds metadata that the other side cannot take."""
+    return mapping.shared(here.metadata, side) != here.metadata
 
 
 def _keep(scene: Scene, side: Side) -> Base:
@@ -160,7 +165,9 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     if scene.base is None or not scene.base.live or not ctx.transfer.is_small(source.version.size_bytes):
         # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
-        await ctx.state.intend(scene.lease, scene.key, _base(scene, side, source, written, other_etag="", md5=source.version.md5))
+        lossy = _too_much(source, side)
+        intent = _base(scene, side, source, written, other_etag="", md5=source.version.md5, lossy=lossy)
+        await ctx.state.intend(scene.lease, scene.key, intent)
     content = content_name(source.version.md5, source.version.size_bytes)
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):
         await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())

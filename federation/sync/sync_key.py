@@ -236,9 +236,7 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
     there = scene.of(source.other)
     if isinstance(there, Absent) or not _by_stamp(there, intent, source):
         return base
-    # The intent was noted before it was known how much of the metadata fits.
-    lossy = intent.lossy or there.metadata_digest != intent.metadata_digest
-    done = replace(intent, md5=there.version.md5 or intent.md5, lossy=lossy)
+    done = replace(intent, md5=there.version.md5 or intent.md5)
     etag = there.version.etag
     return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
 

@@ -9,7 +9,8 @@ from federation.model import Base, Change, HintEntry, Mode, Side, StampOrigin
 from federation.progress import Claim
 from federation.stores.memory import _Object
 from tests.simulation.loop import UNIT, Unit
-from tests.simulation.oracle import LWW_SLACK_US, Oracle, Write, md5_of, value_of
+from tests.simulation.oracle import LWW_SLACK_US, Oracle, Write
+from tests.simulation.values import md5_of, value_of
 
 ROUNDING_US = 2
 SLACK_US = 500_000

@@ -7,10 +7,9 @@ are superseded. Everything else must end as the current value of both sides, or 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from federation.metadata import digest
 from federation.model import SECOND_US, Base, Foreign, Metadata, Mode, Side
@@ -20,15 +19,13 @@ from federation.stores.memory import _Object
 from federation.sync.preserve import CONFLICTS_PREFIX
 from tests.simulation.script import Script
 from tests.simulation.sides import Server
+from tests.simulation.values import Value, has_big, md5_of, plain, value_of
 
-Value = tuple[bytes, tuple[tuple[str, str], ...]]
 BUDGET_SECONDS = 600.0
 LWW_SLACK_US = 3_600_000
 """A second of precision on either side, clock uncertainty as set, uncertainty of two skew measurements and their errors."""
 
 
-BIG = "big"
-"""Name of a metadata entry that VAST has no room for: no part of a value, with a rule of its own."""
 GRANTED_SECONDS = 60.0
 """How long a delete that was granted before the state lost that may be under way."""
 SURE_TIE_US = 50_000
@@ -222,7 +219,7 @@ class Oracle:
 
     def _kept_what_did_not_fit(self, side: Side, key: str, before: _Object, after: _Object) -> None:
         """What VAST could not take of Blob's metadata is not erased by what comes back from there, or it is preserved."""
-        if side is not Side.BLOB or not _big(before) or _big(after) or key in self.concerned:
+        if side is not Side.BLOB or not has_big(before) or has_big(after) or key in self.concerned:
             return
         copies = [held for name, held in self.servers[side].objects.items() if name.startswith(f"{CONFLICTS_PREFIX}{key}~")]
         copied = any((one.data, one.metadata.user) == (before.data, before.metadata.user) for one in copies)
@@ -284,7 +281,9 @@ class Oracle:
         [side] = present
         mode, value = self.script.mode, now[side]
         first = min((write.when for write in self.values.get((key, value or (b"", ())), [])), default=0.0)
-        if side in self.script.deletes_ignored and mode.writable(side.other) and self.gone.get((side.other, key), -1.0) >= first:
+        gone = self.gone.get((side.other, key), -1.0)
+        # Where the side may be written to, what was written after the delete travels; in a read-only zone it stays beside it.
+        if side in self.script.deletes_ignored and mode.writable(side.other) and gone >= (first if mode.writable(side) else 0.0):
             return True
         if mode.writable(side):
             return False
@@ -298,7 +297,7 @@ class Oracle:
                 copy = self.servers[record.loser_side].objects.get(record.preserved_as)
                 if copy is not None and value_of(copy) == write.value:
                     return True
-            elif record.loser_metadata is not None and _plain(record.loser_metadata) == metadata:
+            elif record.loser_metadata is not None and plain(record.loser_metadata) == metadata:
                 md5 = md5_of(content)
                 same = [
                     one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata
@@ -362,40 +361,3 @@ class Oracle:
         """When users wrote what *side* held under *etag*; empty when that cannot be told for sure."""
         found = [one.etags[etag] for one in self.writes if (one.key, one.side) == (key, side) and etag in one.etags]
         return found[0] if len(found) == 1 else []
-
-
-def md5_of(content: bytes) -> str:
-    """As both services tell it."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def value_of(held: _Object) -> Value:
-    """What a user would compare."""
-    return held.data, _plain(held.metadata)
-
-
-def _plain(metadata: Metadata) -> tuple[tuple[str, str], ...]:
-    """User metadata that fits either side."""
-    return tuple(entry for entry in metadata.user if entry[0] != BIG)
-
-
-def _big(held: _Object) -> bool:
-    return any(name == BIG for name, _ in held.metadata.user)
-
-
-def with_tag(text: str) -> Metadata:
-    """User metadata of one name."""
-    return Metadata(user=(("tag", text),)) if text else Metadata()
-
-
-def rich_tags(number: int, side: Side) -> Metadata:
-    """Several entries, of which one has to be escaped; and on Blob now and then one that VAST has no room for."""
-    entries = [("owner", "\u00e9 % \u00fc"), ("tag", f"r{number}"), ("x-y_z", "1")]
-    if side is Side.BLOB and number % 2:
-        entries.append((BIG, "v" * 3000))
-    return Metadata(user=tuple(sorted(entries)))
-
-
-def without_big(metadata: Metadata) -> Metadata:
-    """What a user of VAST could write of it."""
-    return replace(metadata, user=_plain(metadata))

@@ -14,8 +14,9 @@ from federation.model import Base, Change, Side
 from federation.state.memory_state import MemoryState
 from tests.simulation.channels import Told
 from tests.simulation.claims import ROUNDING_US, SLACK_US, Claims
-from tests.simulation.oracle import Oracle, Write, md5_of
+from tests.simulation.oracle import Oracle, Write
 from tests.simulation.sides import START_US
+from tests.simulation.values import md5_of
 
 _Waiting = list[tuple[int, int]]
 

@@ -28,6 +28,8 @@ class Rest:
         """When the operator last allowed a side to be empty."""
         self._scans_seen: dict[str, list[Report]] = {}
         self._quiet = 0
+        self._told_off: set[str] = set()
+        """Keys left as they are because their writer does not stop: every scan looks at them once more."""
 
     async def come(self) -> bool:
         """Whether it came to rest in time; the oracle is told when not."""
@@ -85,16 +87,19 @@ class Rest:
             "events under way": any(delivery.under_way for delivery in world.deliveries.values()),
             "messages in the queue": world.queue.messages,
             "topic not read": behind,
-            "dirty": state._dirty,
+            "dirty": state._dirty.keys() - self._told_off,
             "halted": state._halts,
             "held": state._held,
             "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],
         }
+        self._told_off |= {key for key, one in state._parked.items() if one.reason == "revert_limit"}
         busy = [name for name, value in moving.items() if value]
         if busy:
             self._scans_seen.clear()
             self._quiet = 0
             return ", ".join(busy)
+        if state._dirty:
+            return "a scan has marked what is left as it is"
         self._quiet += 1
         if not world.script.scans:
             return "" if self._quiet > _QUIET_SECONDS else "not quiet for long"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from federation.model import Foreign, Mode, Side
+from tests.simulation.loop import Spans
 
 KEYS = ("a", "b/c", "d e+f", "\u00e9/g.h", "k5", "k6")
 AWKWARD = {"a": "a:b", "b/c": 'q?"/x.', "d e+f": "d\\e+ f", "\u00e9/g.h": "\u00e9//g|h", "k5": "..", "k6": "\uff1ak/"}
@@ -87,6 +88,8 @@ class Script:
     versioned: bool = False
     scans: bool = True
     """Without: what converges does so by events alone."""
+    drawn: Spans | None = None
+    """Choices of the schedule that are drawn; None: all of them."""
 
     @property
     def end(self) -> float:
@@ -258,7 +261,9 @@ def _zone(script: Script, rng: Random) -> Script:
 
 
 def _spelled(script: Script) -> Script:
-    users = tuple(replace(act, key=AWKWARD.get(act.key, act.key), other=AWKWARD.get(act.other, act.other)) for act in script.users)
+    users = tuple(
+        replace(act, key=AWKWARD.get(act.key, act.key), other=AWKWARD.get(act.other, act.other)) for act in script.users
+    )
     return replace(script, users=users)
 
 
@@ -271,7 +276,7 @@ _FAULTS_OF_EVENTS = frozenset({"crash", "pause", "state_away", "side_away", "rep
 
 
 def _events_alone(script: Script, rng: Random) -> Script:
-    """No scan, and no event is lost: late, twice, in any order. Only what events tell of is done (no files, no metadata alone)."""
+    """No scan, and no event is lost: late, twice, in any order. Users do only what events tell of: no files, no metadata alone."""
     users = _dense(rng, _TOLD_KINDS, rng.choice([3.0, 15.0, 60.0]))
     if rng.random() < 0.3:
         users = _spelled(replace(script, users=users)).users

@@ -22,9 +22,7 @@ Observer = Callable[[str, tuple[Any, ...], dict[str, Any], Any], None]
 class StateBox:
     """Redis, as the proven twin of ``RedisState``; its contents can go back in time or be lost."""
 
-    def __init__(
-        self, shards: int, heard: Heard, stolen: Callable[[str], None], lost: Callable[[set[str]], None]
-    ) -> None:
+    def __init__(self, shards: int, heard: Heard, stolen: Callable[[str], None], lost: Callable[[set[str]], None]) -> None:
         self._shards = shards
         self._heard = heard
         self._stolen = stolen

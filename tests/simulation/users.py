@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from federation.model import PRESERVED_PREFIX, Metadata, Side
 from federation.stores.memory import _Object
-from tests.simulation.oracle import rich_tags, value_of, with_tag, without_big
 from tests.simulation.script import Act
 from tests.simulation.sides import FILE_ETAG, Server
+from tests.simulation.values import rich_tags, value_of, with_tag, without_big
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

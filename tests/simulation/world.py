@@ -21,14 +21,15 @@ from tests.simulation import channels
 from tests.simulation.channels import Delivery, Queue, Told, Topic
 from tests.simulation.faults import Faults
 from tests.simulation.loop import UNIT, SimLoop, Stuck
-from tests.simulation.oracle import Oracle, value_of
+from tests.simulation.oracle import Oracle
 from tests.simulation.processes import Process, replaced, settings_of
 from tests.simulation.progress import Progress
 from tests.simulation.rest import LIFTED_SECONDS, Rest
-from tests.simulation.script import PROCESSES, Act, Rates, Script
+from tests.simulation.script import PROCESSES, Rates, Script
 from tests.simulation.sides import START_US, Server, SideClock
 from tests.simulation.statebox import StateBox
 from tests.simulation.users import Users
+from tests.simulation.values import value_of
 
 _LOOKS_ON_SECONDS = 30.0
 """How long a world without scans is watched once it is at rest."""
@@ -50,6 +51,7 @@ class Outcome:
     events: int
     writes: int
     conflicts: int
+    choices: int
     trace: list[str] = field(default_factory=list)
 
 
@@ -180,7 +182,7 @@ class World:
     def run(self) -> Outcome:
         """From the first act to the last check."""
         random.seed(self.script.seed)  # back-off jitter
-        loop = SimLoop(self.script.seed)
+        loop = SimLoop(self.script.seed, self.script.drawn)
         with replaced():
             try:
                 loop.run(self._main(loop))
@@ -199,6 +201,7 @@ class World:
             sum(len(delivery.past) for delivery in self.deliveries.values()),
             len(self.oracle.writes),
             len(self.box.inner._conflicts),
+            loop.choices,
             self.trace or [],
         )
 

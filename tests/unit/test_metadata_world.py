@@ -77,6 +77,17 @@ async def test_after_the_state_was_lost_nothing_is_erased_either() -> None:
     assert await there(fresh, Side.BLOB) == RICH
 
 
+async def test_metadata_alone_travels_from_where_not_all_of_it_fits() -> None:
+    """A change of VAST's metadata reaches Blob, and what VAST could not hold stays there."""
+    world = await copied(RICH)
+    held = await there(world, Side.VAST)
+    world.later()
+    await world.write(Side.VAST, KEY, "one", metadata=replace(held, cache_control="no-store"))
+    await world.step()
+    assert await there(world, Side.BLOB) == replace(RICH, cache_control="no-store")
+    assert not await world.state.conflicts()
+
+
 async def test_a_read_only_zone_is_reverted_whole() -> None:
     """What a foreign write put into the zone goes, also what the master could not hold."""
     world = await copied(Metadata(), mode=Mode.VAST_MASTER)

@@ -70,14 +70,19 @@ for n = 0, (#ARGV - 1) / 12 - 1 do
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
   if known or not is_echo(record, side, packed, deleted == 1, at) then
     marked = marked + 1
-    local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}}
+    local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}, {-1, -1}}
+    local claimed = redis.call("HGET", KEYS[5], key)
+    -- Of what was marked after the last claim the earliest time a side: entries of one version keep only the later one.
+    if not hint[7] or tonumber(claimed or -1) == hint[1] then hint[7] = {-1, -1} end
+    local since = at >= 0 and at or now
+    if hint[7][1 + side] < 0 or since < hint[7][1 + side] then hint[7][1 + side] = since end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
     hint[1] = redis.call("INCR", KEYS[8])
     hint[4] = bit.bor(hint[4], source)
     hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, hint[1])
     redis.call("HSET", KEYS[4], key, cmsgpack.pack(hint))
-    redis.call("ZADD", KEYS[2 + side], "LT", at >= 0 and at or now, key)
-    if redis.call("HEXISTS", KEYS[5], key) == 0 then
+    redis.call("ZADD", KEYS[2 + side], "LT", since, key)
+    if not claimed then
       redis.call("ZADD", KEYS[1], "LT", math.max(now, not_before), key)
     end
     redis.call("HDEL", KEYS[6], key)
