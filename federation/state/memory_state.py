@@ -54,7 +54,7 @@ class MemoryState(MemoryRecords):
         self._parked: dict[str, Parked] = {}
         self._owners: dict[int, _Owner] = {}
         self._fences: dict[int, int] = {}
-        self._sequence = 0
+        self._sequences: dict[int, int] = {}
 
     async def open(self, *, create: bool = True) -> bool:
         """As in the port."""
@@ -83,8 +83,8 @@ class MemoryState(MemoryRecords):
         dirty = self._dirty.setdefault(change.key, _Dirty())
         if dirty.claimed == dirty.generation:
             dirty.newer_us = {}
-        self._sequence += 1
-        dirty.generation = self._sequence
+        shard = self.shard_of(change.key)
+        dirty.generation = self._sequences[shard] = self._sequences.get(shard, 0) + 1
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
         at_us = change.at.at_us if change.at is not None else now
@@ -288,7 +288,7 @@ class MemoryState(MemoryRecords):
 
     async def parked(self) -> list[Parked]:
         """As in the port."""
-        return sorted(self._parked.values(), key=lambda one: one.since_us)
+        return sorted(self._parked.values(), key=lambda one: (one.since_us, one.key))
 
     async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
         """As in the port."""
@@ -299,7 +299,7 @@ class MemoryState(MemoryRecords):
 
     async def held(self) -> list[Held]:
         """As in the port."""
-        return sorted(self._held.values(), key=lambda one: one.since_us)
+        return sorted(self._held.values(), key=lambda one: (one.since_us, one.key))
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
         """As in the port."""

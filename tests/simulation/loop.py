@@ -2,9 +2,8 @@
 
 Time moves only when nothing is ready, then straight to the next timer. Which ready task runs next is drawn from the seed, as a
 priority that depends on the task's serial number and step alone: so the order in which a set happened to be walked changes
-nothing, and a seed replays exactly. To cut a failing run down, only some of the choices are
-drawn (``Spans``). Tasks belong to simulated processes; a killed process never runs again, not even its
-``finally``.
+nothing, and a seed replays exactly. To cut a failing run down, only some of the choices are drawn (``Spans``). Tasks belong to
+simulated processes; a killed process never runs again, not even its ``finally``.
 """
 
 from __future__ import annotations

@@ -76,6 +76,8 @@ class Oracle:
     """Keys of which the state lost something, and when it last did."""
     lost_at: float | None = None
     """When the state last lost anything."""
+    undone: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    """Of a key in a read-only zone the versions that the engine has undone."""
     user_acts: Counter[tuple[Side, str]] = field(default_factory=Counter)
     gone: dict[tuple[Side, str], float] = field(default_factory=dict)
     """When a user last deleted the key on that side."""
@@ -153,8 +155,14 @@ class Oracle:
             # Nobody but the user can know that he saw our copy, if it went before we had recorded it (no base, no delete).
             agreed = base if base is not None and base.live else Base()
             unrecorded = agreed.etag(side) != held.etag and (how == "delete" or write.side is not side)
+            unrecorded = unrecorded and self._may_be_copied(side, key, held)
             # Nor can he have seen what the other side's user wrote and we had not agreed on, be it the same bytes.
             write.unagreed = unrecorded or (write.side is not side and agreed.etag(write.side) not in write.etags)
+
+    def _may_be_copied(self, side: Side, key: str, held: _Object) -> bool:
+        """Whether a copy of *held* is on the other side, or on its way there."""
+        there = self.servers[side.other].objects.get(key)
+        return key in self.known()._dirty or (there is not None and value_of(there) == value_of(held))
 
     def raced(self, side: Side, key: str) -> None:
         """A write came between look and unconditional write, where the server honours no condition (design, rule 5)."""
@@ -173,9 +181,11 @@ class Oracle:
         """The engine wrote or deleted something of the users' namespace."""
         self._metadata_race(side, key)
         self.wrote(side, key, before, after)
-        foreign = any(write.side is side for write in self.embodied.pop((side, key), []))
+        replaced = self.embodied.pop((side, key), [])
+        if before is not None and replaced and all(write.side is side for write in replaced):
+            self._undone(side, key, before, after)
         if after is None:
-            self._permitted(side, key, foreign=foreign)
+            self._permitted(side, key, foreign=any(write.side is side for write in replaced))
         elif before is not None:
             self._kept_what_did_not_fit(side, key, before, after)
         if after is None:
@@ -208,9 +218,22 @@ class Oracle:
             if len(self.deletes) > self.script.delete_budget and not granted_before:
                 self.fail(f"{len(self.deletes)} deletes within {BUDGET_SECONDS:g} s, {self.script.delete_budget} allowed")
 
+    def _undone(self, side: Side, key: str, before: _Object, after: _Object | None) -> None:
+        """A write in a read-only zone is undone: no more often than the settings say, within the hour that a world lasts."""
+        if self.script.mode.writable(side) or self.state_lost or (after is None and (side.other, key) in self.gone):
+            return
+        if after is not None and value_of(after) == value_of(before):
+            return
+        undone = self.undone.setdefault(key, set())
+        undone.add((before.etag, before.modified.at_us))
+        if len(undone) > self.script.revert_limit:
+            self.fail(f"{side}:{key} was put back {len(undone)} times, {self.script.revert_limit} are allowed")
+
     def _permitted(self, side: Side, key: str, *, foreign: bool) -> None:
         """A delete by the engine: one that the settings and the operator allow."""
         removal = foreign and not self.script.mode.writable(side) and self.script.foreign is Foreign.PRESERVE_AND_REMOVE
+        if not removal and not any((one, key) in self.gone for one in Side):
+            self.fail(f"{side}:{key} was deleted, which no user has deleted on either side")
         if side in self.script.deletes_ignored and not removal:
             self.fail(f"a delete was carried to {side}:{key}, where deletes are ignored")
         refused = self.rejected.get((key, side))

@@ -15,6 +15,7 @@ CONVERGE_SECONDS = 1800.0
 _QUIET_SECONDS = 60
 """Of a world without scans: how long nothing may be on its way."""
 _SCANS_UNDER_WAY = 2
+_LOOKS = 300
 LIFTED_SECONDS = 60.0
 """How long an operator's word that a side may be empty may still be at work in a scan."""
 
@@ -46,6 +47,14 @@ class Rest:
         left = {"dirty": list(state._dirty.items()), "parked": list(state._parked.values()), "halts": list(state._halts)}
         world.oracle.fail(f"not at rest after {CONVERGE_SECONDS} s: {why}: {left}")
         return False
+
+    async def between_scans(self) -> None:
+        """Wait for a moment when no scan has just marked what is left as it is."""
+        for _ in range(_LOOKS):
+            if not self._world.box.inner._dirty:
+                return
+            await asyncio.sleep(0.1)
+        self._world.oracle.fail("dirty again, after everything was at rest")
 
     def _operator(self) -> None:
         """The person on call: lifts halts, and answers held deletes."""

@@ -21,9 +21,6 @@ from tests.simulation.script import Script, draw
 from tests.simulation.shrink import Run, shrink
 from tests.simulation.world import Outcome, World
 
-THEMED = 4001
-"""Where the hunt for mutants begins: seeds from here on dwell on something (script.draw)."""
-
 
 def simulate(script: Script, *, traced: bool = False) -> Outcome:
     """One world."""
@@ -131,7 +128,7 @@ def mutants(chosen: list[Mutant]) -> int:
 def _hunt(name: str) -> tuple[str, int | None, str]:
     mutant = next(one for one in MUTANTS if one.name == name)
     with mutant.on():
-        for count, seed in enumerate(range(THEMED, THEMED + mutant.within), start=1):
+        for count, seed in enumerate(range(mutant.first, mutant.first + mutant.within), start=1):
             violations = one_seed(seed).violations
             if violations:
                 return name, count, f"seed {seed}: {violations[0]}"

@@ -136,7 +136,7 @@ _FAULT_KINDS = (
 
 OPTIONED_FROM = 2_000_001
 """From here on settings and users' habits are drawn too that were not before."""
-_THEMED_FROM = 4001
+THEMED_FROM = 4001
 """Seeds below keep the scripts they had when they found something."""
 
 
@@ -148,15 +148,19 @@ def draw(seed: int) -> Script:
     rng = Random(f"options {seed}")
     if seed % 8 == 0:
         return _events_alone(script, rng)
+    if seed % 8 == 4:
+        return _contests(script, rng)
+    if seed % 16 == 2:
+        return _riches(script, rng)
     return rng.choice((_plain, _optioned, _optioned, _zone))(script, rng)
 
 
 def _themed(seed: int) -> Script:
     script = _mixture(seed)
     rng = Random(f"theme {seed}")
-    if seed >= _THEMED_FROM and seed % 10 == 0:
+    if seed >= THEMED_FROM and seed % 10 == 0:
         return _uploads_again(script, rng)
-    if seed < _THEMED_FROM or rng.random() < 0.4:
+    if seed < THEMED_FROM or rng.random() < 0.4:
         return script
     return rng.choice((_duel, _deaths, _stale_workers, _failovers, _deletes, _files))(script, rng)
 
@@ -260,6 +264,25 @@ def _zone(script: Script, rng: Random) -> Script:
     return replace(_optioned(script, rng), mode=mode, foreign=foreign, revert_limit=rng.choice([1, 2, 1000]))
 
 
+def _contests(script: Script, rng: Random) -> Script:
+    """What both sides hold is edited on one and deleted on the other, a few seconds apart; most events come."""
+    users = []
+    for index, key in enumerate(KEYS[:3]):
+        side, at = rng.choice(list(Side)), rng.uniform(20.0, 30.0)
+        users.append(Act(index * 0.5, "put", rng.choice(list(Side)), key, number=3 * index))
+        users.append(Act(at, rng.choice(("put", "put", "metadata")), side, key, number=3 * index + 1))
+        users.append(Act(at + rng.uniform(-9.0, 12.0), "delete", side.other, key, number=3 * index + 2))
+    rates = replace(script.rates, event_lost=rng.choice([0.0, 0.2]), slow=rng.choice([0.0, 0.1]))
+    return replace(script, users=tuple(sorted(users, key=lambda act: act.at)), rates=rates, mode=Mode.TWO_WAY)
+
+
+def _riches(script: Script, rng: Random) -> Script:
+    """Metadata that VAST has no room for, and changes of the rest of it on either side."""
+    users = _dense(rng, ("put", "put", "metadata", "metadata", "file", "delete"), rng.choice([15.0, 60.0]))
+    users = tuple(replace(_on_vast(act), number=act.number | 1) for act in users)
+    return replace(script, users=users, rich=True)
+
+
 def _spelled(script: Script) -> Script:
     users = tuple(
         replace(act, key=AWKWARD.get(act.key, act.key), other=AWKWARD.get(act.other, act.other)) for act in script.users
@@ -276,7 +299,7 @@ _FAULTS_OF_EVENTS = frozenset({"crash", "pause", "state_away", "side_away", "rep
 
 
 def _events_alone(script: Script, rng: Random) -> Script:
-    """No scan, and no event is lost: late, twice, in any order. Users do only what events tell of: no files, no metadata alone."""
+    """No scan, and no event is lost: late, twice, in any order. Users do only what events tell of: no files."""
     users = _dense(rng, _TOLD_KINDS, rng.choice([3.0, 15.0, 60.0]))
     if rng.random() < 0.3:
         users = _spelled(replace(script, users=users)).users

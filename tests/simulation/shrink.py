@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from federation.model import Side
 from tests.simulation.loop import Spans
@@ -65,7 +66,7 @@ def _smaller(script: Script) -> Iterator[Script]:
     calm = script.without_noise()
     if calm != script:
         yield calm
-    plain = {one.name: one.default for one in fields(Script) if one.name in _PLAIN_SETTINGS}
+    plain: dict[str, Any] = {one.name: one.default for one in fields(Script) if one.name in _PLAIN_SETTINGS}
     for candidate in (
         replace(script, processes=1),
         replace(script, shards=1),

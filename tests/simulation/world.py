@@ -222,6 +222,7 @@ class World:
             return
         if self.oracle.state_lost:
             await asyncio.sleep(RELIST_SECONDS + 2 * self.script.scan_seconds)
+        await self.rest.between_scans()
         self.oracle.settle_accounts(self.box.inner)
         before = self.oracle.mutations
         await asyncio.sleep(2 * self.script.scan_seconds + 5 if self.script.scans else _LOOKS_ON_SECONDS)
