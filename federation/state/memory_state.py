@@ -96,8 +96,6 @@ class MemoryState(MemoryRecords):
         else:
             dirty.due_us = due_us if dirty.due_us is None else min(dirty.due_us, due_us)
         self._parked.pop(change.key, None)
-        if change.source is not Source.OPERATOR and change.etag is not None and not change.deleted:
-            self._held.pop(change.key, None)
         return True
 
     def _is_echo(self, change: Change) -> bool:

@@ -218,7 +218,6 @@ def change_arguments(change: Change) -> list[bytes | str | int]:
         change.at.precision_us if change.at is not None else 0,
         _ORIGINS.index(change.at.origin) if change.at is not None else 0,
         change.not_before_us,
-        int(change.source is Source.OPERATOR),
         key_digest(change.key),
     ]
 

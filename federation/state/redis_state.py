@@ -114,7 +114,7 @@ class RedisState(RecordQueries):
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     async def _mark_shard(self, shard: int, batch: list[Change]) -> int:
-        names = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "held", "seq")
+        names = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq")
         keys = [self._layout.of_shard(shard, name) for name in names]
         args: list[Any] = [self._clock.now_us()]
         for change in batch:

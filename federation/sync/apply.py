@@ -25,9 +25,10 @@ from federation.sync.transfer import still_the_same
 class DeleteHeld(Exception):
     """The delete budget is used up: this delete waits for a person (rule 8)."""
 
-    def __init__(self, delete_on: Side) -> None:
+    def __init__(self, delete_on: Side, deleted: Stamp | None = None) -> None:
         super().__init__(f"delete on {delete_on} is over the budget")
         self.delete_on = delete_on
+        self.deleted = deleted
 
 
 @dataclass(slots=True)
@@ -256,13 +257,15 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
     content = content_name(target.md5 or (scene.base.md5 if scene.base is not None else None), target.size_bytes)
     if content:
         await ctx.state.note_deleted(scene.key, content, now_us=ctx.clock.now_us())
+    gone = scene.of(on.other)
+    deleted = gone.deleted if isinstance(gone, Absent) else None
     if scene.delete_held:
-        raise DeleteHeld(on)  # until a person says otherwise, however much budget a new window has
+        raise DeleteHeld(on, deleted)  # until a person says otherwise, however much budget a new window has
     granted = await ctx.state.reserve_delete(
         f"{on}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )
     if not granted:
-        raise DeleteHeld(on)
+        raise DeleteHeld(on, deleted)
 
 
 async def _reserve_revert(ctx: PairContext, scene: Scene, zone: Side) -> None:

@@ -28,8 +28,12 @@ class Claims:
     oracle: Oracle
     handed: dict[Place, Claim] = field(default_factory=dict)
     """Last claim of each key by each process."""
+    last: dict[str, Unit | None] = field(default_factory=dict)
+    """Who was handed a key last."""
     free: set[Place] = field(default_factory=set)
     """Claims in which nothing is news but our own writes."""
+    deleted_us: dict[tuple[Side, str], int] = field(default_factory=dict)
+    """The latest delete that a worker was told of since the key was last settled, by its true time."""
     puts: dict[tuple[Side, str], list[tuple[str, int]]] = field(default_factory=dict)
     """The engine's own writes: ETag, and the time in their event."""
 
@@ -38,17 +42,23 @@ class Claims:
     def claimed(self, claim: Claim) -> None:
         """A worker was handed *claim*."""
         place = UNIT.get(), claim.hint.key
-        self.handed[place] = claim
+        self.handed[place], self.last[claim.hint.key] = claim, UNIT.get()
         entries = [(side, entry) for side in Side for entry in claim.hint.entries(side)]
+        for side in Side:
+            if told := self._told_deletes(side, claim):
+                self.deleted_us[side, claim.hint.key] = max(told)
         ours = entries and all(self._ours(claim.hint.key, side, entry, claim.base) for side, entry in entries)
         if ours and claim.intent is None and claim.held is None:
             self.free.add(place)
         else:
             self.free.discard(place)
 
-    def ended(self, key: str) -> None:
-        """The work on a claim ended."""
+    def ended(self, key: str, how: str) -> None:
+        """The work on a claim ended. What is held for a person keeps its time; of what is parked nothing is remembered."""
         self.free.discard((UNIT.get(), key))
+        if how != "hold":
+            for side in Side:
+                self.deleted_us.pop((side, key), None)
 
     def asked(self, key: str) -> None:
         """A process sends a request about *key*."""
@@ -83,6 +93,9 @@ class Claims:
         """The engine wrote or deleted; to be told before the oracle forgets what *before* stood for."""
         if after is not None:
             self.puts.setdefault((side, key), []).append((after.etag, self.oracle.servers[side].clock.now_us()))
+        if before is None and self.last.get(key) is not UNIT.get():
+            # RACE: a stalled process sent this before its lease ended, and nothing was there any more when it arrived.
+            self.oracle.late.add(key)
         claim = self.handed.get((UNIT.get(), key))
         if claim is None or claim.intent is not None or self.oracle.script.mode is not Mode.TWO_WAY:
             return
@@ -97,7 +110,7 @@ class Claims:
         judged = claim.held is not None and claim.held.verdict == "rejected"
         if not agreed or judged or side.other in self.oracle.script.deletes_ignored:
             return
-        deleted_us = self._told_deletes(side, claim)
+        deleted_us = self.deleted_us.get((side, key))
         times = [
             at
             for write in self.oracle.values.get((key, value_of(after)), [])
@@ -105,14 +118,14 @@ class Claims:
             for at in all_times
             if write.side is side.other
         ]
-        if deleted_us and times and max(times) + LWW_SLACK_US < max(deleted_us):
-            late = (max(deleted_us) - max(times)) / 1e6
+        if deleted_us is not None and times and max(times) + LWW_SLACK_US < deleted_us:
+            late = (deleted_us - max(times)) / 1e6
             self.oracle.fail(f"an older edit beat a delete: {key}: deleted on {side} {late:.1f} s after the edit was written")
 
     def _deleted(self, side: Side, key: str, before: _Object, claim: Claim) -> None:
         """A delete of unknown time never takes an edit along."""
         base = claim.base
-        if base is None or not base.live or base.md5 is None or self._told_deletes(side.other, claim):
+        if base is None or not base.live or base.md5 is None or (side.other, key) in self.deleted_us:
             return
         edits = [one for one in self.oracle.embodied.get((side, key), []) if self._is_edit(one, side)]
         differs = md5_of(before.data) != base.md5 or (not base.lossy and digest(before.metadata) != base.metadata_digest)

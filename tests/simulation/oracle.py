@@ -76,6 +76,8 @@ class Oracle:
     """Keys of which the state lost something, and when it last did."""
     lost_at: float | None = None
     """When the state last lost anything."""
+    late: set[str] = field(default_factory=set)
+    """Keys that a process created which no longer held the lease."""
     undone: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     """Of a key in a read-only zone the versions that the engine has undone."""
     user_acts: Counter[tuple[Side, str]] = field(default_factory=Counter)
@@ -341,7 +343,7 @@ class Oracle:
         value = now[Side.BLOB]
         if key in self.concerned or not self.script.stamps or value is None or value != now[Side.VAST]:
             return
-        if any(name == key for name, _ in self.rejected):
+        if key in self.late or any(name == key for name, _ in self.rejected):
             return
         writes = self.values.get((key, value), [])
         if writes and all(one.superseded and not one.unagreed and not one.raced for one in writes):
@@ -375,6 +377,10 @@ class Oracle:
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""
         if record.key in self.concerned or not self.script.stamps or not record.loser_etag:
+            return False
+        let_go = record.loser_side in self.script.deletes_ignored and (record.winner_side, record.key) in self.gone
+        if let_go and "-" in record.loser_etag:
+            # Once its delete was ignored nothing is agreed on, and no hash proves that a large object is our copy: it is kept.
             return False
         return not any(
             (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes

@@ -104,7 +104,7 @@ class Progress:
                 self._claimed[claim.hint.key], self._claimed_at[claim.hint.key] = next(self._serial), now
                 self.claims.claimed(claim)
         elif name in {"settle", "park", "hold"}:
-            self.claims.ended(arguments[1])
+            self.claims.ended(arguments[1], name)
             self._ended(name, arguments, now)
         self._lag_is_honest()
 

@@ -273,7 +273,8 @@ def _contests(script: Script, rng: Random) -> Script:
         users.append(Act(at, rng.choice(("put", "put", "metadata")), side, key, number=3 * index + 1))
         users.append(Act(at + rng.uniform(-9.0, 12.0), "delete", side.other, key, number=3 * index + 2))
     rates = replace(script.rates, event_lost=rng.choice([0.0, 0.2]), slow=rng.choice([0.0, 0.1]))
-    return replace(script, users=tuple(sorted(users, key=lambda act: act.at)), rates=rates, mode=Mode.TWO_WAY)
+    users.sort(key=lambda act: act.at)
+    return replace(script, users=tuple(users), rates=rates, mode=Mode.TWO_WAY, delete_budget=rng.choice([1000, 1]))
 
 
 def _riches(script: Script, rng: Random) -> Script:

@@ -1,8 +1,8 @@
 -- Make keys of one shard dirty (design 4 and 5).
--- KEYS  1 due ZSET, 2 since:blob ZSET, 3 since:vast ZSET, 4 hint HASH, 5 claimed HASH, 6 parked HASH, 7 held HASH, 8 seq,
---       9.. base bucket HASH of each change, in order
--- ARGV  1 now_us, then 12 for each change: key, side (0 blob, 1 vast), source bit, etag ("" unknown), packed etag, deleted,
---       at_us (-1 unknown), precision_us, origin, not_before_us, by_operator, key digest
+-- KEYS  1 due ZSET, 2 since:blob ZSET, 3 since:vast ZSET, 4 hint HASH, 5 claimed HASH, 6 parked HASH, 7 seq,
+--       8.. base bucket HASH of each change, in order
+-- ARGV  1 now_us, then 11 for each change: key, side (0 blob, 1 vast), source bit, etag ("" unknown), packed etag, deleted,
+--       at_us (-1 unknown), precision_us, origin, not_before_us, key digest
 -- Returns how many changes were not echoes.
 local ENTRIES = 4
 local ECHO_SLACK_US = 500000
@@ -59,13 +59,13 @@ local function add(entries, etag, deleted, at, precision, origin, generation)
   return {oldest}
 end
 
-for n = 0, (#ARGV - 1) / 12 - 1 do
-  local a = 1 + n * 12
+for n = 0, (#ARGV - 1) / 11 - 1 do
+  local a = 1 + n * 11
   local key, side, source = ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
   local etag, packed, deleted = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
   local at, precision, origin = tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8]), tonumber(ARGV[a + 9])
-  local not_before, by_operator, digest = tonumber(ARGV[a + 10]), ARGV[a + 11] == "1", ARGV[a + 12]
-  local record = redis.call("HGET", KEYS[9 + n], digest)
+  local not_before, digest = tonumber(ARGV[a + 10]), ARGV[a + 11]
+  local record = redis.call("HGET", KEYS[8 + n], digest)
   local known = redis.call("HGET", KEYS[4], key)
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
   if known or not is_echo(record, side, packed, deleted == 1, at) then
@@ -77,7 +77,7 @@ for n = 0, (#ARGV - 1) / 12 - 1 do
     local since = at >= 0 and at or now
     if hint[7][1 + side] < 0 or since < hint[7][1 + side] then hint[7][1 + side] = since end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
-    hint[1] = redis.call("INCR", KEYS[8])
+    hint[1] = redis.call("INCR", KEYS[7])
     hint[4] = bit.bor(hint[4], source)
     hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, hint[1])
     redis.call("HSET", KEYS[4], key, cmsgpack.pack(hint))
@@ -86,8 +86,6 @@ for n = 0, (#ARGV - 1) / 12 - 1 do
       redis.call("ZADD", KEYS[1], "LT", math.max(now, not_before), key)
     end
     redis.call("HDEL", KEYS[6], key)
-    -- A held delete waits for a person (rule 8): only news of a version ends that, never a repeat of the delete.
-    if not by_operator and packed ~= "" and deleted == 0 then redis.call("HDEL", KEYS[7], key) end
   end
 end
 return marked

@@ -17,7 +17,7 @@ from federation.sync import sync_key as sync_key_module
 from tests.simulation.mutants.mutant import Mutant, Swap, everywhere
 from tests.simulation.script import OPTIONED_FROM
 
-_TIMER_US = 3_000_000
+_TIMER_US = 10_000_000
 
 
 def _contest(answer: Any) -> list[Swap]:
