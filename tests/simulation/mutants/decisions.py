@@ -115,6 +115,24 @@ def _rejected_is_released() -> list[Swap]:
     return [Swap(sync_key_module, "_verdict", verdict)]
 
 
+def _held_time_forgotten() -> list[Swap]:
+    def recall(*_: Any) -> None:
+        return None
+
+    return [Swap(sync_key_module, "_recall_delete", recall)]
+
+
+def _news_end_a_hold() -> list[Swap]:
+    def mark(self: MemoryState, change: Change) -> bool:
+        taken = original(self, change)
+        if taken and change.source is not Source.OPERATOR and change.etag is not None and not change.deleted:
+            self._held.pop(change.key, None)
+        return taken
+
+    original = MemoryState._mark
+    return [Swap(MemoryState, "_mark", mark)]
+
+
 def _foreign_always_removed() -> list[Swap]:
     def foreign(side: Side, rules: Rules) -> Decision:
         del rules
@@ -199,6 +217,8 @@ DECISIONS = [
     _new("masters_deletes_stay", "the master's deletes do not travel into the zone", _masters_deletes_stay),
     _new("ignored_deletes_carried", "deletes travel although they are to be ignored", _ignored_deletes_carried),
     _new("rejected_is_released", "the operator's no is taken for a yes", _rejected_is_released),
+    _new("held_time_forgotten", "a delete that waits for a person forgets when it was", _held_time_forgotten),
+    _new("news_end_a_hold", "whatever is told of its key ends the wait of a held delete", _news_end_a_hold),
     _new("foreign_always_removed", "what only the zone holds is removed although it may stay", _foreign_always_removed),
     _new("foreign_not_kept", "what only the zone holds is removed without being kept", _foreign_not_kept),
     _new("put_back_for_ever", "the zone's writers are put back without end", _put_back_for_ever),
