@@ -14,17 +14,14 @@ from federation.model import Base, Change, ClockSkew, Hint, ListEntry, Metadata,
 from federation.progress import (
     Backlog,
     Claim,
-    ConflictRecord,
-    Cursor,
-    DeadLetter,
     DeleteBudget,
     DeleteTally,
-    HaltRecord,
     Held,
     Lease,
     MarkResult,
     Parked,
 )
+from federation.record_ports import Records
 
 
 class Clock(Protocol):
@@ -180,7 +177,7 @@ class ObjectStore(Protocol):
 # ----------------------------------------------------------------------------------------------------------------- state
 
 
-class State(Protocol):
+class State(Records, Protocol):
     """All progress of one pair. Every multi-key step is atomic. RetryLater when the store cannot be reached."""
 
     shards: int
@@ -326,58 +323,6 @@ class State(Protocol):
 
         *name* tells the undone writes apart, so that a repeat of one costs nothing more.
         """
-        ...
-
-    async def record_conflict(self, record: ConflictRecord) -> None:
-        """Idempotent by ``conflict_id``."""
-        ...
-
-    async def conflicts(self) -> list[ConflictRecord]:
-        """All open conflicts, oldest first."""
-        ...
-
-    async def drop_conflict(self, conflict_id: str) -> bool:
-        """Forget one record (the copy is not touched)."""
-        ...
-
-    async def halt(self, record: HaltRecord) -> None:
-        """Stop the pair; the first record of a name stays."""
-        ...
-
-    async def halts(self) -> list[HaltRecord]:
-        """Names of the states that hold the pair."""
-        ...
-
-    async def lift(self, name: str) -> bool:
-        """End one halt."""
-        ...
-
-    async def cursor(self, source: str) -> Cursor | None:
-        """The position of *source*."""
-        ...
-
-    async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
-        """Compare-and-set; False when somebody else moved it."""
-        ...
-
-    async def put_note(self, name: str, value: bytes) -> None:
-        """Small named values of a pair (scan reports, process heartbeats); an empty value removes the note."""
-        ...
-
-    async def note(self, name: str) -> bytes | None:
-        """Read one back."""
-        ...
-
-    async def notes(self, prefix: str) -> dict[str, bytes]:
-        """All notes whose names begin with *prefix*."""
-        ...
-
-    async def bury(self, letter: DeadLetter) -> None:
-        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS``."""
-        ...
-
-    async def dead_letters(self) -> list[DeadLetter]:
-        """Those kept, oldest first."""
         ...
 
 

@@ -78,7 +78,7 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     if not rules.mode.writable(side.other):
         return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
     edited = since is not Since.SAME or _written_again(here, base, side)
-    if since is Since.CONTENT and _unproved(here, base, side):
+    if _unproved(here, base, side):
         return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=(side,))
     if edited and rules.mode.writable(side):
         return _edit_against_delete(here, side, there, rules)
@@ -158,7 +158,7 @@ def _written_again(now: Present, base: Base | None, side: Side) -> bool:
 
 def _unproved(now: Present, base: Base | None, side: Side) -> bool:
     """Whether a new ETag may stand for the agreed content all the same: an NFS touch must not win over somebody's write."""
-    if base is None or base.md5 is None or not base.etag(side) or now.version.md5 is not None:
+    if base is None or base.md5 is None or now.version.md5 is not None:
         return False
     return now.version.etag != base.etag(side) and now.version.size_bytes == base.size_bytes > 0
 

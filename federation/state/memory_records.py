@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from federation.ports import Clock
 from federation.progress import (
     DEAD_LETTERS,
     RENAME_WINDOW_SECONDS,
@@ -24,6 +25,8 @@ Halves = dict[tuple[int, str], str]
 class MemoryRecords:
     """See ``ports.State``; the docstrings there hold."""
 
+    _clock: Clock
+
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
         self._created: Halves = {}
@@ -34,6 +37,7 @@ class MemoryRecords:
         self._conflicts: dict[str, ConflictRecord] = {}
         self._halts: dict[str, HaltRecord] = {}
         self._cursors: dict[str, Cursor] = {}
+        self._tasks: dict[str, tuple[str, float]] = {}
         self._notes: dict[str, bytes] = {}
         self._dead: list[DeadLetter] = []
 
@@ -121,6 +125,26 @@ class MemoryRecords:
             return False
         self._cursors[source] = new
         return True
+
+    async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
+        """As in the port."""
+        if self._owner_of(task) not in (None, owner):
+            return False
+        self._tasks[task] = (owner, self._clock.monotonic_seconds() + ttl_seconds)
+        return True
+
+    async def disown(self, task: str, *, owner: str) -> None:
+        """As in the port."""
+        if self._owner_of(task) == owner:
+            del self._tasks[task]
+
+    async def owners(self, prefix: str) -> dict[str, str]:
+        """As in the port."""
+        return {task: owner for task in self._tasks if task.startswith(prefix) and (owner := self._owner_of(task)) is not None}
+
+    def _owner_of(self, task: str) -> str | None:
+        owner, until_seconds = self._tasks.get(task, ("", 0.0))
+        return owner if until_seconds > self._clock.monotonic_seconds() else None
 
     async def put_note(self, name: str, value: bytes) -> None:
         """As in the port."""

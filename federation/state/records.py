@@ -4,7 +4,7 @@ An ordinary object's base record stays within 64 bytes, so that Redis keeps a bu
 
     byte    version << 4 | flags (1 deleted, 2 lossy, 4 content hash is the VAST ETag, 8 has a content hash)
     field   Blob ETag, VAST ETag: length byte, packed ETag (below); Lua compares these without decoding the rest
-    6 bytes time as of which the VAST version is known, milliseconds, rounded up
+    6 bytes time as of which the VAST version is known, milliseconds, rounded down
     7 bytes logical write time, microseconds
     1 byte  precision (2 bits: 1 us, 1 ms, 1 s, other) and origin (3 bits) of that time
     field   metadata digest
@@ -15,18 +15,22 @@ An ordinary object's base record stays within 64 bytes, so that Redis keeps a bu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
 
 from federation.errors import UsageError
-from federation.model import SECOND_US, Base, Change, Hint, HintEntry, Source, Stamp, StampOrigin
+from federation.model import SECOND_US, Base, Change, Hint, HintEntry, Side, Source, Stamp, StampOrigin
 
 RECORD_VERSION = 1
 _DELETED, _LOSSY, _HASH_IS_ETAG, _HAS_HASH = 1, 2, 4, 8
 _PRECISIONS_US = (1, 1_000, SECOND_US)
 _ORIGINS = tuple(StampOrigin)
 _SOURCES = tuple(Source)
+_ORIGIN_AT = {origin: at for at, origin in enumerate(_ORIGINS)}
+_SOURCE_BITS = {source: 1 << at for at, source in enumerate(_SOURCES)}
+_MSGPACK = msgspec.msgpack.Encoder()
 _AZURE = re.compile(r"0x[0-9A-F]{1,16}\Z")
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _MULTIPART = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,4})\Z")
@@ -80,7 +84,7 @@ def unpack_etag(packed: bytes) -> str:
 
 
 def pack_base(base: Base) -> bytes:
-    """The record of *base*. Times are kept to the microsecond, ``vast_as_of_us`` to the next millisecond."""
+    """The record of *base*. Times are kept to the microsecond, ``vast_as_of_us`` to the millisecond before."""
     vast = pack_etag(base.vast_etag)
     flags = (_DELETED if base.deleted else 0) | (_LOSSY if base.lossy else 0)
     content = b""
@@ -205,21 +209,26 @@ def _stamp(at_us: int, byte: int) -> Stamp:
 # ------------------------------------------------------------------------------------------------------------------ hints
 
 
-def change_arguments(change: Change) -> list[bytes | str | int]:
-    """One change as ``mark.lua`` takes it."""
-    return [
+def pack_changes(changes: Sequence[Change], buckets: Sequence[int]) -> list[bytes]:
+    """The changes as ``mark.lua`` takes them; *buckets*: for each the place (from 1) of its base hash among the script's."""
+    fields = [_change(change, bucket) for change, bucket in zip(changes, buckets, strict=True)]
+    return [_MSGPACK.encode(fields), *(key_digest(change.key) + pack_etag(change.etag or "") for change in changes)]
+
+
+def _change(change: Change, bucket: int) -> tuple[str | int, ...]:
+    at = change.at
+    return (
         change.key,
-        0 if change.side.value == "blob" else 1,
-        1 << _SOURCES.index(change.source),
+        0 if change.side is Side.BLOB else 1,
+        _SOURCE_BITS[change.source],
         change.etag or "",
-        pack_etag(change.etag or ""),
         int(change.deleted),
-        change.at.at_us if change.at is not None else -1,
-        change.at.precision_us if change.at is not None else 0,
-        _ORIGINS.index(change.at.origin) if change.at is not None else 0,
+        at.at_us if at is not None else -1,
+        at.precision_us if at is not None else 0,
+        _ORIGIN_AT[at.origin] if at is not None else 0,
         change.not_before_us,
-        key_digest(change.key),
-    ]
+        bucket,
+    )
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):

@@ -183,6 +183,18 @@ class RecordQueries:
             found = await self._redis.get(self._layout.of_pair(f"cursor:{source}"))
         return msgspec.json.decode(found, type=Cursor) if found else None
 
+    async def owners(self, prefix: str) -> dict[str, str]:
+        """As in the port."""
+        with redis_faults():
+            seconds, micros = await self._redis.time()
+            found: dict[Any, Any] = await self._redis.hgetall(self._layout.of_pair("owners"))
+        owned = {}
+        for task, entry in found.items():
+            until_ms, _, owner = entry.decode().partition(" ")
+            if task.startswith(prefix.encode()) and int(until_ms) * 1_000 > seconds * 1_000_000 + micros:
+                owned[task.decode()] = owner
+        return owned
+
     async def put_note(self, name: str, value: bytes) -> None:
         """As in the port; an empty value removes the note."""
         with redis_faults():

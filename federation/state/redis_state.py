@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
@@ -19,7 +20,7 @@ from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudg
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
-from federation.state.records import change_arguments, key_digest, pack_base, unpack_base, unpack_hint
+from federation.state.records import key_digest, pack_base, pack_changes, unpack_base, unpack_hint
 from federation.state.redis_records import RecordQueries
 
 SCHEMA = 1
@@ -27,6 +28,8 @@ RENAME_INDEX_FIELDS = 1_024
 """Contents remembered per shard and window; past it renames are called deletes, so their number is a lower bound."""
 DEFAULT_BUCKETS = 160
 """Base hashes per shard: with 64 shards about 100 records each at a million objects, the compact encoding's limit being 128."""
+
+_MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq")
 
 
 @cache
@@ -54,6 +57,7 @@ class RedisState(RecordQueries):
             "judge",
             "reserve",
             "move_cursor",
+            "own",
             "forget",
             "reclaim",
             "rename",
@@ -95,6 +99,25 @@ class RedisState(RecordQueries):
         with redis_faults():
             return await self._scripts[name](keys=keys, args=args)
 
+    async def _run_all(self, name: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[int]:
+        """The replies of one script run with each of *calls*, in one round trip. What failed may have run or not."""
+        with redis_faults():
+            replies = await self._send(name, calls)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                # A server that was restarted or replaced; whatever ran already has the same effect again.
+                await self._redis.script_load(script(name))
+                replies = await self._send(name, calls)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _send(self, name: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for keys, args in calls:
+                pipe.evalsha(self._scripts[name].sha, len(keys), *keys, *args)
+            return await pipe.execute(raise_on_error=False)
+
     async def _run_leased(self, name: str, lease: Lease, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401
         reply = await self._run(name, [self._layout.of_shard(lease.shard, "lease"), *keys], [lease.token, *args])
         if reply is None:
@@ -108,19 +131,15 @@ class RedisState(RecordQueries):
         by_shard: dict[int, list[Change]] = {}
         for change in changes:
             by_shard.setdefault(self.shard_of(change.key), []).append(change)
-        marked = 0
-        for shard, batch in by_shard.items():
-            marked += await self._mark_shard(shard, batch)
+        calls = [self._marking(shard, batch) for shard, batch in by_shard.items()]
+        marked = sum(await self._run_all("mark", calls))
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
-    async def _mark_shard(self, shard: int, batch: list[Change]) -> int:
-        names = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq")
-        keys = [self._layout.of_shard(shard, name) for name in names]
-        args: list[Any] = [self._clock.now_us()]
-        for change in batch:
-            keys.append(self._layout.base_bucket(change.key))
-            args += change_arguments(change)
-        return int(await self._run("mark", keys, args))
+    def _marking(self, shard: int, batch: list[Change]) -> tuple[list[str], list[Any]]:
+        keys = [self._layout.of_shard(shard, name) for name in _MARK_KEYS]
+        places: dict[str, int] = {}
+        buckets = [places.setdefault(self._layout.base_bucket(change.key), len(places) + 1) for change in batch]
+        return [*keys, *places], [self._clock.now_us(), *pack_changes(batch, buckets)]
 
     # ------------------------------------------------------------------------------------------------------------ leases
 
@@ -262,6 +281,14 @@ class RedisState(RecordQueries):
         reverts = self._layout.of_shard(self.shard_of(key), f"reverts:{key_digest(key).hex()}")
         args = [now_us, int(window_seconds * 1_000_000), name, limit, 0, limit, 0]
         return bool(await self._run("reserve", [reverts], args))
+
+    async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
+        """As in the port."""
+        return bool(await self._run("own", [self._layout.of_pair("owners")], [task, owner, _milliseconds(ttl_seconds)]))
+
+    async def disown(self, task: str, *, owner: str) -> None:
+        """As in the port."""
+        await self._run("own", [self._layout.of_pair("owners")], [task, owner, 0])
 
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """As in the port."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -208,6 +209,23 @@ async def test_a_cursor_moves_only_from_where_it_was_read(state: State) -> None:
     assert not await state.move_cursor("vast", None, two)
     assert await state.move_cursor("vast", await state.cursor("vast"), two)
     assert await state.cursor("vast") == two
+
+
+async def test_a_task_is_one_owner_s_until_it_gives_it_back_or_stops_renewing(state: State) -> None:
+    """Two processes never read one partition for long, and a dead one's is free when its time is over."""
+    assert await state.own("vast/0", owner="a", ttl_seconds=60)
+    assert await state.own("vast/0", owner="a", ttl_seconds=60)
+    assert not await state.own("vast/0", owner="b", ttl_seconds=60)
+    assert await state.own("vast/1", owner="b with a space", ttl_seconds=0.05)
+    await state.disown("vast/0", owner="b")
+    assert (await state.owners("vast/"))["vast/0"] == "a"
+    assert await state.owners("feed") == {}
+    async with asyncio.timeout(5):
+        while not await state.own("vast/1", owner="a", ttl_seconds=60):
+            await asyncio.sleep(0.01)
+    assert await state.owners("vast/") == {"vast/0": "a", "vast/1": "a"}
+    await state.disown("vast/0", owner="a")
+    assert await state.own("vast/0", owner="b", ttl_seconds=60)
 
 
 async def test_notes_and_questions(state: State) -> None:

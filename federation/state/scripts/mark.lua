@@ -1,8 +1,9 @@
 -- Make keys of one shard dirty (design 4 and 5).
 -- KEYS  1 due ZSET, 2 since:blob ZSET, 3 since:vast ZSET, 4 hint HASH, 5 claimed HASH, 6 parked HASH, 7 seq,
---       8.. base bucket HASH of each change, in order
--- ARGV  1 now_us, then 11 for each change: key, side (0 blob, 1 vast), source bit, etag ("" unknown), packed etag, deleted,
---       at_us (-1 unknown), precision_us, origin, not_before_us, key digest
+--       8.. base bucket HASHes of the changes
+-- ARGV  1 now_us, 2 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast), source bit, etag ("" unknown),
+--       deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket from 1;
+--       3.. of each change 16 bytes of key digest and the packed etag (cmsgpack of Redis reads text only)
 -- Returns how many changes were not echoes.
 local ENTRIES = 4
 local ECHO_SLACK_US = 500000
@@ -59,13 +60,10 @@ local function add(entries, etag, deleted, at, precision, origin, generation)
   return {oldest}
 end
 
-for n = 0, (#ARGV - 1) / 11 - 1 do
-  local a = 1 + n * 11
-  local key, side, source = ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local etag, packed, deleted = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
-  local at, precision, origin = tonumber(ARGV[a + 7]), tonumber(ARGV[a + 8]), tonumber(ARGV[a + 9])
-  local not_before, digest = tonumber(ARGV[a + 10]), ARGV[a + 11]
-  local record = redis.call("HGET", KEYS[8 + n], digest)
+for n, change in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local key, side, source, etag, deleted, at, precision, origin, not_before, bucket = unpack(change)
+  local digest, packed = string.sub(ARGV[2 + n], 1, 16), string.sub(ARGV[2 + n], 17)
+  local record = redis.call("HGET", KEYS[7 + bucket], digest)
   local known = redis.call("HGET", KEYS[4], key)
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
   if known or not is_echo(record, side, packed, deleted == 1, at) then

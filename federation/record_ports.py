@@ -1,0 +1,78 @@
+"""The half of the state port that holds a pair's records: conflicts, halts, positions of sources, notes, dead letters."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord
+
+
+class Records(Protocol):
+    """What ``ports.State`` is besides. Every step is atomic. RetryLater when the store cannot be reached."""
+
+    async def record_conflict(self, record: ConflictRecord) -> None:
+        """Idempotent by ``conflict_id``."""
+        ...
+
+    async def conflicts(self) -> list[ConflictRecord]:
+        """All open conflicts, oldest first."""
+        ...
+
+    async def drop_conflict(self, conflict_id: str) -> bool:
+        """Forget one record (the copy is not touched)."""
+        ...
+
+    async def halt(self, record: HaltRecord) -> None:
+        """Stop the pair; the first record of a name stays."""
+        ...
+
+    async def halts(self) -> list[HaltRecord]:
+        """Names of the states that hold the pair."""
+        ...
+
+    async def lift(self, name: str) -> bool:
+        """End one halt."""
+        ...
+
+    async def cursor(self, source: str) -> Cursor | None:
+        """The position of *source*."""
+        ...
+
+    async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
+        """Compare-and-set; False when somebody else moved it."""
+        ...
+
+    async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
+        """Take *task* (a source's partition, say) for one process of the pair, or keep it; False while another has it.
+
+        It keeps two from doing the same work; what the work records is safe without it (cursors are compare-and-set).
+        """
+        ...
+
+    async def disown(self, task: str, *, owner: str) -> None:
+        """Give it back; no effect when another has it by now."""
+        ...
+
+    async def owners(self, prefix: str) -> dict[str, str]:
+        """The tasks that begin with *prefix* and are somebody's, with their owners."""
+        ...
+
+    async def put_note(self, name: str, value: bytes) -> None:
+        """Small named values of a pair (scan reports, process heartbeats); an empty value removes the note."""
+        ...
+
+    async def note(self, name: str) -> bytes | None:
+        """Read one back."""
+        ...
+
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """All notes whose names begin with *prefix*."""
+        ...
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS``."""
+        ...
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Those kept, oldest first."""
+        ...
