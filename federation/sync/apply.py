@@ -147,18 +147,21 @@ async def _preserve(ctx: PairContext, scene: Scene, decision: Decision, *, copy_
     await preserve_loser(ctx, scene.key, (decision.preserve, loser), winner, decision.reason, copy_bytes=copy_bytes)
 
 
-def _carrying_back(scene: Scene, side: Side) -> Present:
-    """What *side* holds, with the metadata that it could not take of the agreed version it now replaces on the other side."""
-    source, target, base = scene.present(side), scene.of(side.other), scene.base
-    agreed = base is not None and base.lossy and isinstance(target, Present) and target.version.etag == base.etag(side.other)
-    if not agreed or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
+def _carrying_back(scene: Scene, decision: Decision) -> Present:
+    """The source, with the metadata that its side cannot hold of the version it now replaces on the other side.
+
+    Not of a version that loses: that is kept as a whole. Nor of what was written in a read-only zone.
+    """
+    side = decision.destination.other
+    source, target = scene.present(side), scene.of(side.other)
+    if decision.preserve is not None or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
         return source
     return replace(source, metadata=mapping.carried_back(source.metadata, target.metadata, side))
 
 
 async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = _carrying_back(scene, side), scene.of(decision.destination)
+    source, target = _carrying_back(scene, decision), scene.of(decision.destination)
     destination = ctx.stores[decision.destination]
     await _preserve(ctx, scene, decision, copy_bytes=True)
     written = logical_stamp(source, side, scene.rules)
@@ -224,7 +227,7 @@ async def _copy_small(
 
 async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = _carrying_back(scene, side), scene.present(decision.destination)
+    source, target = _carrying_back(scene, decision), scene.present(decision.destination)
     await _preserve(ctx, scene, decision, copy_bytes=False)
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from federation.metadata import digest
 from federation.model import Base, Change, HintEntry, Mode, Side, StampOrigin
 from federation.progress import Claim
 from federation.stores.memory import _Object
 from tests.simulation.loop import UNIT, Unit
 from tests.simulation.oracle import LWW_SLACK_US, Oracle, Write
-from tests.simulation.values import md5_of, value_of
+from tests.simulation.values import agreed_digest, md5_of, value_of
 
 ROUNDING_US = 2
 SLACK_US = 500_000
@@ -128,7 +127,7 @@ class Claims:
         if base is None or not base.live or base.md5 is None or (side.other, key) in self.deleted_us:
             return
         edits = [one for one in self.oracle.embodied.get((side, key), []) if self._is_edit(one, side)]
-        differs = md5_of(before.data) != base.md5 or (not base.lossy and digest(before.metadata) != base.metadata_digest)
+        differs = md5_of(before.data) != base.md5 or (agreed_digest(before.metadata) != base.metadata_digest)
         if edits and differs:
             self.oracle.fail(f"a delete of unknown time beat an edit: #{edits[0].number} of {side}:{key}")
 

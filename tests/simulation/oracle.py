@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from federation.metadata import digest
 from federation.model import SECOND_US, Base, Foreign, Metadata, Mode, Side
 from federation.progress import ConflictRecord
 from federation.state.memory_state import MemoryState
@@ -19,7 +18,7 @@ from federation.stores.memory import _Object
 from federation.sync.preserve import CONFLICTS_PREFIX
 from tests.simulation.script import Script
 from tests.simulation.sides import Server
-from tests.simulation.values import Value, has_big, md5_of, plain, value_of
+from tests.simulation.values import Value, agreed_digest, has_big, md5_of, plain, value_of
 
 BUDGET_SECONDS = 600.0
 LWW_SLACK_US = 3_600_000
@@ -127,7 +126,7 @@ class Oracle:
         )
         if base is not None and base.live:
             same = base.md5 == md5_of(held.data)
-            write.agreed_again = same and base.metadata_digest == digest(held.metadata)
+            write.agreed_again = same and base.metadata_digest == agreed_digest(held.metadata)
         self.writes.append(write)
         self.values.setdefault((key, write.value), []).append(write)
         self.embodied[side, key] = [write]

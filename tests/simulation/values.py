@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+from federation.metadata import digest
 from federation.model import Metadata, Side
 from federation.stores.memory import _Object
 
@@ -27,6 +28,11 @@ def value_of(held: _Object) -> Value:
 def plain(metadata: Metadata) -> tuple[tuple[str, str], ...]:
     """User metadata that fits either side."""
     return tuple(entry for entry in metadata.user if entry[0] != BIG)
+
+
+def agreed_digest(metadata: Metadata) -> bytes:
+    """What a base says of *metadata*: of what either side can hold."""
+    return digest(replace(metadata, user=plain(metadata)))
 
 
 def has_big(held: _Object) -> bool:
