@@ -29,6 +29,8 @@ class Rest:
         """When the operator last allowed a side to be empty."""
         self._scans_seen: dict[str, list[Report]] = {}
         self._quiet = 0
+        self._held_at: dict[str, float] = {}
+        """Held deletes that wait for an answer, and since when."""
         self._told_off: set[str] = set()
         """Keys left as they are because their writer does not stop: every scan looks at them once more."""
 
@@ -67,7 +69,9 @@ class Rest:
                 side = name.removeprefix("side_emptied_")
                 if side != name:
                     state._notes[f"may_be_empty:{side}"] = b"1"
-        held = [key for key, one in state._held.items() if not one.verdict]
+        now = asyncio.get_running_loop().time()
+        self._held_at = {key: self._held_at.get(key, now) for key, one in state._held.items() if not one.verdict}
+        held = [key for key, at in self._held_at.items() if now >= at + world.script.patience_seconds]
         refused = [key for key in held if world.script.rejects and sum(key.encode()) % 2]
         for verdict, keys in (("rejected", refused), ("released", [key for key in held if key not in refused])):
             if keys and world.processes:

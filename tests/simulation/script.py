@@ -83,6 +83,8 @@ class Script:
     revert_limit: int = 1000
     rejects: bool = False
     """The operator refuses some of the held deletes."""
+    patience_seconds: float = 0.0
+    """How long a held delete waits for the operator."""
     rich: bool = False
     """Users write several metadata entries, and some that VAST has no room for."""
     versioned: bool = False
@@ -274,7 +276,8 @@ def _contests(script: Script, rng: Random) -> Script:
         users.append(Act(at + rng.uniform(-9.0, 12.0), "delete", side.other, key, number=3 * index + 2))
     rates = replace(script.rates, event_lost=rng.choice([0.0, 0.2]), slow=rng.choice([0.0, 0.1]))
     users.sort(key=lambda act: act.at)
-    return replace(script, users=tuple(users), rates=rates, mode=Mode.TWO_WAY, delete_budget=rng.choice([1000, 1]))
+    script = replace(script, users=tuple(users), rates=rates, mode=Mode.TWO_WAY, delete_budget=rng.choice([1000, 1]))
+    return replace(script, patience_seconds=rng.choice([0.0, 45.0]))
 
 
 def _riches(script: Script, rng: Random) -> Script:
