@@ -12,7 +12,17 @@ from tests.simulation.script import Act, Rates, Script
 
 MOST_RUNS = 400
 MOST_RUNS_OF_SCHEDULES = 200
-_PLAIN_SETTINGS = ("mixed_settings", "new_settings", "deletes_ignored", "foreign", "revert_limit", "rejects", "rich", "versioned")
+_PLAIN_SETTINGS = (
+    "mixed_settings",
+    "new_settings",
+    "deletes_ignored",
+    "foreign",
+    "revert_limit",
+    "rejects",
+    "patience_seconds",
+    "rich",
+    "versioned",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +46,22 @@ def shrink(script: Script, run: Callable[[Script], Run]) -> Script:
     def fails(candidate: Script) -> bool:
         return any(kind_of(one) == wanted for one in run(candidate).violations)
 
-    script = _descend(script, _smaller, fails, MOST_RUNS)
+    script = _descend(script, fails)
     # The schedule last: of what is left as few choices as possible are drawn, the others are first come, first served.
     orderly = replace(script, drawn=())
     if fails(orderly):
         return orderly
     whole = replace(script, drawn=((0, run(script).choices + 1),))
-    return _descend(whole, _more_orderly, fails, MOST_RUNS_OF_SCHEDULES) if fails(whole) else script
+    return _in_order(whole, fails) if fails(whole) else script
 
 
-def _descend(
-    script: Script, smaller: Callable[[Script], Iterator[Script]], fails: Callable[[Script], bool], most_runs: int
-) -> Script:
-    """Take the first of the *smaller* ones that fails, again and again."""
+def _descend(script: Script, fails: Callable[[Script], bool]) -> Script:
+    """Take the first of the smaller ones that fails, again and again."""
     runs, progress = 0, True
-    while progress and runs < most_runs:
+    while progress and runs < MOST_RUNS:
         progress = False
-        for candidate in smaller(script):
-            if runs >= most_runs:
+        for candidate in _smaller(script):
+            if runs >= MOST_RUNS:
                 break
             runs += 1
             if fails(candidate):
@@ -85,22 +93,23 @@ def _smaller(script: Script) -> Iterator[Script]:
             yield replace(script, rates=replace(script.rates, **{one.name: 0.0}))
 
 
-def _more_orderly(script: Script) -> Iterator[Script]:
-    """With half of a span, or a span, of drawn choices less."""
-    spans = script.drawn or ()
-    for index, (start, end) in enumerate(spans):
-        middle = (start + end) // 2
-        for kept in ((), ((start, middle),), ((middle, end),)):
-            if kept != ((start, end),):
-                yield replace(script, drawn=_without_empty(spans[:index] + kept + spans[index + 1 :]))
-    for index, (start, end) in enumerate(spans):
-        if (quarter := (end - start) // 4) > 0:
-            cut = ((start, start + quarter), (end - quarter, end))
-            yield replace(script, drawn=spans[:index] + cut + spans[index + 1 :])
+def _in_order(script: Script, fails: Callable[[Script], bool]) -> Script:
+    """Take ever smaller stretches out of the choices that are drawn, while it fails without them."""
+    spans, runs = script.drawn or (), 0
+    size = max((end for _, end in spans), default=0) // 2
+    while size and runs < MOST_RUNS_OF_SCHEDULES:
+        for start, end in [(at, at + size) for first, last in spans for at in range(first, last, size)]:
+            fewer = _without(spans, start, end)
+            runs += 1
+            if runs <= MOST_RUNS_OF_SCHEDULES and fewer != spans and fails(replace(script, drawn=fewer)):
+                spans = fewer
+        size //= 2
+    return replace(script, drawn=spans)
 
 
-def _without_empty(spans: Spans) -> Spans:
-    return tuple((start, end) for start, end in spans if start < end)
+def _without(spans: Spans, start: int, end: int) -> Spans:
+    cut = [piece for first, last in spans for piece in ((first, min(last, start)), (max(first, end), last))]
+    return tuple((first, last) for first, last in cut if first < last)
 
 
 def _fewer(acts: tuple[Act, ...]) -> Iterator[tuple[Act, ...]]:
