@@ -121,6 +121,11 @@ def held(metadata: Metadata, side: Side) -> Metadata:
     return from_side(stored.headers, stored.user, side)[0]
 
 
+def shared(metadata: Metadata, side: Side) -> Metadata:
+    """The part of what *side* holds that the other side can hold too: what two sides in step agree on."""
+    return held(metadata, side.other)
+
+
 def carried_back(metadata: Metadata, over: Metadata, side: Side) -> Metadata:
     """*metadata* as *side* holds it, completed by the entries of *over* that *side* could not hold.
 

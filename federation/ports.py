@@ -271,7 +271,10 @@ class State(Records, Transfers, Protocol):
         ...
 
     async def hold(self, lease: Lease, key: str, generation: int, held: Held) -> None:
-        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile."""
+        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile.
+
+        What is told of the key later makes it dirty beside that; ``settle`` ends it, when it has come to something else.
+        """
         ...
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from federation.model import Base, Hint, Metadata, Side
+from federation.model import Base, Hint, Metadata, Side, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Held:
     reason: str
     since_us: int
     verdict: str = ""
+    deleted: Stamp | None = None
+    """When the other side's object was deleted, where an event told: the hint that did is gone when a person has decided."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class MemoryRecords:
 
     async def conflicts(self) -> list[ConflictRecord]:
         """As in the port."""
-        return sorted(self._conflicts.values(), key=lambda one: one.at_us)
+        return sorted(self._conflicts.values(), key=lambda one: (one.at_us, one.key))
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""

@@ -23,6 +23,8 @@ class _Dirty:
     generation: int = 0
     entries: dict[Side, list[HintEntry]] = field(default_factory=lambda: {side: [] for side in Side})
     since_us: dict[Side, int] = field(default_factory=dict)
+    newer_us: dict[Side, int] = field(default_factory=dict)
+    """As ``since_us``, of what was marked after the last claim."""
     sources: set[Source] = field(default_factory=set)
     due_us: int | None = None
     """None while claimed."""
@@ -54,7 +56,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         self._parked: dict[str, Parked] = {}
         self._owners: dict[int, _Owner] = {}
         self._fences: dict[int, int] = {}
-        self._sequence = 0
+        self._sequences: dict[int, int] = {}
 
     async def open(self, *, create: bool = True) -> bool:
         """As in the port."""
@@ -81,20 +83,21 @@ class MemoryState(MemoryRecords, MemoryTransfers):
             return False
         now = self._clock.now_us()
         dirty = self._dirty.setdefault(change.key, _Dirty())
-        self._sequence += 1
-        dirty.generation = self._sequence
+        if dirty.claimed == dirty.generation:
+            dirty.newer_us = {}
+        shard = self.shard_of(change.key)
+        dirty.generation = self._sequences[shard] = self._sequences.get(shard, 0) + 1
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
         at_us = change.at.at_us if change.at is not None else now
-        dirty.since_us[change.side] = min(at_us, dirty.since_us.get(change.side, at_us))
+        for since_us in (dirty.since_us, dirty.newer_us):
+            since_us[change.side] = min(at_us, since_us.get(change.side, at_us))
         due_us = max(now, change.not_before_us)
         if dirty.claimed:
             dirty.due_us = None
         else:
             dirty.due_us = due_us if dirty.due_us is None else min(dirty.due_us, due_us)
         self._parked.pop(change.key, None)
-        if change.source is not Source.OPERATOR and change.etag is not None and not change.deleted:
-            self._held.pop(change.key, None)
         return True
 
     def _is_echo(self, change: Change) -> bool:
@@ -203,12 +206,8 @@ class MemoryState(MemoryRecords, MemoryTransfers):
     def _keep_newer(self, dirty: _Dirty, generation: int) -> None:
         dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = 0, self._clock.now_us(), 0, ""
         for side in Side:
-            newer = [entry for entry in dirty.entries[side] if entry.generation > generation]
-            dirty.entries[side] = newer
-            times = [entry.at.at_us if entry.at is not None else self._clock.now_us() for entry in newer]
-            dirty.since_us.pop(side, None)
-            if times:
-                dirty.since_us[side] = min(times)
+            dirty.entries[side] = [entry for entry in dirty.entries[side] if entry.generation > generation]
+        dirty.since_us = dict(dirty.newer_us)
 
     async def defer(
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
@@ -292,7 +291,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
 
     async def parked(self) -> list[Parked]:
         """As in the port."""
-        return sorted(self._parked.values(), key=lambda one: one.since_us)
+        return sorted(self._parked.values(), key=lambda one: (one.since_us, one.key))
 
     async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
         """As in the port."""
@@ -303,7 +302,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
 
     async def held(self) -> list[Held]:
         """As in the port."""
-        return sorted(self._held.values(), key=lambda one: one.since_us)
+        return sorted(self._held.values(), key=lambda one: (one.since_us, one.key))
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
         """As in the port."""

@@ -145,7 +145,8 @@ class RecordQueries:
         done = [name.decode().partition(":")[2] for name in names]
         known = [key.decode() for key in renamed]
         waiting = await self._pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
-        return DeleteTally(len(done), len(set(done) & set(known)), sum(held), sum(waiting))
+        halves = set(known)
+        return DeleteTally(len(done), sum(key in halves for key in done), sum(held), sum(waiting))
 
     # ----------------------------------------------------------------------------------------------- records of the pair
 

@@ -42,7 +42,7 @@ RENAME_INDEX_FIELDS = 1_024
 DEFAULT_BUCKETS = 160
 """Base hashes per shard: with 64 shards about 100 records each at a million objects, the compact encoding's limit being 128."""
 
-_MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "held", "seq")
+_MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq")
 
 
 @cache

@@ -27,9 +27,10 @@ from federation.sync.transfer import Original, Target, still_the_same
 class DeleteHeld(Exception):
     """The delete budget is used up: this delete waits for a person (rule 8)."""
 
-    def __init__(self, delete_on: Side) -> None:
+    def __init__(self, delete_on: Side, deleted: Stamp | None = None) -> None:
         super().__init__(f"delete on {delete_on} is over the budget")
         self.delete_on = delete_on
+        self.deleted = deleted
 
 
 @dataclass(slots=True)
@@ -125,9 +126,14 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
         metadata_digest=scene.blob.metadata_digest,
         written=written,
         size_bytes=scene.blob.version.size_bytes,
-        lossy=scene.base.lossy if scene.base is not None else False,
+        lossy=any(_too_much(scene.present(side), side) for side in Side),
         vast_as_of_us=scene.vast_as_of_us,
     )
+
+
+def _too_much(here: Present, side: Side) -> bool:
+    """Whether *side* holds metadata that the other side cannot take."""
+    return mapping.shared(here.metadata, side) != here.metadata
 
 
 def _keep(scene: Scene, side: Side) -> Base:
@@ -154,18 +160,21 @@ async def _preserve(ctx: PairContext, scene: Scene, decision: Decision, *, copy_
     await preserve_loser(ctx, scene.key, (decision.preserve, loser), winner, decision.reason, copy_bytes=copy_bytes)
 
 
-def _carrying_back(scene: Scene, side: Side) -> Present:
-    """What *side* holds, with the metadata that it could not take of the agreed version it now replaces on the other side."""
-    source, target, base = scene.present(side), scene.of(side.other), scene.base
-    agreed = base is not None and base.lossy and isinstance(target, Present) and target.version.etag == base.etag(side.other)
-    if not agreed or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
+def _carrying_back(scene: Scene, decision: Decision) -> Present:
+    """The source, with the metadata that its side cannot hold of the version it now replaces on the other side.
+
+    Not of a version that loses: that is kept as a whole. Nor of what was written in a read-only zone.
+    """
+    side = decision.destination.other
+    source, target = scene.present(side), scene.of(side.other)
+    if decision.preserve is not None or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
         return source
     return replace(source, metadata=mapping.carried_back(source.metadata, target.metadata, side))
 
 
 async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = _carrying_back(scene, side), scene.of(decision.destination)
+    source, target = _carrying_back(scene, decision), scene.of(decision.destination)
     destination = ctx.stores[decision.destination]
     await _preserve(ctx, scene, decision, copy_bytes=True)
     written = logical_stamp(source, side, scene.rules)
@@ -173,7 +182,9 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     if scene.base is None or not scene.base.live or not ctx.transfer.is_small(source.version.size_bytes):
         # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
-        await ctx.state.intend(scene.lease, scene.key, _base(scene, side, source, written, other_etag="", md5=source.version.md5))
+        lossy = _too_much(source, side)
+        intent = _base(scene, side, source, written, other_etag="", md5=source.version.md5, lossy=lossy)
+        await ctx.state.intend(scene.lease, scene.key, intent)
     content = content_name(source.version.md5, source.version.size_bytes)
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):
         await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())
@@ -229,7 +240,7 @@ async def _copy_small(
 
 async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = _carrying_back(scene, side), scene.present(decision.destination)
+    source, target = _carrying_back(scene, decision), scene.present(decision.destination)
     await _preserve(ctx, scene, decision, copy_bytes=False)
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
@@ -262,13 +273,15 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
     content = content_name(target.md5 or (scene.base.md5 if scene.base is not None else None), target.size_bytes)
     if content:
         await ctx.state.note_deleted(scene.key, content, now_us=ctx.clock.now_us())
+    gone = scene.of(on.other)
+    deleted = gone.deleted if isinstance(gone, Absent) else None
     if scene.delete_held:
-        raise DeleteHeld(on)  # until a person says otherwise, however much budget a new window has
+        raise DeleteHeld(on, deleted)  # until a person says otherwise, however much budget a new window has
     granted = await ctx.state.reserve_delete(
         f"{on}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )
     if not granted:
-        raise DeleteHeld(on)
+        raise DeleteHeld(on, deleted)
 
 
 async def _reserve_revert(ctx: PairContext, scene: Scene, zone: Side) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, Park, RetryLater
-from federation.model import Side
+from federation.model import Side, Stamp
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.apply import DeleteHeld
 from federation.sync.sync_key import NotQuiet
@@ -39,6 +39,7 @@ class ToHold:
     """Keep the delete for a person."""
 
     delete_on: Side
+    deleted: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int) -
         case NotQuiet():
             return Deferred(error.until_us, "", count_attempt=False)
         case DeleteHeld():
-            return ToHold(error.delete_on)
+            return ToHold(error.delete_on, error.deleted)
         case Halt():
             name = error.reason or "halted"
             back = Deferred(_later(now_us, _HALT_RECHECK_SECONDS), str(error), count_attempt=False)

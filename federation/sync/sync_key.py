@@ -192,6 +192,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     scene = await _scene(ctx, lease, claim)
     scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
     scene.base = recovered(scene.base, claim.intent, scene)
     await _require_quiet(ctx, scene, hint)
@@ -201,6 +202,16 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     decision, scene.delete_released = _verdict(decision, held)
     scene.delete_held = held is not None
     return Synced(decision, await apply(ctx, scene, decision))
+
+
+def _recall_delete(scene: Scene, held: Held | None) -> None:
+    """A delete that waits for a person keeps the time its event told: without it, it would lose against any older edit."""
+    if held is None:
+        return
+    side = held.delete_on.other
+    if scene.of(side) == Absent():
+        gone = Absent(held.deleted)
+        scene.blob, scene.vast = (gone, scene.vast) if side is Side.BLOB else (scene.blob, gone)
 
 
 async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
@@ -240,9 +251,7 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
     there = scene.of(source.other)
     if isinstance(there, Absent) or not _by_stamp(there, intent, source):
         return base
-    # The intent was noted before it was known how much of the metadata fits.
-    lossy = intent.lossy or there.metadata_digest != intent.metadata_digest
-    done = replace(intent, md5=there.version.md5 or intent.md5, lossy=lossy)
+    done = replace(intent, md5=there.version.md5 or intent.md5)
     etag = there.version.etag
     return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
 

@@ -292,7 +292,7 @@ class Worker:
                 return "parked"
             case ToHold():
                 since_us = claim.held.since_us if claim.held is not None else now
-                held = Held(key=key, delete_on=what.delete_on, reason="delete_budget", since_us=since_us)
+                held = Held(key, what.delete_on, "delete_budget", since_us, deleted=what.deleted)
                 await self._persist(lambda: state.hold(lease, key, generation, held))
                 return "held"
             case ToHalt():

@@ -39,7 +39,7 @@ async def test_parked_keys_come_back_on_news_and_by_an_operator(state: State, cl
 
 
 async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock) -> None:
-    """The verdict reaches the worker with the claim; news drops the hold, so that it is decided anew."""
+    """The verdict reaches the worker with the claim, beside whatever news there is; a settle ends it."""
     held = Held("k", Side.VAST, "delete_budget", 7)
     await state.mark([event("k", etag=None)])
     lease = await lease_of(state, "k")
@@ -53,6 +53,7 @@ async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock)
     assert judged.held is not None
     assert judged.held.verdict == "released"
     await state.mark([event("k", etag="0x8DCC")])
+    assert not await state.settle(lease, "k", judged.hint.generation, None)
     assert await state.held() == []
 
 
@@ -159,7 +160,7 @@ async def test_held_deletes_that_are_renames_are_counted_among_the_held(state: S
 
 
 async def test_a_held_delete_survives_being_told_again(state: State) -> None:
-    """Scans and repeated events tell of the same delete; only news of a version ends the wait for a person."""
+    """Scans and repeated events tell of the same delete and of the version it met; only a settle ends the wait for a person."""
     await state.mark([event("k")])
     lease = await lease_of(state, "k")
     [claim] = await state.claim(lease, limit=1, now_us=2**52)
@@ -167,6 +168,11 @@ async def test_a_held_delete_survives_being_told_again(state: State) -> None:
     await state.mark([Change("k", Side.BLOB, Source.RECONCILER, deleted=True), Change("k", Side.VAST, Source.RECONCILER)])
     assert [one.key for one in await state.held()] == ["k"]
     await state.mark([event("k", etag="0x8DBACK")])
+    [claim] = await state.claim(lease, limit=1, now_us=2**52)
+    assert [one.key for one in await state.held()] == ["k"]
+    assert claim.held is not None
+
+    await state.settle(lease, "k", claim.hint.generation, AGREED)
     assert await state.held() == []
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from azure.core.exceptions import ResourceNotFoundError, ServiceRequestError
 from kafka.errors import KafkaConnectionError
 
+from federation.keys import encode, policy_for
 from federation.model import Side
 from federation.sources.kafka_reader import Polled
 from tests.simulation.loop import UNIT
@@ -44,7 +45,7 @@ def blob_event(key: str, etag: str | None, at_us: int) -> bytes:
     return json.dumps(
         {
             "topic": ACCOUNT,
-            "subject": f"/blobServices/default/containers/{CONTAINER}/blobs/{key}",
+            "subject": f"/blobServices/default/containers/{CONTAINER}/blobs/{encode(key, policy_for(Side.BLOB))}",
             "eventType": f"Microsoft.Storage.{kind}",
             "eventTime": datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f0Z"),
             "id": "e",
@@ -55,7 +56,7 @@ def blob_event(key: str, etag: str | None, at_us: int) -> bytes:
 
 def vast_event(key: str, name: str, etag: str | None, at_us: int) -> bytes:
     """As VAST sends it."""
-    item = {"key": quote(key, safe="/"), "size": 1} | ({"eTag": etag} if etag is not None else {})
+    item = {"key": quote(encode(key, policy_for(Side.VAST)), safe="/"), "size": 1} | ({"eTag": etag} if etag is not None else {})
     record = {
         "eventName": name,
         "eventTime": datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
