@@ -25,6 +25,7 @@ from federation.progress import Cursor, DeadLetter
 from federation.sources.change_feed_chunk import Damage, Piece, ReadLimits, Records
 from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.change_feed_layout import SLACK_US
+from federation.sources.change_feed_patience import PatientBlobs
 from federation.sources.change_feed_position import FeedPosition, load, start_at
 from federation.sources.change_feed_reader import FeedReader, Folded, Item, Lost
 from federation.sources.common import OnGap, Tell, ask_scans
@@ -69,7 +70,7 @@ class ChangeFeed:
         options: FeedOptions | None = None,
         limits: ReadLimits | None = None,
     ) -> None:
-        self._blobs = blobs
+        self._blobs = PatientBlobs(blobs, clock, self._refused)
         self._digest = options_digest(account, scope)
         self._scope = scope
         self._state = state
@@ -105,13 +106,18 @@ class ChangeFeed:
                 try:
                     await self._session()
                 except FederationError as error:
+                    failures = 0 if self._tell.connected else failures + 1
                     self._tell.down(_text(error))
                     await self._clock.sleep(min(_MAX_PAUSE_SECONDS, backoff_seconds(failures, first_seconds=0.5)))
-                    failures = 0 if self._tell.connected else failures + 1
         finally:
             with suppress(RetryLater):  # then it ends by itself
                 await self._state.disown(self.name, owner=self._owner)
             await self._blobs.close()
+
+    def _refused(self, error: RetryLater) -> None:
+        self._tell.counts["repeated_requests"] += 1
+        if not self._tell.connected:
+            self._tell.down(_text(error))
 
     # ------------------------------------------------------------------------------------------------------------ session
 
@@ -263,17 +269,23 @@ def options_digest(account: str, scope: BlobScope) -> str:
 
 
 async def _batches(items: AsyncIterator[Item[Made]]) -> AsyncIterator[list[Item[Made]]]:
-    """Items in lists of about as many records as one mark takes well."""
+    """Items in lists of about as many records as one mark takes well; those of before a fault too, so that each pass gets on."""
     batch: list[Item[Made]] = []
     held = 0
-    async for item in items:
-        batch.append(item)
-        held += item.records if isinstance(item, Piece) else 0
-        if held >= _BATCH_RECORDS:
-            yield batch
-            batch, held = [], 0
+    fault: FederationError | None = None
+    try:
+        async for item in items:
+            batch.append(item)
+            held += item.records if isinstance(item, Piece) else 0
+            if held >= _BATCH_RECORDS:
+                yield batch
+                batch, held = [], 0
+    except FederationError as error:
+        fault = error
     if batch:
         yield batch
+    if fault is not None:
+        raise fault
 
 
 def _text(error: FederationError) -> str:

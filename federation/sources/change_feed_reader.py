@@ -97,6 +97,8 @@ class FeedReader(Generic[T]):
                     before = position.chunks.get(item.chunk)
                     self.progress.unread_bytes -= item.position.offset - (before.offset if before is not None else 0)
                     position = position.read({item.chunk: item.position})
+                elif isinstance(item, Lost):
+                    position = position.without(item.chunks, unseen=item.unseen)
                 yield item
         finally:
             producer.cancel()

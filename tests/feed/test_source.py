@@ -166,6 +166,25 @@ async def test_a_fault_of_the_service_is_told_and_outlived(fault: FederationErro
     assert lab.gaps == 0
 
 
+async def test_a_request_refused_now_and_then_costs_no_pass() -> None:
+    """A busy service is asked again a few times, and that is counted; what was read before a lasting fault is marked."""
+    lab = Lab()
+    lab.append(3)
+    lab.feed.segment(hour(2))
+    lab.feed.index(hour(2))
+    lab.feed.append(hour(2), [record(700, "later", hour(2))])
+    chunk = next(name for name in lab.feed.blobs if name.endswith(".avro") and "/0200/" in name)
+    lab.blobs.faults[chunk] = RetryLater("busy", reason="throttled")
+    source = lab.source()
+    async with running(source):
+        await eventually(lab.marked, "the readable segment is marked while the other one is refused")
+        await eventually(lambda: "busy" in str(source.health()["last_error"]), "health tells")
+        lab.blobs.faults.clear()
+        await eventually(lambda: "later" in lab.sink.keys, "the other one too")
+    assert len(lab.sink.keys) == 4
+    assert int(source.health()["repeated_requests"] or 0) >= 3
+
+
 async def test_a_gap_asks_for_a_scan() -> None:
     """When retention overtook the cursor a scan is asked for, it is counted, and reading goes on with what is there."""
     lab = Lab()
