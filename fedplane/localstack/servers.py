@@ -74,7 +74,7 @@ def kafka_apache(port: int, controller_port: int, state_dir: Path, tools: Path, 
     start = (
         f'set -e; if [ ! -f "{home}/data/meta.properties" ]; then '
         f'"{java}" -cp "{classpath}" kafka.tools.StorageTool format -t {cluster} -c "{file}"; fi; '
-        f'exec "{java}" -Xmx256m -Xms64m -XX:+UseSerialGC -cp "{classpath}" kafka.Kafka "{file}"'
+        f'exec "{java}" -Xmx256m -Xms64m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "{classpath}" kafka.Kafka "{file}"'
     )
     log = state_dir / "log" / "kafka.log"
     return ManagedProcess("kafka", ["/bin/sh", "-c", start], log=log, ready=lambda: port_answers(port))
