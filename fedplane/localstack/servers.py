@@ -70,7 +70,7 @@ def kafka_apache(port: int, controller_port: int, state_dir: Path, tools: Path, 
     file = home / "server.properties"
     file.write_text(_kafka_properties(port, controller_port, home) + properties)
     classpath = f"{libs}/*"
-    cluster = secrets.token_urlsafe(16)
+    cluster = "A" + secrets.token_urlsafe(16)[1:]  # one that begins with a dash would be taken for an option
     start = (
         f'set -e; if [ ! -f "{home}/data/meta.properties" ]; then '
         f'"{java}" -cp "{classpath}" kafka.tools.StorageTool format -t {cluster} -c "{file}"; fi; '
