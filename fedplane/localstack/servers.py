@@ -70,11 +70,11 @@ def kafka_apache(port: int, controller_port: int, state_dir: Path, tools: Path, 
     file = home / "server.properties"
     file.write_text(_kafka_properties(port, controller_port, home) + properties)
     classpath = f"{libs}/*"
-    cluster = secrets.token_urlsafe(16)
+    cluster = "A" + secrets.token_urlsafe(16)[1:]  # one that begins with a dash would be taken for an option
     start = (
         f'set -e; if [ ! -f "{home}/data/meta.properties" ]; then '
         f'"{java}" -cp "{classpath}" kafka.tools.StorageTool format -t {cluster} -c "{file}"; fi; '
-        f'exec "{java}" -Xmx256m -Xms64m -XX:+UseSerialGC -cp "{classpath}" kafka.Kafka "{file}"'
+        f'exec "{java}" -Xmx256m -Xms64m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "{classpath}" kafka.Kafka "{file}"'
     )
     log = state_dir / "log" / "kafka.log"
     return ManagedProcess("kafka", ["/bin/sh", "-c", start], log=log, ready=lambda: port_answers(port))

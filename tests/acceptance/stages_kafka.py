@@ -100,7 +100,7 @@ class Servers:
     async def start(self) -> None:
         """All, and the topic."""
         await self.all["redis"].start()
-        await self.all["broker"].start()
+        await self._up("broker")
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         await asyncio.to_thread(admin.create_topics([NewTopic(_TOPIC, PARTITIONS, 1)])[_TOPIC].result, 30)
         await self.all["reader one"].start()
@@ -112,10 +112,13 @@ class Servers:
         process = self.all[name]
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
+        await self._up(name)
+
+    async def _up(self, name: str) -> None:
         for _ in range(_START_TRIES):
             with contextlib.suppress(ServerFailed):  # a busy machine may need longer
-                return await process.start()
-        raise ServerFailed(f"{name} did not come up again")
+                return await self.all[name].start()
+        raise ServerFailed(f"{name} did not come up")
 
     def look(self) -> None:
         """Note the readers' peak memory."""
