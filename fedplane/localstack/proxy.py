@@ -140,7 +140,8 @@ class Proxy:
             await asyncio.sleep(faults.latency_ms / 1000)
         if faults.error and self._random.random() < faults.error:
             self.injected["errors"] += 1
-            await request.read()
+            async for _ in request.content.iter_any():  # read whatever its size, so that the connection can be used on
+                continue
             body, headers = self._watcher.refusal()
             if faults.retry_after_seconds is not None:
                 headers["Retry-After"] = str(faults.retry_after_seconds)
