@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from federation.model import Base, Hint, Side
 from federation.progress import (
@@ -22,56 +21,55 @@ from federation.progress import (
     Held,
     Parked,
 )
+from federation.state.calls import Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
-from federation.state.records import key_digest, unpack_base, unpack_hint
+from federation.state.records import joined_base, key_digest, rest_field, unpack_hint
 
 
 class RecordQueries:
     """See ``ports.State``; the docstrings there hold."""
 
-    def __init__(self, client: Redis, layout: Layout) -> None:
+    def __init__(self, client: Client, layout: Layout) -> None:
         self._redis = client
+        self._calls = Calls(client)
         self._layout = layout
 
     def shard_of(self, key: str) -> int:
         """As in the port."""
         return self._layout.shard_of(key)
 
-    async def _pipe(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with redis_faults():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return await pipe.execute()
+    def _base_of(self, key: str) -> tuple[Any, ...]:
+        """The command that reads a base record; ``joined_base`` understands its reply."""
+        digest = key_digest(key)
+        return "HMGET", self._layout.bucket_of_digest(digest), digest, rest_field(digest)
 
     # ----------------------------------------------------------------------------------------------------------- queries
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:
         """As in the port; one round trip."""
-        found = await self._pipe([("HGET", self._layout.base_bucket(key), key_digest(key)) for key in keys])
-        return [unpack_base(record) if record else None for record in found]
+        return [joined_base(fields) for fields in await self._calls.pipe([self._base_of(key) for key in keys])]
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port; one round trip."""
-        return [bool(n) for n in await self._pipe([("HEXISTS", self._of(key, "hint"), key) for key in keys])]
+        return [bool(n) for n in await self._calls.pipe([("HEXISTS", self._of(key, "hint"), key) for key in keys])]
 
     def _of(self, key: str, name: str) -> str:
         return self._layout.of_shard(self.shard_of(key), name)
 
     async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
         """As in the port."""
-        hint, base, parked, held = await self._pipe(
+        hint, base, parked, held = await self._calls.pipe(
             [
                 ("HGET", self._of(key, "hint"), key),
-                ("HGET", self._layout.base_bucket(key), key_digest(key)),
+                self._base_of(key),
                 ("HGET", self._of(key, "parked"), key),
                 ("HGET", self._of(key, "held"), key),
             ]
         )
         return (
             unpack_hint(key, hint) if hint else None,
-            unpack_base(base) if base else None,
+            joined_base(base),
             msgspec.json.decode(parked, type=Parked) if parked else None,
             msgspec.json.decode(held, type=Held) if held else None,
         )
@@ -85,7 +83,7 @@ class RecordQueries:
             for side in Side:
                 since = self._layout.since(shard, side)
                 commands += [("ZCARD", since), ("ZRANGE", since, 0, 0, "WITHSCORES")]
-        conflicts, *replies = await self._pipe(commands)
+        conflicts, *replies = await self._calls.pipe(commands)
         rows = [replies[at : at + 8] for at in range(0, len(replies), 8)]
         oldest = {side: [row[5 + 2 * i][0][1] for row in rows if row[5 + 2 * i]] for i, side in enumerate(Side)}
         return Backlog(
@@ -112,13 +110,13 @@ class RecordQueries:
 
     async def parked(self) -> list[Parked]:
         """As in the port."""
-        found = await self._pipe([("HVALS", self._layout.of_shard(shard, "parked")) for shard in range(self._layout.shards)])
+        found = await self._calls.pipe([("HVALS", self._layout.of_shard(shard, "parked")) for shard in range(self._layout.shards)])
         records = [msgspec.json.decode(value, type=Parked) for values in found for value in values]
         return sorted(records, key=lambda one: (one.since_us, one.key))
 
     async def held(self) -> list[Held]:
         """As in the port."""
-        found = await self._pipe([("HVALS", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)])
+        found = await self._calls.pipe([("HVALS", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)])
         records = [msgspec.json.decode(value, type=Held) for values in found for value in values]
         return sorted(records, key=lambda one: (one.since_us, one.key))
 
@@ -127,19 +125,19 @@ class RecordQueries:
         if keys:
             renames = self._layout.of_pair("renames")
             commands: list[tuple[Any, ...]] = [("ZADD", renames, now_us, key) for key in keys]
-            await self._pipe([*commands, ("ZREMRANGEBYRANK", renames, 0, -RENAMES_KEPT - 1)])
+            await self._calls.pipe([*commands, ("ZREMRANGEBYRANK", renames, 0, -RENAMES_KEPT - 1)])
 
     async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
         """As in the port."""
         start = now_us - int(budget.window_seconds * 1_000_000)
         counts: list[tuple[Any, ...]] = [("HLEN", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)]
         deletes, renames = self._layout.of_pair("deletes"), self._layout.of_pair("renames")
-        names, renamed, *held = await self._pipe(
+        names, renamed, *held = await self._calls.pipe(
             [("ZRANGEBYSCORE", deletes, f"({start}", "+inf"), ("ZRANGE", renames, 0, -1), *counts]
         )
         done = [name.decode().partition(":")[2] for name in names]
         known = [key.decode() for key in renamed]
-        waiting = await self._pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
+        waiting = await self._calls.pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
         return DeleteTally(len(done), len(set(done) & set(known)), sum(held), sum(waiting))
 
     # ----------------------------------------------------------------------------------------------- records of the pair
