@@ -116,17 +116,6 @@ def split_record(record: bytes) -> tuple[bytes, bytes]:
     return record[:HEAD_BYTES], record[HEAD_BYTES:]
 
 
-def rest_field(digest: bytes) -> bytes:
-    """Name of the second field of a record."""
-    return digest + b"+"
-
-
-def joined_base(fields: Sequence[bytes | None]) -> Base | None:
-    """The base of a record's two fields as they were read. Raises as ``unpack_base``."""
-    head, rest = fields
-    return unpack_base(head + (rest or b"" if len(head) == HEAD_BYTES else b"")) if head else None
-
-
 def unpack_base(record: bytes) -> Base:
     """The base of *record*.
 

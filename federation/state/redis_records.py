@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -21,10 +21,13 @@ from federation.progress import (
     Held,
     Parked,
 )
-from federation.state.calls import Calls, Client
+from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
-from federation.state.records import joined_base, key_digest, rest_field, unpack_hint
+from federation.state.records import key_digest, unpack_base, unpack_hint
+
+_LOOK_AT_ONCE = 1_000
+Known = tuple[bytes, bytes, bytes]
 
 
 class RecordQueries:
@@ -39,16 +42,35 @@ class RecordQueries:
         """As in the port."""
         return self._layout.shard_of(key)
 
-    def _base_of(self, key: str) -> tuple[Any, ...]:
-        """The command that reads a base record; ``joined_base`` understands its reply."""
-        digest = key_digest(key)
-        return "HMGET", self._layout.bucket_of_digest(digest), digest, rest_field(digest)
-
     # ----------------------------------------------------------------------------------------------------------- queries
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:
         """As in the port; one round trip."""
-        return [joined_base(fields) for fields in await self._calls.pipe([self._base_of(key) for key in keys])]
+        return [unpack_base(base) if base else None for base, _, _ in await self._look(keys)]
+
+    async def _look(self, keys: Sequence[str]) -> list[Known]:
+        """Base record, held record and intent of each key, packed; empty where there is none."""
+        by_shard: dict[int, list[tuple[int, str, bytes]]] = {}
+        for at, key in enumerate(keys):
+            digest = key_digest(key)
+            by_shard.setdefault(self._layout.shard_of_digest(digest), []).append((at, key, digest))
+        parts = [
+            (shard, wanted[at : at + _LOOK_AT_ONCE]) for shard, wanted in by_shard.items() for at in range(0, len(wanted), _LOOK_AT_ONCE)
+        ]
+        replies = await self._calls.run_all("look", [self._looking(shard, wanted) for shard, wanted in parts])
+        found: list[Known] = [(b"", b"", b"")] * len(keys)
+        for (_, wanted), reply in zip(parts, replies, strict=True):
+            fields = _fields(reply)
+            for at, _, _ in wanted:
+                found[at] = (next(fields), next(fields), next(fields))
+        return found
+
+    def _looking(self, shard: int, wanted: Sequence[tuple[int, str, bytes]]) -> Call:
+        places: dict[str, int] = {}
+        args: list[Any] = []
+        for _, key, digest in wanted:
+            args += [key, digest, places.setdefault(self._layout.bucket_of_digest(digest), len(places) + 1)]
+        return [self._layout.of_shard(shard, "held"), self._layout.of_shard(shard, "intent"), *places], args
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port; one round trip."""
@@ -59,17 +81,11 @@ class RecordQueries:
 
     async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
         """As in the port."""
-        hint, base, parked, held = await self._calls.pipe(
-            [
-                ("HGET", self._of(key, "hint"), key),
-                self._base_of(key),
-                ("HGET", self._of(key, "parked"), key),
-                ("HGET", self._of(key, "held"), key),
-            ]
-        )
+        hint, parked = await self._calls.pipe([("HGET", self._of(key, "hint"), key), ("HGET", self._of(key, "parked"), key)])
+        [(base, held, _)] = await self._look([key])
         return (
             unpack_hint(key, hint) if hint else None,
-            joined_base(base),
+            unpack_base(base) if base else None,
             msgspec.json.decode(parked, type=Parked) if parked else None,
             msgspec.json.decode(held, type=Held) if held else None,
         )
@@ -224,6 +240,15 @@ class RecordQueries:
         with redis_faults():
             found: Any = await self._redis.xrange(self._layout.of_pair("dead"))
         return [msgspec.json.decode(fields[b"letter"], type=DeadLetter) for _, fields in found]
+
+
+def _fields(packed: bytes) -> Iterator[bytes]:
+    """What ``look.lua`` put together."""
+    at = 0
+    while at < len(packed):
+        end = at + 4 + int.from_bytes(packed[at : at + 4], "big")
+        yield packed[at + 4 : end]
+        at = end
 
 
 def _wire(value: bytes) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes

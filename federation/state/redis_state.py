@@ -16,7 +16,7 @@ from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudg
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.calls import Call, Client
 from federation.state.layout import Layout
-from federation.state.records import joined_base, key_digest, pack_base, pack_changes, split_record, unpack_base, unpack_hint
+from federation.state.records import key_digest, pack_base, pack_changes, split_record, unpack_base, unpack_hint
 from federation.state.redis_records import RecordQueries
 from federation.state.schema import open_layout
 from federation.state.settling import Ended, Replies, Settling
@@ -104,21 +104,14 @@ class RedisState(RecordQueries):
         if not reply:
             return []
         names = [name.decode() for name in reply[::2]]
-        held, intents, *bases = await self._calls.pipe(
-            [
-                ("HMGET", self._layout.of_shard(lease.shard, "held"), *names),
-                ("HMGET", self._layout.of_shard(lease.shard, "intent"), *names),
-                *(self._base_of(name) for name in names),
-            ]
-        )
         return [
             Claim(
                 hint=unpack_hint(name, hint),
-                base=joined_base(base),
-                held=msgspec.json.decode(on_hold, type=Held) if on_hold else None,
+                base=unpack_base(base) if base else None,
+                held=msgspec.json.decode(held, type=Held) if held else None,
                 intent=unpack_base(intent) if intent else None,
             )
-            for name, hint, base, on_hold, intent in zip(names, reply[1::2], bases, held, intents, strict=True)
+            for name, hint, (base, held, intent) in zip(names, reply[1::2], await self._look(names), strict=True)
         ]
 
     async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:

@@ -23,6 +23,7 @@ class Ended:
     record: bytes
 
 
+_Waiting = tuple[Ended, asyncio.Future[bool]]
 Replies = Sequence[Sequence[bool] | FederationError]
 Send = Callable[[Sequence[Sequence[Ended]]], Awaitable[Replies]]
 """Runs the settles of some leases: for each lease what became of its keys, or why it was refused."""
@@ -33,7 +34,7 @@ class Settling:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._waiting: list[tuple[Ended, asyncio.Future[bool]]] = []
+        self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def settle(self, ended: Ended) -> bool:
@@ -46,10 +47,8 @@ class Settling:
 
     async def _send_all(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-            groups: dict[Lease, list[tuple[Ended, asyncio.Future[bool]]]] = {}
-            for ended, done in batch:
-                groups.setdefault(ended.lease, []).append((ended, done))
+            await asyncio.sleep(0)  # whoever is ready now comes along
+            batch, groups = self._next()
             try:
                 replies = await self._send([[ended for ended, _ in group] for group in groups.values()])
             except Exception as error:  # noqa: BLE001 - every one of the waiting raises it
@@ -63,6 +62,23 @@ class Settling:
                 for done, clean in zip(waiting, reply, strict=True):
                     if not done.done():
                         done.set_result(bool(clean))
+
+    def _next(self) -> tuple[list[_Waiting], dict[Lease, list[_Waiting]]]:
+        """What goes next, no key of a lease twice, whole and by lease."""
+        batch: list[_Waiting] = []
+        later: list[_Waiting] = []
+        groups: dict[Lease, list[_Waiting]] = {}
+        taken: set[tuple[Lease, str]] = set()
+        for one in self._waiting:
+            place = one[0].lease, one[0].key
+            if place in taken or len(batch) >= AT_ONCE:
+                later.append(one)
+                continue
+            taken.add(place)
+            batch.append(one)
+            groups.setdefault(one[0].lease, []).append(one)
+        self._waiting = later
+        return batch, groups
 
     async def close(self) -> None:
         """Wait for what is under way."""

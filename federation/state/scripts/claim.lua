@@ -1,17 +1,20 @@
 -- Hand out due keys, oldest first; they leave the due set until settled, deferred or the lease changes hands.
 -- KEYS  1 lease, 2 due ZSET, 3 hint HASH, 4 claimed HASH
--- ARGV  1 token, 2 now_us, 3 limit
+-- ARGV  1 token, 2 now_us, 3 limit (at most 1,000)
 -- The claimed hash keeps the generation that was handed out: what ends another claim of the key has no effect on this one.
 -- Returns false when the token is refused, else {key, hint, key, hint, ...}.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
-local out = {}
-for _, key in ipairs(redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", ARGV[2], "LIMIT", 0, ARGV[3])) do
-  redis.call("ZREM", KEYS[2], key)
-  local hint = redis.call("HGET", KEYS[3], key)
+local keys = redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", ARGV[2], "LIMIT", 0, ARGV[3])
+if #keys == 0 then return keys end
+redis.call("ZREM", KEYS[2], unpack(keys))
+local out, claimed = {}, {}
+for n, hint in ipairs(redis.call("HMGET", KEYS[3], unpack(keys))) do
   if hint then
-    redis.call("HSET", KEYS[4], key, cmsgpack.unpack(hint)[1])
-    out[#out + 1] = key
+    claimed[#claimed + 1] = keys[n]
+    claimed[#claimed + 1] = cmsgpack.unpack(hint)[1]
+    out[#out + 1] = keys[n]
     out[#out + 1] = hint
   end
 end
+if #claimed > 0 then redis.call("HSET", KEYS[4], unpack(claimed)) end
 return out
