@@ -11,7 +11,12 @@ from redis.auth.err import RequestTokenErr, TokenRenewalErr
 from federation.errors import FederationError, RetryLater, UsageError
 
 REASON = "redis_unavailable"
-WRONG_CREDENTIALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+WRONG_CREDENTIALS = (
+    exceptions.AuthenticationError,
+    exceptions.AuthenticationWrongNumberOfArgsError,
+    exceptions.AuthorizationError,
+    exceptions.NoPermissionError,
+)
 AWAY = (
     exceptions.ConnectionError,  # includes BusyLoadingError, MaxConnectionsError
     exceptions.TimeoutError,
@@ -25,6 +30,7 @@ AWAY = (
     TokenRenewalErr,
     OSError,
 )
+_RIGHTS_WORDS = ("NOPERM", "The user executing the script can't")
 _AWAY_WORDS = (
     "LOADING",
     "READONLY",
@@ -49,7 +55,7 @@ _SETTING_WORDS = {
 def translate(error: Exception) -> FederationError | None:
     """The error to raise instead of *error*; None when it is not Redis being away but a bug."""
     text = str(error)
-    if isinstance(error, WRONG_CREDENTIALS) or "NOPERM" in text:
+    if isinstance(error, WRONG_CREDENTIALS) or any(words in text for words in _RIGHTS_WORDS):
         return UsageError(
             f"Redis refuses our credentials or rights ({type(error).__name__}). Check redis.username_env, redis.password_env, "
             "redis.auth and what the user may do.",
