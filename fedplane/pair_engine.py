@@ -18,6 +18,7 @@ from federation.telemetry import logger
 from federation.wiring import PairRuntime, build_sources
 from fedplane import capabilities, heartbeat
 from fedplane.heartbeat import Heartbeat, SideHealth
+from fedplane.lost_marks import LostMarks
 from reconciler.periodic import PeriodicScan
 from reconciler.scan import Scanner
 
@@ -42,6 +43,7 @@ class PairEngine:
         )
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)
+        self._lost_marks = LostMarks(runtime.state, self._clock, self.scan.request)
         self._started_us = self._clock.now_us()
         self._ready = False
         self.last: Heartbeat | None = None
@@ -58,6 +60,7 @@ class PairEngine:
         Raises Halt when a container is missing or credentials are refused at start, and whatever ended a part that must not end.
         """
         await heartbeat.forget_old(self.runtime.state, self._clock.now_us())
+        await self._lost_marks.begin()
         telling = [self._spawn(self._tell()), self._spawn(self._watch_sides())]
         feeders: list[asyncio.Task[None]] = []
         workers: list[asyncio.Task[None]] = []
@@ -109,6 +112,7 @@ class PairEngine:
         while True:
             try:
                 await self._notice_lost_state()
+                await self._lost_marks.look()
                 self.last = await self.heartbeat()
                 await heartbeat.say(self.runtime.state, self.last)
             except RetryLater as error:
@@ -122,6 +126,7 @@ class PairEngine:
         _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
         await state.put_note(UNION_NOTE, b"1")
         self.scan.request()
+
 
     async def _watch_sides(self) -> None:
         while True:

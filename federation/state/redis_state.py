@@ -16,6 +16,7 @@ from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudg
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.calls import Call, Client
 from federation.state.layout import Layout
+from federation.state.marks import Marks
 from federation.state.records import key_digest, pack_base, pack_changes, split_record, unpack_base, unpack_hint
 from federation.state.redis_records import RecordQueries
 from federation.state.schema import open_layout
@@ -32,10 +33,16 @@ _MARKS_A_CALL = 1_000
 
 
 class RedisState(RecordQueries):
-    """Progress of one pair. Queries and records of the pair are in ``RecordQueries``."""
+    """Progress of one pair. Queries and records of the pair are in ``RecordQueries``.
 
-    def __init__(self, client: Client, pair: str, *, shards: int, clock: Clock, buckets: int = DEFAULT_BUCKETS) -> None:
+    *marker*: a name no other process has, for one that lives on to notice that its marks were lost (``marks.py``).
+    """
+
+    def __init__(
+        self, client: Client, pair: str, *, shards: int, clock: Clock, buckets: int = DEFAULT_BUCKETS, marker: str = ""
+    ) -> None:
         super().__init__(client, Layout(pair, shards, buckets))
+        self._marks = Marks(self._calls, self._layout, marker)
         self.shards = shards
         self._clock = clock
         self._settling = Settling(self._settle_all)
@@ -68,6 +75,8 @@ class RedisState(RecordQueries):
             (shard, batch[at : at + _MARKS_A_CALL]) for shard, batch in by_shard.items() for at in range(0, len(batch), _MARKS_A_CALL)
         ]
         replies = await self._calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
+        for (shard, _), (_, count) in zip(parts, replies, strict=True):
+            self._marks.made(shard, count)
         marked = sum(reply[0] for reply in replies)
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
@@ -75,7 +84,7 @@ class RedisState(RecordQueries):
         keys = [self._layout.of_shard(shard, name) for name in _MARK_KEYS]
         places: dict[str, int] = {}
         buckets = [places.setdefault(self._layout.bucket_of_digest(digest), len(places) + 1) for _, digest in batch]
-        return [*keys, *places], [now, "", *pack_changes(batch, buckets)]
+        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets)]
 
     # ------------------------------------------------------------------------------------------------------------ leases
 
@@ -232,8 +241,21 @@ class RedisState(RecordQueries):
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """As in the port."""
         before = b"" if old is None else msgspec.json.encode(old)
-        key = self._layout.of_pair(f"cursor:{source}")
-        return bool(await self._calls.run("move_cursor", [key], [before, msgspec.json.encode(new)]))
+        keys = [self._layout.of_pair(f"cursor:{source}"), self._marks.key]
+        args = [before, msgspec.json.encode(new), source, self._marks.packed()]
+        return bool(await self._calls.run("move_cursor", keys, args))
+
+    async def lost_marks(self) -> tuple[str, ...]:
+        """As in the port."""
+        return await self._marks.lost()
+
+    async def accept_lost_marks(self) -> None:
+        """As in the port."""
+        await self._marks.accept()
+
+    async def forget_markers(self, live: Sequence[str]) -> int:
+        """As in the port."""
+        return await self._marks.forget(live)
 
 
 def _lost(lease: Lease) -> LeaseLost:
