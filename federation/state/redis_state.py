@@ -42,14 +42,14 @@ class RedisState(RecordQueries):
         self, client: Client, pair: str, *, shards: int, clock: Clock, buckets: int = DEFAULT_BUCKETS, marker: str = ""
     ) -> None:
         super().__init__(client, Layout(pair, shards, buckets))
-        self._marks = Marks(self._calls, self._layout, marker)
+        self._marks = Marks(self.calls, self.layout, marker)
         self.shards = shards
         self._clock = clock
         self._settling = Settling(self._settle_all)
 
     async def open(self, *, create: bool = True) -> bool:
         """As in the port. Raises UsageError when the state was made by another layout or a newer program."""
-        return await open_layout(self._calls, self._layout, create=create, now_us=self._clock.now_us())
+        return await open_layout(self.calls, self.layout, create=create, now_us=self._clock.now_us())
 
     async def close(self) -> None:
         """Release connections."""
@@ -57,7 +57,7 @@ class RedisState(RecordQueries):
         await self._redis.aclose()
 
     async def _run_leased(self, name: str, lease: Lease, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401
-        reply = await self._calls.run(name, [self._layout.of_shard(lease.shard, "lease"), *keys], [lease.token, *args])
+        reply = await self.calls.run(name, [self.layout.of_shard(lease.shard, "lease"), *keys], [lease.token, *args])
         if reply is None:
             raise _lost(lease)
         return reply
@@ -69,21 +69,21 @@ class RedisState(RecordQueries):
         by_shard: dict[int, list[tuple[Change, bytes]]] = {}
         for change in changes:
             digest = key_digest(change.key)
-            by_shard.setdefault(self._layout.shard_of_digest(digest), []).append((change, digest))
+            by_shard.setdefault(self.layout.shard_of_digest(digest), []).append((change, digest))
         now = self._clock.now_us()
         parts = [
             (shard, batch[at : at + _MARKS_A_CALL]) for shard, batch in by_shard.items() for at in range(0, len(batch), _MARKS_A_CALL)
         ]
-        replies = await self._calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
+        replies = await self.calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
         for (shard, _), (_, count) in zip(parts, replies, strict=True):
             self._marks.made(shard, count)
         marked = sum(reply[0] for reply in replies)
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     def _marking(self, shard: int, batch: list[tuple[Change, bytes]], now: int) -> Call:
-        keys = [self._layout.of_shard(shard, name) for name in _MARK_KEYS]
+        keys = [self.layout.of_shard(shard, name) for name in _MARK_KEYS]
         places: dict[str, int] = {}
-        buckets = [places.setdefault(self._layout.bucket_of_digest(digest), len(places) + 1) for _, digest in batch]
+        buckets = [places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1) for _, digest in batch]
         return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets)]
 
     # ------------------------------------------------------------------------------------------------------------ leases
@@ -91,24 +91,24 @@ class RedisState(RecordQueries):
     async def acquire(self, shard: int, *, owner: str, ttl_seconds: float) -> Lease | None:
         """As in the port. The owner's name is part of the token, for people who look."""
         token = f"{owner}:{secrets.token_hex(8)}"
-        keys = [self._layout.of_shard(shard, name) for name in ("lease", "epoch", "due", "claimed")]
-        fence = await self._calls.run("acquire", keys, [token, _milliseconds(ttl_seconds), self._clock.now_us()])
+        keys = [self.layout.of_shard(shard, name) for name in ("lease", "epoch", "due", "claimed")]
+        fence = await self.calls.run("acquire", keys, [token, _milliseconds(ttl_seconds), self._clock.now_us()])
         return None if fence is None else Lease(shard, token, int(fence))
 
     async def renew(self, lease: Lease, *, ttl_seconds: float) -> bool:
         """As in the port."""
-        key = self._layout.of_shard(lease.shard, "lease")
-        return bool(await self._calls.run("renew", [key], [lease.token, _milliseconds(ttl_seconds)]))
+        key = self.layout.of_shard(lease.shard, "lease")
+        return bool(await self.calls.run("renew", [key], [lease.token, _milliseconds(ttl_seconds)]))
 
     async def release(self, lease: Lease) -> None:
         """As in the port."""
-        await self._calls.run("renew", [self._layout.of_shard(lease.shard, "lease")], [lease.token, 0])
+        await self.calls.run("renew", [self.layout.of_shard(lease.shard, "lease")], [lease.token, 0])
 
     # -------------------------------------------------------------------------------------------------------------- work
 
     async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
         """As in the port; two round trips."""
-        keys = [self._layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
+        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
         reply = await self._run_leased("claim", lease, keys, [now_us, limit])
         if not reply:
             return []
@@ -125,29 +125,29 @@ class RedisState(RecordQueries):
 
     async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
         """As in the port."""
-        keys = [self._layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
+        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
         return int(await self._run_leased("reclaim", lease, keys, [now_us, *at_work]))
 
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
         """As in the port."""
-        await self._run_leased("intend", lease, [self._layout.of_shard(lease.shard, "intent")], [key, pack_base(intent)])
+        await self._run_leased("intend", lease, [self.layout.of_shard(lease.shard, "intent")], [key, pack_base(intent)])
 
     async def settle(self, lease: Lease, key: str, generation: int, base: Base | None) -> bool:
         """As in the port; settles that come at one time go in one round trip."""
         return await self._settling.settle(Ended(lease, key, generation, b"" if base is None else pack_base(base)))
 
     async def _settle_all(self, groups: Sequence[Sequence[Ended]]) -> Replies:
-        replies = await self._calls.run_all("settle", [self._ending(group) for group in groups])
+        replies = await self.calls.run_all("settle", [self._ending(group) for group in groups])
         return [_lost(group[0].lease) if reply is None else reply for group, reply in zip(groups, replies, strict=True)]
 
     def _ending(self, group: Sequence[Ended]) -> Call:
         lease = group[0].lease
-        keys = [self._layout.of_shard(lease.shard, name) for name in _SETTLE_KEYS]
+        keys = [self.layout.of_shard(lease.shard, name) for name in _SETTLE_KEYS]
         places: dict[str, int] = {}
         args: list[Any] = [lease.token, self._clock.now_us()]
         for one in group:
             digest = key_digest(one.key)
-            bucket = places.setdefault(self._layout.bucket_of_digest(digest), len(places) + 1)
+            bucket = places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1)
             args += [one.key, one.generation, digest, *split_record(one.record), bucket]
         return [*keys, *places], args
 
@@ -155,7 +155,7 @@ class RedisState(RecordQueries):
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
     ) -> None:
         """As in the port."""
-        keys = [self._layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
+        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
         args = [key, generation, not_before_us, error[:500], int(count_attempt), self._clock.now_us()]
         await self._run_leased("defer", lease, keys, args)
 
@@ -169,7 +169,7 @@ class RedisState(RecordQueries):
 
     async def _take_off(self, lease: Lease, key: str, generation: int, to: str, record: bytes) -> None:
         names = ("due", "since:blob", "since:vast", "hint", "claimed", to)
-        keys = [self._layout.of_shard(lease.shard, name) for name in names]
+        keys = [self.layout.of_shard(lease.shard, name) for name in names]
         await self._run_leased("take_off", lease, keys, [key, generation, record, self._clock.now_us()])
 
     # ------------------------------------------------------------------------------------------------- an operator's word
@@ -187,20 +187,20 @@ class RedisState(RecordQueries):
         del now_us
         judged = []
         for key in keys:
-            held = self._layout.of_shard(self.shard_of(key), "held")
-            [record] = await self._calls.pipe([("HGET", held, key)])
+            held = self.layout.of_shard(self.shard_of(key), "held")
+            [record] = await self.calls.pipe([("HGET", held, key)])
             if record is None:
                 continue
             new = replace(msgspec.json.decode(record, type=Held), verdict=verdict)
-            if await self._calls.run("judge", [held], [key, record, msgspec.json.encode(new)]):
+            if await self.calls.run("judge", [held], [key, record, msgspec.json.encode(new)]):
                 judged.append(key)
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)
 
     async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
         """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
-        buckets = self._layout.buckets_of(shard)
-        return sum([int(await self._calls.run("forget", [bucket], [before_us])) for bucket in buckets])
+        buckets = self.layout.buckets_of(shard)
+        return sum([int(await self.calls.run("forget", [bucket], [before_us])) for bucket in buckets])
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""
@@ -215,35 +215,35 @@ class RedisState(RecordQueries):
         window, shard = now_us // (RENAME_WINDOW_SECONDS * 1_000_000), self.shard_of(content)
         names = (f"{half}:{window}", f"{other}:{window}", f"{other}:{window - 1}")
         args = [content, key, half, RENAME_INDEX_FIELDS, 2 * RENAME_WINDOW_SECONDS * 1_000]
-        renamed: list[bytes] = await self._calls.run("rename", [self._layout.of_shard(shard, name) for name in names], args)
+        renamed: list[bytes] = await self.calls.run("rename", [self.layout.of_shard(shard, name) for name in names], args)
         await self.remember_renames([one.decode() for one in renamed], now_us=now_us)
 
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """As in the port."""
         window_us = int(budget.window_seconds * 1_000_000)
         args = [now_us, window_us, name, budget.count, budget.share, DELETE_FLOOR, objects]
-        return bool(await self._calls.run("reserve", [self._layout.of_pair("deletes")], args))
+        return bool(await self.calls.run("reserve", [self.layout.of_pair("deletes")], args))
 
     async def reserve_revert(self, key: str, name: str, *, limit: int, window_seconds: float, now_us: int) -> bool:
         """As in the port; a budget of its own for each key that somebody contests, gone with its window."""
-        reverts = self._layout.of_shard(self.shard_of(key), f"reverts:{key_digest(key).hex()}")
+        reverts = self.layout.of_shard(self.shard_of(key), f"reverts:{key_digest(key).hex()}")
         args = [now_us, int(window_seconds * 1_000_000), name, limit, 0, limit, 0]
-        return bool(await self._calls.run("reserve", [reverts], args))
+        return bool(await self.calls.run("reserve", [reverts], args))
 
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
         """As in the port."""
-        return bool(await self._calls.run("own", [self._layout.of_pair("owners")], [task, owner, _milliseconds(ttl_seconds)]))
+        return bool(await self.calls.run("own", [self.layout.of_pair("owners")], [task, owner, _milliseconds(ttl_seconds)]))
 
     async def disown(self, task: str, *, owner: str) -> None:
         """As in the port."""
-        await self._calls.run("own", [self._layout.of_pair("owners")], [task, owner, 0])
+        await self.calls.run("own", [self.layout.of_pair("owners")], [task, owner, 0])
 
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """As in the port."""
         before = b"" if old is None else msgspec.json.encode(old)
-        keys = [self._layout.of_pair(f"cursor:{source}"), self._marks.key]
+        keys = [self.layout.of_pair(f"cursor:{source}"), self._marks.key]
         args = [before, msgspec.json.encode(new), source, self._marks.packed()]
-        return bool(await self._calls.run("move_cursor", keys, args))
+        return bool(await self.calls.run("move_cursor", keys, args))
 
     async def lost_marks(self) -> tuple[str, ...]:
         """As in the port."""

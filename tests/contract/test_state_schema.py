@@ -33,7 +33,7 @@ async def made(clock: TestClock, tmp_path: Path) -> AsyncIterator[RedisState]:
 
 async def be_of(state: RedisState, number: int) -> None:
     """Pretend that a program of that schema made it."""
-    await state._calls.pipe([("HSET", "fed:{pair}:meta", "schema", number)])
+    await state.calls.pipe([("HSET", "fed:{pair}:meta", "schema", number)])
 
 
 async def test_a_newer_state_is_refused_by_an_older_program(made: RedisState) -> None:
@@ -69,7 +69,7 @@ async def test_an_older_state_is_migrated_by_the_one_who_may_write(made: RedisSt
     await be_of(made, SCHEMA - 1)
     record = b'{"key":"k","reason":"r","detail":"","since_us":1}'
     for shard in range(2):
-        await made._calls.pipe([("HSET", made._layout.of_shard(shard, "old-parked"), f"k{shard}", record)])
+        await made.calls.pipe([("HSET", made.layout.of_shard(shard, "old-parked"), f"k{shard}", record)])
     with pytest.raises(UsageError, match="Start `fedplane run` with this version"):
         await made.open(create=False)
     assert await made.parked() == []
@@ -83,8 +83,8 @@ async def test_an_older_state_is_migrated_by_the_one_who_may_write(made: RedisSt
 async def test_a_migration_cut_short_is_finished_by_the_next(made: RedisState) -> None:
     """It says of itself that it is not done, one process at a time does it, and doing a shard twice does no harm."""
     await be_of(made, SCHEMA)
-    await made._calls.pipe([("HSET", "fed:{pair}:meta", "migrating", SCHEMA - 1)])
-    await made._calls.pipe([("HSET", made._layout.of_shard(1, "old-parked"), "k", b'{"key":"k","reason":"r","detail":"","since_us":1}')])
+    await made.calls.pipe([("HSET", "fed:{pair}:meta", "migrating", SCHEMA - 1)])
+    await made.calls.pipe([("HSET", made.layout.of_shard(1, "old-parked"), "k", b'{"key":"k","reason":"r","detail":"","since_us":1}')])
     assert await made.own("migrate", owner="another", ttl_seconds=60)
     with pytest.raises(RetryLater, match="being migrated"):
         await made.open()
@@ -92,4 +92,4 @@ async def test_a_migration_cut_short_is_finished_by_the_next(made: RedisState) -
 
     assert await made.open()
     assert len(await made.parked()) == 1
-    assert await made._calls.pipe([("HEXISTS", "fed:{pair}:meta", "migrating")]) == [0]
+    assert await made.calls.pipe([("HEXISTS", "fed:{pair}:meta", "migrating")]) == [0]
