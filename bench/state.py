@@ -42,7 +42,8 @@ def changes(start: int, count: int) -> list[Change]:
     """News of *count* keys."""
     at = Stamp(1_700_000_000_000_000, 1, StampOrigin.EVENT)
     return [
-        Change(key_of(number), Side.BLOB, Source.EVENT_GRID, etag=f"0x8DD{number:013X}", at=at) for number in range(start, start + count)
+        Change(key_of(number), Side.BLOB, Source.EVENT_GRID, etag=f"0x8DD{number:013X}", at=at)
+        for number in range(start, start + count)
     ]
 
 
@@ -142,8 +143,9 @@ async def speeds(state: RedisState, leases: list[Lease], client: Any) -> None:  
         cpu = time.process_time()
         cycling = await timed(lambda: settle_all(state, leases))
         print(
-            f"mark {ONCE / marking:,.0f}/s in batches of {batch} ({spent / ONCE * 1e6:.1f} us of our CPU a key); claim and settle "
-            f"{ONCE / cycling:,.0f} keys/s ({(time.process_time() - cpu) / ONCE * 1e6:.1f} us); {dirty / ONCE:.0f} bytes a dirty key"
+            f"mark {ONCE / marking:,.0f}/s in batches of {batch} ({spent / ONCE * 1e6:.1f} us of our CPU a key); "
+            f"claim and settle {ONCE / cycling:,.0f} keys/s ({(time.process_time() - cpu) / ONCE * 1e6:.1f} us); "
+            f"{dirty / ONCE:.0f} bytes a dirty key"
         )
     floor = await timed(lambda: _floor(client))
     echoes = await timed(lambda: _echoes(state))

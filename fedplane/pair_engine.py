@@ -127,7 +127,6 @@ class PairEngine:
         await state.put_note(UNION_NOTE, b"1")
         self.scan.request()
 
-
     async def _watch_sides(self) -> None:
         while True:
             for side, gate in self.runtime.gates.items():

@@ -10,7 +10,16 @@ from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import ClusterDownError, ConnectionError as RedisConnectionError, NoScriptError, TimeoutError as RedisTimeoutError
+from redis.exceptions import (
+    ClusterDownError,
+    NoScriptError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
 
 from federation.state.faults import redis_faults
 

@@ -64,7 +64,9 @@ async def _places(calls: Calls, layout: Layout, shard: int, checked: Checked) ->
     names = ("hint", "parked", "held")
     found = await calls.pipe([("HKEYS", layout.of_shard(shard, name)) for name in names])
     checked.dirty += len(found[0])
-    _tell(checked, shard, "wrong_shard", [key.decode() for keys in found for key in keys if layout.shard_of(key.decode()) != shard])
+    _tell(
+        checked, shard, "wrong_shard", [key.decode() for keys in found for key in keys if layout.shard_of(key.decode()) != shard]
+    )
 
 
 async def _records(calls: Calls, layout: Layout, shard: int, checked: Checked) -> None:

@@ -37,7 +37,8 @@ def single(url: str, **more: Any) -> Redis:  # noqa: ANN401 - redis-py's own opt
     provider = more.get("credential_provider")
     client = Redis.from_pool(pool)
     if isinstance(provider, StreamingCredentialProvider):
-        provider.on_next(pool.re_auth_callback)
+        renew: Any = pool.re_auth_callback  # redis-py awaits it, its annotation says otherwise
+        provider.on_next(renew)
     return client
 
 
@@ -98,14 +99,10 @@ def _access(settings: RedisSettings) -> dict[str, Any]:
 
 
 def entra_provider() -> StreamingCredentialProvider:
-    """Tokens of DefaultAzureCredential, renewed at 70 % of their life; connections are given the new one. Raises UsageError."""
-    try:
-        from redis.auth.token_manager import RetryPolicy, TokenManagerConfig  # noqa: PLC0415 - only where it is asked for
-        from redis_entraid.cred_provider import create_from_default_azure_credential  # noqa: PLC0415
-    except ImportError:
-        raise UsageError(
-            'redis.auth = "entra" needs the package redis-entraid: install fedplane[entra].', reason="missing_package"
-        ) from None
+    """Tokens of DefaultAzureCredential, renewed at 70 % of their life; connections are given the new one."""
+    from redis.auth.token_manager import RetryPolicy, TokenManagerConfig  # noqa: PLC0415 - only where it is asked for
+    from redis_entraid.cred_provider import create_from_default_azure_credential  # noqa: PLC0415
+
     config = TokenManagerConfig(0.7, 60_000, int(_TOKEN_SECONDS * 1_000), RetryPolicy(3, 500))
     provider: StreamingCredentialProvider = create_from_default_azure_credential((_TOKEN_SCOPE,), token_manager_config=config)
     return provider

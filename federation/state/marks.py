@@ -1,8 +1,8 @@
 """Marks that were acknowledged and are not there any more: a shard went back (design 5).
 
-Every process counts its calls of ``mark`` by shard, in Redis, under a name of its own (the *marker*), in the same step as the marks.
-Nobody else moves that count: so when it is lower than the process remembers, or than a cursor remembers that the process moved, a
-fail-over or a restored snapshot of that shard took marks back, however many others were made since.
+Every process counts its calls of ``mark`` by shard, in Redis, under a name of its own (the *marker*), in the same step as the
+marks. Nobody else moves that count: so when it is lower than the process remembers, or than a cursor remembers that the
+process moved, a fail-over or a restored snapshot of that shard took marks back, however many others were made since.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Marks:
         [names] = await self._calls.pipe([("HKEYS", self.key)])
         packed = (await self._calls.pipe([("HMGET", self.key, *names)]))[0] if names else []
         return {
-            name.decode(): msgspec.json.decode(one, type=Counted) for name, one in zip(names, packed, strict=True) if one is not None
+            name.decode(): msgspec.json.decode(one, type=Counted)
+            for name, one in zip(names, packed, strict=True)
+            if one is not None
         }
 
 

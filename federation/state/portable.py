@@ -1,9 +1,9 @@
 """A pair's state as a file of lines, and back: into an empty state of the same or of another number of shards.
 
-Each line is a JSON object with one field, its kind; the first is ``{"fedplane_state": ...}``, the last ``{"end": <lines>}``, so that a
-file cut short is known. Cursors are read first and base records last: what changes while a running plane is exported is then told
-again by its source, or dirty, or newer than what is told of it. A dirty key is written with its sides and times, not with its
-versions: on import it is looked at, whatever was hinted.
+Each line is a JSON object with one field, its kind; the first is ``{"fedplane_state": ...}``, the last ``{"end": <lines>}``,
+so that a file cut short is known. Cursors are read first and base records last: what changes while a running plane is
+exported is then told again by its source, or dirty, or newer than what is told of it. A dirty key is written with its sides
+and times, not with its versions: on import it is looked at, whatever was hinted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from federation.errors import UsageError
-from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
+from federation.model import Change, Side, Source, Stamp, StampOrigin
 from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
 from federation.state.calls import Calls
 from federation.state.layout import Layout
@@ -26,8 +26,8 @@ FORMAT = 1
 DIGEST_BYTES = 16
 AT_ONCE = 500
 _PROCESS_NOTES = b"process:"
-_PAIR_HASHES = {"halts": HaltRecord, "conflicts": ConflictRecord}
-_SHARD_HASHES = {"parked": Parked, "held": Held}
+_PAIR_HASHES: dict[str, type[HaltRecord | ConflictRecord]] = {"halts": HaltRecord, "conflicts": ConflictRecord}
+_SHARD_HASHES: dict[str, type[Parked | Held]] = {"parked": Parked, "held": Held}
 Line = dict[str, Any]
 
 
@@ -122,9 +122,7 @@ async def _base_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
 def whole_records(found: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a hash as redis-py returns it
     """The records of one bucket by digest, put together from their fields."""
     fields: dict[bytes, bytes] = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
-    return {
-        name: value + fields.get(name + b"+", b"") for name, value in fields.items() if len(name) == DIGEST_BYTES
-    }
+    return {name: value + fields.get(name + b"+", b"") for name, value in fields.items() if len(name) == DIGEST_BYTES}
 
 
 async def _hash(calls: Calls, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
@@ -155,10 +153,10 @@ class Importer:
         """Read the whole file and write nothing. Raises UsageError as ``run`` does."""
         trial = Importer(self._calls, self._layout)
         for number, text in enumerate(lines, 1):
-            trial._take_line(number, text)  # noqa: SLF001 - one of our own
-            trial._commands.clear()  # noqa: SLF001
+            trial._take_line(number, text)
+            trial._commands.clear()
             trial.changes.clear()
-        trial._finish()  # noqa: SLF001
+        trial._finish()
 
     async def run(self, lines: Iterable[bytes]) -> None:
         """Take every line. Raises UsageError naming the line that is none, or when the file is cut short."""
@@ -250,6 +248,7 @@ def check_header(value: bytes) -> Header:
     """The first line. Raises UsageError for a file of a newer program."""
     header = msgspec.json.decode(value, type=Header)
     if header.format > FORMAT or header.schema != SCHEMA:
-        raise UsageError(f"format {header.format}, schema {header.schema}; this program reads {FORMAT} and {SCHEMA}", reason="bad_export")
+        raise UsageError(
+            f"format {header.format}, schema {header.schema}; this program reads {FORMAT} and {SCHEMA}", reason="bad_export"
+        )
     return header
-

@@ -55,7 +55,9 @@ class RecordQueries:
             digest = key_digest(key)
             by_shard.setdefault(self.layout.shard_of_digest(digest), []).append((at, key, digest))
         parts = [
-            (shard, wanted[at : at + _LOOK_AT_ONCE]) for shard, wanted in by_shard.items() for at in range(0, len(wanted), _LOOK_AT_ONCE)
+            (shard, wanted[at : at + _LOOK_AT_ONCE])
+            for shard, wanted in by_shard.items()
+            for at in range(0, len(wanted), _LOOK_AT_ONCE)
         ]
         replies = await self.calls.run_all("look", [self._looking(shard, wanted) for shard, wanted in parts])
         found: list[Known] = [(b"", b"", b"")] * len(keys)

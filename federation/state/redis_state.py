@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from federation.errors import LeaseLost, UsageError
+from federation.errors import LeaseLost
 from federation.model import Base, Change, Side, Source
 from federation.ports import Clock
 from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
@@ -72,7 +72,9 @@ class RedisState(RecordQueries):
             by_shard.setdefault(self.layout.shard_of_digest(digest), []).append((change, digest))
         now = self._clock.now_us()
         parts = [
-            (shard, batch[at : at + _MARKS_A_CALL]) for shard, batch in by_shard.items() for at in range(0, len(batch), _MARKS_A_CALL)
+            (shard, batch[at : at + _MARKS_A_CALL])
+            for shard, batch in by_shard.items()
+            for at in range(0, len(batch), _MARKS_A_CALL)
         ]
         replies = await self.calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
         for (shard, _), (_, count) in zip(parts, replies, strict=True):

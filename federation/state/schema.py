@@ -1,8 +1,8 @@
 """What form a pair's state has, and how an older form becomes this one.
 
-``fed:{pair}:meta`` (HASH) holds ``epoch``, ``schema``, ``shards``, ``buckets``, ``created_us``, and ``migrating`` (the schema it came
-from) while a migration is not finished. The new schema is noted before the first step, so that older programs refuse the state
-at once; every step may run again, so that a migration cut short is taken up by the next to open.
+``fed:{pair}:meta`` (HASH) holds ``epoch``, ``schema``, ``shards``, ``buckets``, ``created_us``, and ``migrating`` (the schema
+it came from) while a migration is not finished. The new schema is noted before the first step, so that older programs refuse
+the state at once; every step may run again, so that a migration cut short is taken up by the next to open.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ async def open_layout(calls: Calls, layout: Layout, *, create: bool, now_us: int
     if schema < SCHEMA or "migrating" in found:
         if not create:
             raise UsageError(
-                f"The state of pair {layout.pair!r} in Redis is of schema {schema}, this program's is {SCHEMA}. Start `fedplane run` "
-                "with this version: it migrates the state.",
+                f"The state of pair {layout.pair!r} in Redis is of schema {schema}, this program's is {SCHEMA}. "
+                "Start `fedplane run` with this version: it migrates the state.",
                 reason="state_schema",
             )
         await _migrate(calls, layout, int(found.get("migrating", schema)))
@@ -72,22 +72,22 @@ def _check(pair: str, found: Mapping[str, str], want: Mapping[str, int]) -> None
     schema = int(found.get("schema", SCHEMA))
     if schema > SCHEMA:
         raise UsageError(
-            f"The state of pair {pair!r} in Redis has schema={schema}, this program knows up to {SCHEMA}: a newer fedplane made it. "
-            f"Use that version. {_EMPTY}",
+            f"The state of pair {pair!r} in Redis has schema={schema}, this program knows up to {SCHEMA}: "
+            f"a newer fedplane made it. Use that version. {_EMPTY}",
             reason="state_schema",
         )
     if schema < SCHEMA and any(step not in MIGRATIONS for step in range(schema, SCHEMA)):
         raise UsageError(
-            f"The state of pair {pair!r} in Redis has schema={schema}, which this program cannot migrate to {SCHEMA}. Use the fedplane "
-            f"version that made it. {_EMPTY}",
+            f"The state of pair {pair!r} in Redis has schema={schema}, which this program cannot migrate to {SCHEMA}. "
+            f"Use the fedplane version that made it. {_EMPTY}",
             reason="state_schema",
         )
     for name in ("shards", "buckets"):
         if int(found.get(name, want[name])) != want[name]:
             advice = f"Set worker.{name} to {found[name]}; or move it" if name == "shards" else "Move it"
             raise UsageError(
-                f"The state of pair {pair!r} in Redis has {name}={found[name]}, this program wants {want[name]}. {advice} to the new "
-                f"layout with `fedplane state export` and `import`. {_EMPTY}",
+                f"The state of pair {pair!r} in Redis has {name}={found[name]}, this program wants {want[name]}. {advice} "
+                f"to the new layout with `fedplane state export` and `import`. {_EMPTY}",
                 reason="state_layout",
             )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +28,14 @@ FileArgument = Annotated[Path, typer.Argument(help="File of lines of JSON.")]
 _MARKS_AT_ONCE = 1_000
 
 
+@asynccontextmanager
+async def _opened(settings: Settings, pair: PairSettings) -> AsyncIterator[RedisState]:
+    async with open_state(settings, pair) as state:
+        if not isinstance(state, RedisState):
+            raise TypeError("the state of a pair is in Redis")
+        yield state
+
+
 @app.command("export")
 def export_state(file: FileArgument, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
     """Write base records, cursors, dirty keys, parked, held, conflicts, halts, notes and dead letters to FILE."""
@@ -36,8 +46,7 @@ def export_state(file: FileArgument, config: ConfigOption = None, pair: PairOpti
 
 async def _export(settings: Settings, pair: PairSettings, file: Path) -> int:
     count = 0
-    async with open_state(settings, pair) as state:
-        assert isinstance(state, RedisState)
+    async with _opened(settings, pair) as state:
         if not await state.open(create=False):
             raise UsageError(f"There is no state of pair {pair.name!r} to export.", reason="no_state")
         try:
@@ -62,8 +71,7 @@ def import_state(file: FileArgument, config: ConfigOption = None, pair: PairOpti
 
 
 async def _import(settings: Settings, pair: PairSettings, file: Path) -> dict[str, int]:
-    async with open_state(settings, pair) as state:
-        assert isinstance(state, RedisState)
+    async with _opened(settings, pair) as state:
         if await state.open(create=False):
             raise UsageError(
                 f"Pair {pair.name!r} has a state in Redis already; an export goes into an empty one only. Nothing was changed.",
@@ -95,8 +103,7 @@ def check_state(config: ConfigOption = None, pair: PairOption = "", as_json: Jso
 
 
 async def _check(settings: Settings, pair: PairSettings) -> Checked:
-    async with open_state(settings, pair) as state:
-        assert isinstance(state, RedisState)
+    async with _opened(settings, pair) as state:
         if not await state.open(create=False):
             raise UsageError(f"There is no state of pair {pair.name!r} to check.", reason="no_state")
         return await check(state.calls, state.layout)

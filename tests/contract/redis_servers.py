@@ -24,6 +24,8 @@ from redis.exceptions import RedisError
 
 from federation.state.embedded import server_binary
 
+AnyClient = Any
+"""redis-py's client; its commands are typed for both of its kinds at once."""
 SLOTS = 16_384
 SECONDS = 40.0
 
@@ -63,7 +65,13 @@ class Server:
     def start(self) -> None:
         """Begin; it answers some time later."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        given = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "no"} | self.options
+        given = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "no",
+        } | self.options
         words = [word for name, value in given.items() for word in (f"--{name}", *value.split(" "))]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen([binary(), *words], stdout=log, stderr=log)  # noqa: S603 - our own server
@@ -89,7 +97,7 @@ class Server:
             self.process = None
 
     @asynccontextmanager
-    async def client(self, **options: Any) -> AsyncIterator[Redis]:  # noqa: ANN401 - redis-py's own options
+    async def client(self, **options: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - redis-py's own options
         """A plain client of this server."""
         client = Redis(port=self.port, **options)
         try:

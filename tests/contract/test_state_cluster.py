@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -56,7 +55,7 @@ async def settle_everything(state: State, clock: TestClock, base: Base | None = 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_cycle_over_all_nodes_is_that_of_one_server(nodes: list[Server], clock: TestClock) -> None:
-    """Marks, claims, settles, bases, echoes, backlog, tombstones, parked, held, cursors and notes, whatever node serves their shard."""
+    """Marks, claims, settles, echoes, backlog, tombstones, held, cursors and notes, whatever node serves their shard."""
     state = await opened(nodes[4], "cycle", clock)
     assert (await state.mark([event(key) for key in KEYS])).marked == len(KEYS)
     assert await state.are_dirty([*KEYS, "other"]) == [True] * len(KEYS) + [False]
@@ -82,7 +81,9 @@ async def test_a_cycle_over_all_nodes_is_that_of_one_server(nodes: list[Server],
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_slot_that_moved_is_found_and_scripts_are_loaded_where_they_are_missing(nodes: list[Server], clock: TestClock) -> None:
+async def test_a_slot_that_moved_is_found_and_scripts_are_loaded_where_they_are_missing(
+    nodes: list[Server], clock: TestClock
+) -> None:
     """MOVED is followed, and NOSCRIPT on any node is answered with the text."""
     state = await opened(nodes[0], "moved", clock)
     await state.mark([event(key) for key in KEYS])

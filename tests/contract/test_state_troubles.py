@@ -1,11 +1,11 @@
-"""What Redis may answer with instead, on a real server each: refused writes, loading, replicas, dropped connections, rights, TLS."""
+"""What Redis may answer with instead, on real servers: refused writes, loading, replicas, dropped connections, rights, TLS."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis import exceptions
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from federation.errors import RetryLater, UsageError
@@ -27,45 +26,45 @@ from federation.state import faults
 from federation.state.client import remote
 from federation.state.redis_state import RedisState
 from tests.contract import redis_servers
-from tests.contract.redis_servers import Server
+from tests.contract.redis_servers import AnyClient, Server
 from tests.contract.state_support import AGREED, TestClock, agree, event
 
-Trouble = Callable[[Redis, Server], Awaitable[Callable[[], Awaitable[object]]]]
+Trouble = Callable[[AnyClient, Server], Awaitable[Callable[[], Awaitable[object]]]]
 PASSWORD = "correct horse"
 
 
-async def out_of_memory(client: Redis, _: Server) -> Callable[[], Awaitable[object]]:
+async def out_of_memory(client: AnyClient, _: Server) -> Callable[[], Awaitable[object]]:
     """Maxmemory is reached and nothing may be evicted."""
     await client.config_set("maxmemory", "1")
     return lambda: client.config_set("maxmemory", "0")
 
 
-async def too_few_replicas(client: Redis, _: Server) -> Callable[[], Awaitable[object]]:
+async def too_few_replicas(client: AnyClient, _: Server) -> Callable[[], Awaitable[object]]:
     """The server wants a replica that is not there."""
     await client.config_set("min-replicas-to-write", "1")
     return lambda: client.config_set("min-replicas-to-write", "0")
 
 
-async def read_only(client: Redis, server: Server) -> Callable[[], Awaitable[object]]:
+async def read_only(client: AnyClient, server: Server) -> Callable[[], Awaitable[object]]:
     """The server became somebody's replica."""
     await client.execute_command("REPLICAOF", "127.0.0.1", server.port + 1)
     return lambda: client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-async def failed_save(client: Redis, server: Server) -> Callable[[], Awaitable[object]]:
+async def failed_save(client: AnyClient, server: Server) -> Callable[[], Awaitable[object]]:
     """Snapshots cannot be written (MISCONF)."""
     (server.folder / "dump.rdb" / "in the way").mkdir(parents=True)
     await client.config_set("save", "3600 1")
     await client.bgsave()
 
     async def failed() -> bool:
-        return (await client.info("persistence"))["rdb_last_bgsave_status"] == "err"
+        return bool((await client.info("persistence"))["rdb_last_bgsave_status"] == "err")
 
     await redis_servers.until(failed)
     return lambda: client.config_set("save", "")
 
 
-async def busy(client: Redis, server: Server) -> Callable[[], Awaitable[object]]:
+async def busy(client: AnyClient, server: Server) -> Callable[[], Awaitable[object]]:
     """Somebody's script does not end."""
     await client.config_set("lua-time-limit", "10")
 
@@ -175,24 +174,22 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     """A self-signed certificate of 127.0.0.1 and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     plain = serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    )
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
     return folder / "cert.pem", folder / "key.pem"
 
 
@@ -242,32 +239,28 @@ async def test_a_user_without_a_right_is_told_so(tmp_path: Path, clock: TestCloc
                 pass
 
 
-@pytest.mark.parametrize(
-    ("clustered", "said", "advice"),
-    [(False, "true", "redis.cluster = false"), (True, "false", "redis.cluster = true")],
-)
-async def test_a_wrong_word_on_what_the_server_is_is_refused(
-    tmp_path: Path, clock: TestClock, clustered: bool, said: str, advice: str
-) -> None:
-    """Neither a cluster taken for one server nor the reverse is tried for ever."""
-    async with redis_servers.running(tmp_path / "redis", cluster_enabled="yes" if clustered else "no") as server:
-        if clustered:
-            async with server.client() as client:
-                await client.execute_command("CLUSTER", "ADDSLOTS", *range(10))
-        with pytest.raises((UsageError, RetryLater)) as refused:
-            async with state_on(server, clock, cluster=said) as state:
-                await state.open()
-                await state.mark([event(f"k{number}") for number in range(50)])
-        if not (clustered and isinstance(refused.value, RetryLater)):
-            assert advice in str(refused.value)
+async def test_one_server_called_a_cluster_is_refused(tmp_path: Path, clock: TestClock) -> None:
+    """A wrong word in the settings is not tried for ever."""
+    async with redis_servers.running(tmp_path / "redis") as server, state_on(server, clock, cluster="true") as state:
+        with pytest.raises(UsageError, match=r"redis\.cluster = false"):
+            await state.open()
+
+
+async def test_a_cluster_called_one_server_is_refused(redis_cluster: str, clock: TestClock) -> None:
+    """Nor is the reverse."""
+    client = await remote(RedisSettings(url=redis_cluster, cluster=False))
+    state = RedisState(client, "mistaken", shards=8, clock=clock)
+    with pytest.raises(UsageError, match=r"redis\.cluster = true"):
+        await state.mark([event(f"k{number}") for number in range(50)])
+    await state.close()
 
 
 def test_every_error_of_the_client_has_a_meaning() -> None:
     """A class that redis-py adds is either away, ours to correct, handled, or known to be a bug of ours."""
     bugs = {
         "ChildDeadlockedError", "CrossSlotTransactionError", "ClusterCrossSlotError", "DataError", "ExecAbortError",
-        "IncorrectPolicyType", "InvalidPipelineStack", "LockError", "LockNotOwnedError", "ModuleError", "NoSuchFieldsetError", "NoScriptError",
-        "PubSubError", "WatchError", "UnrecoverableLockError",
+        "IncorrectPolicyType", "InvalidPipelineStack", "LockError", "LockNotOwnedError", "ModuleError", "NoSuchFieldsetError",
+        "NoScriptError", "PubSubError", "WatchError", "UnrecoverableLockError",
     }  # fmt: skip
     roots = {"RedisError", "ResponseError", "RedisClusterException"}
     for name, kind in vars(exceptions).items():
