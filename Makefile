@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick bench full-stack setup lock clean
+.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-state bench full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -20,6 +20,9 @@ accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 
 accept-quick: setup ## the same, smaller
 	@$(BIN)/python -m tests.acceptance.run --quick
+
+accept-state: setup ## Redis emptied, restored from an older snapshot, a cluster's master killed: under load
+	@$(BIN)/python -m tests.acceptance.run state
 
 setup: $(READY)
 

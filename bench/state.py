@@ -26,7 +26,7 @@ from federation.settings import RedisSettings
 from federation.state import embedded
 from federation.state.redis_state import RedisState
 
-SMALL, BATCH, HINTS = 200, 1_000, 100_000
+SMALL, BATCH = 200, 1_000
 ONCE = 20_000
 FAR_US = 2**52
 CONCURRENCY, CLAIMED = 32, 16
@@ -110,11 +110,10 @@ async def used_bytes(client: Any) -> int:  # noqa: ANN401 - a redis client
 
 
 async def fill(state: RedisState, leases: list[Lease], start: int, end: int) -> None:
-    """Mark, claim and settle keys in rounds, so that only their records remain."""
-    for at in range(start, end, HINTS):
-        for batch in range(at, min(at + HINTS, end), BATCH):
-            await state.mark(changes(batch, min(BATCH, end - batch)))
-        await settle_all(state, leases)
+    """Records of keys that nobody marked."""
+    for at in range(start, end, BATCH):
+        names = [key_of(number) for number in range(at, min(at + BATCH, end))]
+        await asyncio.gather(*(state.settle(leases[state.shard_of(name)], name, 0, base_of(name)) for name in names))
 
 
 async def main(keys: int, binary: str) -> None:

@@ -24,8 +24,8 @@ _TAKE_SECONDS = 1.0
 class Leases:
     """Takes its share of the shards, renews them at least at a third of their life, gives them back at the end.
 
-    Every worker says that it is there for as long as a lease lasts; the share is the shards divided by those who are. Who has more
-    gives back what it is not working on, at once, and the rest as its keys are done: so processes that join, leave or hang change
+    Every worker says that it is there for as long as a lease lasts; the share is the shards divided by those who are. Who has
+    more gives back what it is not working on, at once, and the rest as its keys are done: so processes that join, leave or hang change
     who works on what within seconds, and no key is taken from under a worker. A lease that could not be renewed within its life
     is dropped here before the server lets another take it. *busy* tells whether a shard's keys are at work here.
     """
@@ -98,7 +98,7 @@ class Leases:
         self._share = -(-self._state.shards // max(1, workers))
 
     def _choose(self) -> None:
-        """What goes: idle shards first. A shard whose key takes longer than a lease lasts is worked on again, not kept from all."""
+        """What goes: idle shards first; one whose key takes longer than a lease lasts is worked on again, not kept from all."""
         now = self._clock.monotonic_seconds()
         surplus = len(self.held) if self.leaving else max(0, len(self.held) - self._share)
         tired = {shard for shard, since in self.yielding.items() if now - since > self._ttl and not self.leaving}

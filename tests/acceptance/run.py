@@ -18,6 +18,7 @@ from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_live as live
+from tests.acceptance import stages_state as state
 from tests.acceptance.lab import HOME, Results
 
 STAGES: dict[str, Callable[[Results], None]] = {
@@ -31,18 +32,23 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "servers_away": faults.servers_away,
     "redis_emptied": converge.redis_emptied,
     "bad_input": wrong.bad_input,
+    "flushed": state.flushed,
+    "restored": state.restored,
+    "failover": state.failover,
 }
+GROUPS = {"state": ("flushed", "restored", "failover")}
+"""Stages that belong together."""
 
 
 def main() -> int:
     """Run the chosen stages; 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all")
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES, *GROUPS], help="default: all")
     parser.add_argument("--quick", action="store_true", help="smaller and shorter")
     parser.add_argument("--full", action="store_true", help="versitygw and Apache Kafka instead of moto and the mock broker")
     given = parser.parse_args()
     results = Results(quick=given.quick, full=given.full)
-    for name in given.stages or STAGES:
+    for name in [one for given_name in given.stages or STAGES for one in GROUPS.get(given_name, (given_name,))]:
         results.stage = name
         print(f"== {name}: {(STAGES[name].__doc__ or '').splitlines()[0]}", flush=True)
         started = time.monotonic()
