@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
 from redis import exceptions
 from redis.auth.err import RequestTokenErr, TokenRenewalErr
@@ -67,9 +68,17 @@ def translate(error: Exception) -> FederationError | None:
         if words in text:
             return UsageError(advice, reason="bad_settings")
     told = isinstance(error, exceptions.ResponseError | exceptions.RedisClusterException)
-    if isinstance(error, AWAY) or (told and any(word in text for word in _AWAY_WORDS)):
+    if isinstance(error, AWAY) or _closed_underneath(error) or (told and any(word in text for word in _AWAY_WORDS)):
         return RetryLater(f"Redis cannot be used now: {text[:200] or type(error).__name__}", reason=REASON)
     return None
+
+
+def _closed_underneath(error: Exception) -> bool:
+    """A cluster's client that looks anew who serves what closes connections that others are using: these find None in redis-py."""
+    if not isinstance(error, AttributeError) or error.obj is not None or error.__traceback__ is None:
+        return False
+    frame, _ = list(walk_tb(error.__traceback__))[-1]
+    return str(frame.f_globals.get("__name__", "")).startswith("redis.")
 
 
 @contextmanager

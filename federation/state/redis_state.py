@@ -25,7 +25,7 @@ from federation.state.settling import Ended, Replies, Settling
 RENAME_INDEX_FIELDS = 1_024
 """Contents remembered per shard and window; past it renames are called deletes, so their number is a lower bound."""
 DEFAULT_BUCKETS = 160
-"""Base hashes per shard: with 64 shards about 100 records each at a million objects, the compact encoding's limit being 128."""
+"""Base hashes per shard: about 100 records each at a million objects and 64 shards; the compact encoding's limit is 512."""
 
 _MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "held", "seq", "marks")
 _SETTLE_KEYS = ("lease", "due", "since:blob", "since:vast", "hint", "claimed", "held", "intent", "count")

@@ -25,9 +25,10 @@ class Leases:
     """Takes its share of the shards, renews them at least at a third of their life, gives them back at the end.
 
     Every worker says that it is there for as long as a lease lasts; the share is the shards divided by those who are. Who has
-    more gives back what it is not working on, at once, and the rest as its keys are done: so processes that join, leave or hang change
-    who works on what within seconds, and no key is taken from under a worker. A lease that could not be renewed within its life
-    is dropped here before the server lets another take it. *busy* tells whether a shard's keys are at work here.
+    more gives back what it is not working on, at once, and the rest as its keys are done: so processes that join, leave or
+    hang change who works on what within seconds, and no key is taken from under a worker. A lease that could not be renewed
+    within its life is dropped here before the server lets another take it. *busy* tells whether a shard's keys are at work
+    here.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from tests.contract.state_support import TestClock, event
 from tests.contract.test_state_troubles import certificate
 
 
-class Azure(IdentityProviderInterface):  # type: ignore[misc] - redis-py has no types for it
+class Azure(IdentityProviderInterface):
     """Hands out tokens of a short life, each another."""
 
     def __init__(self, life_ms: int) -> None:

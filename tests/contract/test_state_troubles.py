@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis import exceptions
+from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
 from federation.errors import RetryLater, UsageError
@@ -268,6 +269,16 @@ def test_every_error_of_the_client_has_a_meaning() -> None:
             continue
         known = issubclass(kind, (*faults.AWAY, *faults.WRONG_CREDENTIALS, exceptions.AskError))
         assert known != (name in bugs | roots), f"{name} is in no table, or in two"
+
+
+async def test_a_connection_closed_by_another_task_is_no_bug_of_ours() -> None:
+    """redis-py's cluster client does that when it looks anew who serves what; what is None in our own code stays a bug."""
+    connection = Connection()
+    with pytest.raises(RetryLater), faults.redis_faults():
+        await connection._send_packed_command([b"PING"])
+    nothing: Connection | None = None
+    with pytest.raises(AttributeError), faults.redis_faults():
+        nothing.is_connected  # type: ignore[union-attr] # noqa: B018 - the point
 
 
 def test_a_refused_certificate_is_no_outage() -> None:
