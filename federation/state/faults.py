@@ -74,7 +74,7 @@ def translate(error: Exception) -> FederationError | None:
 
 
 def _closed_underneath(error: Exception) -> bool:
-    """A cluster's client that looks anew who serves what closes connections that others are using: these find None in redis-py."""
+    """A cluster's client that looks anew who serves what closes connections others are using: they find None in redis-py."""
     if not isinstance(error, AttributeError) or error.obj is not None or error.__traceback__ is None:
         return False
     frame, _ = list(walk_tb(error.__traceback__))[-1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def restored(results: Results) -> None:
 def failover(results: Results) -> None:
     """A master of a cluster is killed under load and its replica takes over: nothing lost, no false conflict."""
     with asyncio.Runner() as runner:
-        nodes = redis_servers.cluster(HOME / "failover" / "redis", replicas=1)
+        nodes = redis_servers.cluster(_empty("failover"), replicas=1)
         servers = runner.run(nodes.__aenter__())
         try:
             with _lab(results, "failover", servers[0].url) as the:
@@ -73,22 +74,21 @@ def failover(results: Results) -> None:
             runner.run(nodes.__aexit__(None, None, None))
 
 
+def _empty(name: str) -> Path:
+    folder = HOME / name / "redis"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 @contextmanager
 def _one_server(name: str) -> Iterator[Server]:
-    folder = HOME / name / "redis"
-    _forget(folder)
-    server = Server(folder)
+    server = Server(_empty(name))
     server.start()
     try:
         asyncio.run(server.ready())
         yield server
     finally:
         server.kill()
-
-
-def _forget(folder: Path) -> None:
-    for old in folder.glob("*.rdb"):
-        old.unlink()
 
 
 @contextmanager
