@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
-  bench fuzz full-stack setup lock clean
+  accept-state bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -30,6 +30,9 @@ accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (d
 
 accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
 	@$(BIN)/python -m tests.acceptance.run --full huge
+
+accept-state: setup ## Redis emptied, restored from an older snapshot, a cluster's master killed: under load
+	@$(BIN)/python -m tests.acceptance.run state
 
 setup: $(READY)
 

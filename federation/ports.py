@@ -211,7 +211,7 @@ class State(Records, Transfers, Protocol):
         ...
 
     def shard_of(self, key: str) -> int:
-        """``crc32(key utf-8) % shards``."""
+        """Which shard *key* belongs to, from 0: follows from its name and ``shards`` alone."""
         ...
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:

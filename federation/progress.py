@@ -171,6 +171,10 @@ UNION_NOTE = "union"
 """Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
 
 
+GAP_NOTE = "gap"
+"""Note, while marks are known to be lost: the time from which on a whole scan must begin to make up for it, microseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeleteTally:
     """Deletes done in the budget's window and deletes held, and how many of either were halves of renames (docs/adr/0007)."""

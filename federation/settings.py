@@ -65,6 +65,10 @@ class RedisSettings(_Section):
 
     url: str = "embedded"
     directory: Path = Path(".fedplane/redis")
+    cluster: bool | None = None
+    """Whether it is a Redis Cluster; not set: the server is asked."""
+    auth: Literal["password", "entra"] = "password"
+    """``entra``: tokens of DefaultAzureCredential (Azure Managed Redis); else user and password of the variables, if named."""
     username_env: str = ""
     password_env: str = ""
     ca_file: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -67,13 +68,18 @@ class WakingSink:
 
 
 @asynccontextmanager
-async def open_state(settings: Settings, pair: PairSettings, clock: Clock | None = None) -> AsyncIterator[State]:
-    """The pair's state in Redis, not yet opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError."""
+async def open_state(
+    settings: Settings, pair: PairSettings, clock: Clock | None = None, *, marker: str = ""
+) -> AsyncIterator[State]:
+    """The pair's state in Redis, not yet opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError.
+
+    *marker*: for a process that lives on to look after its marks (``State.lost_marks``).
+    """
     from federation.state.embedded import connect  # noqa: PLC0415 - keeps start-up of thin triggers light
     from federation.state.redis_state import RedisState  # noqa: PLC0415
 
     client, server = await connect(settings.redis)
-    state = RedisState(client, pair.name, shards=settings.worker.shards, clock=clock or SystemClock())
+    state = RedisState(client, pair.name, shards=settings.worker.shards, clock=clock or SystemClock(), marker=marker)
     try:
         yield state
     finally:
@@ -98,7 +104,8 @@ async def open_pair(
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        state = await stack.enter_async_context(open_state(settings, pair, clock))
+        marker = f"{owner_name()}:{secrets.token_hex(4)}" if create else ""
+        state = await stack.enter_async_context(open_state(settings, pair, clock, marker=marker))
         had_state = await state.open(create=create)
         if create and not had_state:
             await state.put_note(UNION_NOTE, b"1")
