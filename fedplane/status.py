@@ -73,23 +73,19 @@ class PairStatus(msgspec.Struct, kw_only=True):
 async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStatus:
     """Read everything and conclude. Raises RetryLater when the state cannot be read."""
     beats = await heartbeats(state)
-    backlog = _on_our_clock(await state.backlog(), [beat for beat in beats if beat.fresh(now_us)])
-    halts = await state.halts()
-    whole, last = await kept(state, COMPLETE), await kept(state, LAST)
-    union = bool(await state.note(UNION_NOTE))
     fresh = [beat for beat in beats if beat.fresh(now_us)]
-    general = general_doubts(fresh, halts, last, whole, union=union)
-    unread = _unread(backlog.dead, whole)
-    events = pair.vast.events
-    proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
+    backlog = _on_our_clock(await state.backlog(), fresh)
+    whole, last = await kept(state, COMPLETE), await kept(state, LAST)
+    halts, union = await state.halts(), bool(await state.note(UNION_NOTE))
+    general, unread = general_doubts(fresh, halts, last, whole, union=union), _unread(backlog.dead, whole)
+    proof = await _proof(state, pair, now_us)
+    unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
     directions = {
         f"{side}_to_{side.other}": _direction(
             side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
         )
         for side in Side
     }
-    if proof is not None and proof.doubt:
-        _doubt(directions[f"{Side.VAST}_to_{Side.BLOB}"], proof.doubt)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -115,9 +111,9 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     )
 
 
-def _doubt(direction: Direction, why: str) -> None:
-    direction.unknown_because.append(why)
-    direction.lag_seconds = None
+async def _proof(state: State, pair: PairSettings, now_us: int) -> canary.Proof | None:
+    every_seconds = pair.vast.events.canary_seconds if pair.vast.events.bootstrap else 0
+    return await canary.proof(state, every_seconds, now_us) if every_seconds else None
 
 
 def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
