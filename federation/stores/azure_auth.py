@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from federation.errors import Halt, RetryLater, UsageError
+from federation.errors import FederationError, Halt, RetryLater, UsageError
 from federation.model import SECOND_US, Side
 
 SCOPE = "https://storage.azure.com/.default"
@@ -97,7 +97,7 @@ class TokenAuth:
         return {"Authorization": f"Bearer {self._token}"}
 
     async def _renew(self) -> None:
-        from azure.core.exceptions import AzureError, ClientAuthenticationError  # noqa: PLC0415
+        from azure.core.exceptions import AzureError  # noqa: PLC0415 - a heavy import that a SAS does not need
 
         get_token = self._credential.get_token
         try:
@@ -105,14 +105,20 @@ class TokenAuth:
                 token = await get_token(SCOPE)
             else:
                 token = await asyncio.to_thread(get_token, SCOPE)
-        except ClientAuthenticationError:
-            text = "no token for Azure Storage: the credential was refused. Check the service's identity."
-            raise Halt(text, reason="credentials_refused", side=Side.BLOB) from None
-        except AzureError as error:
-            text = f"no token for Azure Storage: {type(error).__name__}"
-            raise RetryLater(text, reason="unreachable", side=Side.BLOB) from None
+        except (AzureError, OSError) as error:
+            raise token_fault(error) from None
         self._token = token.token
         self._renew_at_us = int(token.expires_on) * SECOND_US - _TOKEN_EARLY_US
+
+
+def token_fault(error: BaseException) -> FederationError:
+    """What a credential's failure means: refused is a halt, anything else may pass. The text never holds the library's own."""
+    from azure.core.exceptions import ClientAuthenticationError  # noqa: PLC0415
+
+    if isinstance(error, ClientAuthenticationError):
+        text = "no token for Azure Storage: the credential was refused. Check the service's identity."
+        return Halt(text, reason="credentials_refused", side=Side.BLOB)
+    return RetryLater(f"no token for Azure Storage: {type(error).__name__}", reason="unreachable", side=Side.BLOB)
 
 
 def from_connection_string(text: str, now_us: Callable[[], int]) -> tuple[SasAuth, str]:

@@ -14,10 +14,11 @@ from urllib.parse import quote, urlencode
 from federation import metadata as mapping
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
-from federation.model import Metadata, OriginStamp, Side
+from federation.model import Metadata, OriginStamp, Present, Side
 from federation.ports import Capabilities, WriteResult
 from federation.stores import wire
 from federation.stores.azure_auth import AzureAuth, TokenAuth, from_connection_string
+from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
@@ -63,6 +64,7 @@ class AzureBlobStore(HttpStore):
             raise UsageError("The Azure side needs account_url.", reason="no_account_url")
         self._container_url: Final = f"{account}/{quote(container)}"
         self._place = self._container_url
+        self._other_types = OtherTypes()
 
     # ------------------------------------------------------------------------------------------------------------- writes
 
@@ -75,6 +77,7 @@ class AzureBlobStore(HttpStore):
         headers["x-ms-blob-type"] = "BlockBlob"
         headers |= await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
         answer = await self.write(Request("PUT", "Put Blob", self.written_name(key), headers=headers, body=data, key=key))
+        self._other_types.replaced(key)
         return self.result(answer, lossy=stored.lossy)
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> AzureUpload:
@@ -104,12 +107,7 @@ class AzureBlobStore(HttpStore):
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port; a copy that the service does in the background is waited for."""
-        name, sas = self._name(source_key), await self._auth.query()
-        headers = {
-            "x-ms-copy-source": f"{self._container_url}/{wire.url_path(name)}" + (f"?{sas}" if sas else ""),
-            "x-ms-source-if-match": wire.quoted(source_etag),
-            "If-None-Match": "*",
-        }
+        headers = await self.copy_source(source_key) | {"x-ms-source-if-match": wire.quoted(source_etag), "If-None-Match": "*"}
         request = Request("PUT", "Copy Blob", self.written_name(target_key), headers=headers, key=source_key)
         try:
             answer = await self.call(request)
@@ -123,6 +121,19 @@ class AzureBlobStore(HttpStore):
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
         return await self._finished_copy(target_key)
+
+    async def copy_source(self, key: str) -> dict[str, str]:
+        """Header that names the source of a copy."""
+        sas = await self._auth.query()
+        return {"x-ms-copy-source": f"{self._container_url}/{wire.url_path(self._name(key))}" + (f"?{sas}" if sas else "")}
+
+    async def copy_over(self, source_key: str, key: str, conditions: Mapping[str, str]) -> WriteResult:
+        """Copy on the server over what is at *key*, if *conditions* hold there. Raises Reobserve."""
+        headers = await self.copy_source(source_key) | dict(conditions)
+        answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
+        if answer.headers.get("x-ms-copy-status") == "success":
+            return self.result(answer)
+        return await self._finished_copy(key)
 
     async def check(self) -> None:
         """As in the port."""
@@ -166,6 +177,10 @@ class AzureBlobStore(HttpStore):
         if content_md5:
             headers["x-ms-blob-content-md5"] = content_md5
         return headers
+
+    def _present(self, headers: Mapping[str, str], key: str) -> Present:
+        self._other_types.note(key, headers)
+        return super()._present(headers, key)
 
     def result(self, answer: Answer, *, lossy: bool = False) -> WriteResult:
         """What a write left. Raises RetryLater when the service did not say."""

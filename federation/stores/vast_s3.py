@@ -14,9 +14,10 @@ from urllib.parse import quote, urlencode
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError
 
 from federation import metadata as mapping
-from federation.errors import NotPresent, Park, Reobserve, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
 from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, s3_etag_kind
 from federation.ports import Capabilities, WriteResult
@@ -29,6 +30,12 @@ from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_i
 COPY_LIMIT_BYTES = 5 * 1024**3
 """Largest source of one CopyObject; beyond it a copy goes in parts."""
 PAGE_SIZE = 1_000
+
+
+def signing_fault(error: BaseException) -> FederationError:
+    """What a failure to sign means: without a signature nothing can be asked. The text never holds the library's own."""
+    text = f"a request to VAST cannot be signed: {type(error).__name__}. Check the access key and the secret key."
+    return Halt(text, reason="credentials_refused", side=Side.VAST)
 
 
 class VastS3Store(HttpStore):
@@ -167,7 +174,10 @@ class VastS3Store(HttpStore):
         if "Content-MD5" in signed.headers:
             # Over TLS the body is covered by Content-MD5 and the channel; over plain HTTP botocore signs its hash all the same.
             signed.context["payload_signing_enabled"] = False
-        self._signer.add_auth(signed)
+        try:
+            self._signer.add_auth(signed)
+        except BotoCoreError as error:
+            raise signing_fault(error) from None
         return url, dict(signed.headers.items())
 
     async def _pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:

@@ -12,6 +12,7 @@ from federation.clock import SystemClock
 from federation.model import Absent, Base, Hint, Present, Side, Unknown
 from federation.progress import ConflictRecord, Held, Parked
 from federation.rules.decision import Decision
+from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import Plan, plan
 from federation.wiring import open_pair
@@ -30,6 +31,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     vast: Any
     decision: Decision
     parked: Parked | None
+    way_back: str
+    """Of the reason it is parked for; empty when it is not."""
     held: Held | None
     conflicts: list[ConflictRecord]
 
@@ -60,6 +63,7 @@ async def _explain(settings: Settings, pair: PairSettings, key: str) -> tuple[Ex
         vast=_tagged(planned.vast),
         decision=planned.decision,
         parked=parked,
+        way_back=parking(parked.reason).way_back if parked is not None else "",
         held=held,
         conflicts=conflicts,
     )
@@ -82,7 +86,9 @@ def _text(found: Explanation, planned: Plan) -> str:
         f"  decision: {decision.action}{arrow}, because {decision.reason}",
     ]
     if found.parked is not None:
+        told = parking(found.parked.reason)
         lines.append(f"  parked:   {found.parked.reason} since {iso(found.parked.since_us)}: {found.parked.detail}")
+        lines.append(f"            {told.meaning} {told.way_back}")
     if found.held is not None:
         lines.append(f"  held:     delete on {found.held.delete_on}, {found.held.reason}, since {iso(found.held.since_us)}")
     lines += [
