@@ -105,6 +105,10 @@ def s3_etag_kind(etag: str) -> ETagKind:
     return ETagKind.OPAQUE
 
 
+Tags = tuple[tuple[str, str], ...]
+"""Object tags by name, sorted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What travels beside the content, in the pair's common form (design 9): S3-style user names, decoded values.

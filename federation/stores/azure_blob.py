@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from federation import metadata as mapping
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
-from federation.model import Metadata, OriginStamp, Present, Side
+from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Capabilities, WriteResult
 from federation.stores import wire
 from federation.stores.azure_auth import AzureAuth, TokenAuth, from_connection_string
@@ -23,6 +23,8 @@ from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
 from federation.stores.listing import Page, parse_azure_page
+from federation.stores.probe import Probe
+from federation.stores.tags import parse_tags, tags_body
 
 API_VERSION = "2025-11-05"
 MAX_BLOCKS = 50_000
@@ -33,6 +35,8 @@ _COPY_POLLS = 600
 
 class AzureBlobStore(HttpStore):
     """``ports.ObjectStore`` over one container."""
+
+    version_parameter = "versionid"
 
     def __init__(
         self,
@@ -202,19 +206,42 @@ class AzureBlobStore(HttpStore):
             query["prefix"] = prefix
         while True:
             answer = await self.call(Request("GET", "List Blobs", query=query))
-            page = parse_azure_page(answer.body)
+            page = self.parse_page(answer.body)
             yield page
             if not page.marker:
                 return
             query["marker"] = page.marker
 
-    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+    async def list_page(self, prefix: str, count: int) -> bytes:
+        """As in the base."""
+        query = {"restype": "container", "comp": "list", "maxresults": str(min(count, PAGE_SIZE)), "prefix": self._name(prefix)}
+        return (await self.call(Request("GET", "List Blobs", query=query))).body
+
+    @staticmethod
+    def parse_page(body: bytes) -> Page:
+        """As in the base."""
+        return parse_azure_page(body)
+
+    async def read_tags(self, key: str) -> Tags:
+        """As in the base."""
+        answer = await self.call(Request("GET", "Get Blob Tags", self._name(key), {"comp": "tags"}, key=key))
+        return parse_tags(answer.body, self.side)
+
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """As in the base."""
+        headers = {"Content-Type": "application/xml"}
+        body = tags_body(tags, "Tags")
+        await self.call(Request("PUT", "Set Blob Tags", self._name(key), {"comp": "tags"}, headers, body, key))
+
+    async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+        """As in the base."""
         request = Request(
             "PUT", "Put Blob", self._name(key), headers={"x-ms-blob-type": "BlockBlob", **headers}, body=b"1", key=key
         )
         return await self.write(request)
 
-    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+    async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
+        """As in the base."""
         upload = AzureUpload(self, key, self._name(key), mapping.Stored({}, {}, lossy=False))
         await upload.put_part(1, b"1")
-        return replace(found, conditional_complete=await self._refuses(upload.commit({"If-None-Match": "*"}, "")))
+        return replace(found, conditional_complete=await Probe.refuses(upload.commit({"If-None-Match": "*"}, "")))

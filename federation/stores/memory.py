@@ -41,6 +41,7 @@ class _Object:
     stamp: OriginStamp | None
     etag: str
     modified: Stamp
+    version_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class MemoryStore:
         self.race_windows = 0
         self.missing_container = False
         self.objects: dict[str, _Object] = {}
+        self.versions: dict[tuple[str, str], _Object] = {}
+        """Every version written while ``capabilities.versioning``, by key and version id."""
         self.calls: list[tuple[str, str]] = []
         self._clock = clock
         self._hook = hook
@@ -101,6 +104,14 @@ class MemoryStore:
         self._require(key, found, if_match, given=if_match is not None)
         end = None if length is None else start + length
         return MemoryReader(self._present(found), found.data[start:end])
+
+    async def open_version(self, key: str, version_id: str) -> MemoryReader:
+        """As in the port."""
+        await self._enter("open_version", key)
+        found = self.versions.get((key, version_id))
+        if found is None:
+            raise NotPresent(f"{key} has no version {version_id}", key=key, side=self.side)
+        return MemoryReader(self._present(found), found.data)
 
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
@@ -210,7 +221,10 @@ class MemoryStore:
         etag = f"0x8DC{next(self._serial):012X}" if self.side is Side.BLOB else s3_etag
         stored = mapping.to_side(metadata, stamp, self.side)
         held, origin = mapping.from_side(stored.headers, stored.user, self.side)
-        self.objects[key] = _Object(data, held, origin, etag, self._now())
+        version_id = f"v{next(self._serial)}" if self.capabilities.versioning else None
+        self.objects[key] = _Object(data, held, origin, etag, self._now(), version_id)
+        if version_id is not None:
+            self.versions[key, version_id] = self.objects[key]
         return WriteResult(etag, stored.lossy)
 
     def _now(self) -> Stamp:
@@ -220,7 +234,7 @@ class MemoryStore:
         kind = ETagKind.OPAQUE if self.side is Side.BLOB else s3_etag_kind(found.etag)
         known = self.side is Side.BLOB or kind is ETagKind.MD5
         md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest() if known else None
-        version = Version(found.etag, len(found.data), found.modified, kind, md5)
+        version = Version(found.etag, len(found.data), found.modified, kind, md5, found.version_id)
         return Present(version, found.metadata, found.stamp)
 
 

@@ -19,12 +19,14 @@ from botocore.exceptions import BotoCoreError
 from federation import metadata as mapping
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
-from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, s3_etag_kind
+from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
 from federation.ports import Capabilities, WriteResult
 from federation.stores import faults, wire
-from federation.stores.base import WRONG_ETAG, HttpStore, Request
+from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
 from federation.stores.listing import Page, parse_s3_page
+from federation.stores.probe import WRONG_ETAG, Probe
+from federation.stores.tags import parse_tags, tags_body
 from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
 
 COPY_LIMIT_BYTES = 5 * 1024**3
@@ -40,6 +42,8 @@ def signing_fault(error: BaseException) -> FederationError:
 
 class VastS3Store(HttpStore):
     """``ports.ObjectStore`` over one bucket."""
+
+    version_parameter = "versionId"
 
     def __init__(
         self,
@@ -186,25 +190,46 @@ class VastS3Store(HttpStore):
         query |= {"start-after": start_after} if start_after else {}
         while True:
             answer = await self.call(Request("GET", "ListObjectsV2", query=query))
-            page = parse_s3_page(answer.body)
+            page = self.parse_page(answer.body)
             yield page
             if not page.marker:
                 return
             query["continuation-token"] = page.marker
 
-    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+    async def list_page(self, prefix: str, count: int) -> bytes:
+        """As in the base."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count), "prefix": self._name(prefix)}
+        return (await self.call(Request("GET", "ListObjectsV2", query=query))).body
+
+    @staticmethod
+    def parse_page(body: bytes) -> Page:
+        """As in the base."""
+        return parse_s3_page(body)
+
+    async def read_tags(self, key: str) -> Tags:
+        """As in the base."""
+        answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), {"tagging": ""}, key=key))
+        return parse_tags(answer.body, self.side)
+
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """As in the base."""
+        body = tags_body(tags, "Tagging")
+        headers = {"Content-MD5": wire.md5_base64(body), "Content-Type": "application/xml"}
+        await self.call(Request("PUT", "PutObjectTagging", self._name(key), {"tagging": ""}, headers, body, key))
+
+    async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+        """As in the base."""
         return await self.write(Request("PUT", "PutObject", self._name(key), headers=headers, body=b"1", key=key))
 
-    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+    async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
+        """As in the base."""
         name = self._name(key)
         wrong_copy = {**self.copy_source(key, WRONG_ETAG), "x-amz-metadata-directive": "REPLACE", "x-amz-meta-probe": "1"}
-        copy = await self._refuses(self.call(Request("PUT", "CopyObject", name, headers=wrong_copy, key=key)))
+        copy = await Probe.refuses(self.call(Request("PUT", "CopyObject", name, headers=wrong_copy, key=key)))
         complete = True
         for etag in (None, WRONG_ETAG):
             upload = await begin(self, key, name, mapping.Stored({}, {}, lossy=False))
             await upload.put_part(1, b"1")
-            complete = await self._refuses(upload.commit(wire.condition(etag))) and complete
+            complete = await Probe.refuses(upload.commit(wire.condition(etag))) and complete
             await upload.abort()
-        answer = await self.call(Request("GET", "GetBucketVersioning", query={"versioning": ""}))
-        versioning = b"<Status>Enabled</Status>" in answer.body
-        return replace(found, conditional_copy=copy, conditional_complete=complete, versioning=versioning)
+        return replace(found, conditional_copy=copy, conditional_complete=complete)

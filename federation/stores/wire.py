@@ -89,6 +89,12 @@ def byte_range(start: int, length: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"}
 
 
+def version_id(headers: Mapping[str, str], side: Side) -> str | None:
+    """The id under which the version stays readable; None where versions are not kept."""
+    told = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")
+    return None if told == "null" else told
+
+
 def present(headers: Mapping[str, str], side: Side) -> Present:
     """The version that a HEAD or GET answer describes. Raises KeyError or ValueError when it is no such answer."""
     content_range = headers.get("Content-Range")
@@ -101,13 +107,12 @@ def present(headers: Mapping[str, str], side: Side) -> Present:
         told = unquote_etag(headers.get("ETag", ""))
         etag, kind = version_token(told, modified.at_us, size_bytes), s3_etag_kind(told) if told else ETagKind.FILE_SIDE
         md5 = etag.lower() if kind is ETagKind.MD5 else None
-    version_id = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")
     marker = USER_PREFIX[side]
     user = {name[len(marker) :]: value for name, value in headers.items() if name.lower().startswith(marker)}
     fields = {field: headers.get(name) for field, name in _HEADER_NAMES.items()}
     fields["content_encoding"] = _without_chunked(fields["content_encoding"])
     common, origin = metadata.from_side(fields, user, side)
-    return Present(Version(etag, size_bytes, modified, kind, md5, version_id), common, origin)
+    return Present(Version(etag, size_bytes, modified, kind, md5, version_id(headers, side)), common, origin)
 
 
 def s3_headers(stored: metadata.Stored) -> dict[str, str]:

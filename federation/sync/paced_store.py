@@ -102,6 +102,11 @@ class PacedStore:
         self.gate.admit()
         return await self._call(self._store.open(key, if_match=if_match, start=start, length=length))
 
+    async def open_version(self, key: str, version_id: str) -> Reader:
+        """As in the port."""
+        self.gate.admit()
+        return await self._call(self._store.open_version(key, version_id))
+
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from federation.errors import NotPresent, UsageError
 from federation.model import Change, Present, Source
-from federation.ports import ObjectStore, State
+from federation.ports import ObjectStore, Reader, State
 from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
 
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     KEEP_BOTH = "keep-both"
     """Give the loser a visible name beside the winner."""
     DROP = "drop"
-    """Delete the loser's copy."""
+    """Delete the loser's copy; a kept version stays for as long as the side keeps versions."""
 
 
 async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdict: Verdict) -> str:
@@ -35,7 +35,7 @@ async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdic
         side = side if ctx.rules.mode.writable(side) else side.other
         changed = await _take_other(ctx, store, ctx.stores[side], record)
     elif verdict is Verdict.KEEP_BOTH:
-        changed = await _keep_both(store, record)
+        changed = await _keep_both(ctx, store, record)
     if changed:
         await state.mark([Change(changed, side, Source.OPERATOR)])
     await _drop_copy(store, record)
@@ -60,23 +60,24 @@ async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore,
         expected = current.version.etag
         await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
         return record.key
-    kept = await _kept(store, record)
     expected_etag = current.version.etag if current is not None else None
-    reader = await store.open(record.preserved_as, if_match=kept.version.etag)
-    try:
-        if ctx.transfer.is_small(kept.version.size_bytes):
-            data = await ctx.transfer.read_small(reader)
-            await target.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
-        else:
-            await ctx.transfer.send_large(
-                reader, target, record.key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag
-            )
-    finally:
-        await reader.close()
+    await _write_back(ctx, await _kept(store, record), target, record.key, expected_etag)
     return record.key
 
 
-async def _keep_both(store: ObjectStore, record: ConflictRecord) -> str:
+async def _write_back(ctx: PairContext, reader: Reader, target: ObjectStore, key: str, expected_etag: str | None) -> None:
+    kept = reader.present
+    try:
+        if ctx.transfer.is_small(kept.version.size_bytes):
+            data = await ctx.transfer.read_small(reader)
+            await target.put(key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
+        else:
+            await ctx.transfer.send_large(reader, target, key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag)
+    finally:
+        await reader.close()
+
+
+async def _keep_both(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:
     if record.loser_metadata is not None:
         raise UsageError(
             "Only metadata lost in this conflict: there is no second object to keep. Use --take other or --take drop.",
@@ -84,7 +85,14 @@ async def _keep_both(store: ObjectStore, record: ConflictRecord) -> str:
         )
     kept = await _kept(store, record)
     target = visible_key(record)
-    await store.copy(record.preserved_as, target, source_etag=kept.version.etag)
+    if not record.preserved_version_id:
+        await kept.close()
+        await store.copy(record.preserved_as, target, source_etag=kept.present.version.etag)
+        return target
+    there = await _present(store, target)
+    if there is None:
+        await _write_back(ctx, kept, store, target, None)
+    await kept.close()
     return target
 
 
@@ -94,15 +102,18 @@ async def _drop_copy(store: ObjectStore, record: ConflictRecord) -> None:
         await store.delete(record.preserved_as, expected_etag=kept.version.etag)
 
 
-async def _kept(store: ObjectStore, record: ConflictRecord) -> Present:
-    kept = await _present(store, record.preserved_as)
-    if kept is None:
+async def _kept(store: ObjectStore, record: ConflictRecord) -> Reader:
+    """The loser's content, being read."""
+    try:
+        if record.preserved_version_id:
+            return await store.open_version(record.key, record.preserved_version_id)
+        return await store.open(record.preserved_as)
+    except NotPresent:
         raise UsageError(
-            f"The kept copy {record.preserved_as!r} is no longer on {record.loser_side}: somebody removed it, or this was "
-            "resolved before and cut short at the end. Drop this conflict with --take drop.",
+            f"What was kept, {record.preserved_as!r}, is no longer on {record.loser_side}: somebody removed it, or this "
+            "was resolved before and cut short at the end. Drop this conflict with --take drop.",
             reason="copy_gone",
-        )
-    return kept
+        ) from None
 
 
 async def _present(store: ObjectStore, key: str) -> Present | None:

@@ -57,7 +57,9 @@ def _list(config: ConfigOption, pair: str, *, as_json: bool) -> None:
 def _kept(one: ConflictRecord) -> str:
     if one.loser_metadata is not None:
         return "metadata, in this record"
-    return f"{one.loser_side}:{one.preserved_as}" + (f" version {one.preserved_version_id}" if one.preserved_version_id else "")
+    if one.preserved_version_id:
+        return f"{one.loser_side}:{one.key} version {one.preserved_version_id}"
+    return f"{one.loser_side}:{one.preserved_as}"
 
 
 @app.command("show")

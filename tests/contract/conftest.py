@@ -22,7 +22,7 @@ import pytest_asyncio
 
 from federation.clock import SystemClock
 from federation.model import Side
-from federation.ports import ObjectStore, State
+from federation.ports import Capabilities, ObjectStore, State
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
 from federation.stores.memory import MemoryStore
@@ -156,11 +156,19 @@ async def case(unprepared: Case) -> AsyncIterator[Case]:
         await store.close()
 
 
+@pytest.fixture(scope="session")
+def probed() -> dict[str, Capabilities]:
+    """What the probe saw of each kind of server."""
+    return {}
+
+
 @pytest_asyncio.fixture
-async def store(case: Case) -> ObjectStore:
-    """A store, probed as at start-up."""
+async def store(case: Case, probed: dict[str, Capabilities]) -> ObjectStore:
+    """A store that knows what its server can do, as after start-up."""
     made = case.make()
-    await made.probe()
+    if case.kind not in probed:
+        probed[case.kind] = await made.probe()
+    made.capabilities = probed[case.kind]
     made.race_windows = 0
     return made
 

@@ -201,6 +201,10 @@ class Client:
         reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)))
         return _Reader(self, self._server, key, reader)
 
+    async def open_version(self, key: str, version_id: str) -> Reader:
+        """As in the port; the worlds keep no versions."""
+        return await self._call(lambda: self._server.open_version(key, version_id))
+
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
         self._server.looked[key] = asyncio.get_running_loop().time(), asyncio.current_task()
