@@ -122,6 +122,8 @@ class Metadata:
     content_disposition: str | None = None
     cache_control: str | None = None
     user: tuple[tuple[str, str], ...] = ()
+    tags: Tags | None = None
+    """Object tags, sorted; None where they are not mapped (``rules.tags``), so that nothing is done about them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from federation.ports import Clock, ObjectStore, Source, State
 from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
-from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
+from federation.settings import BlobSettings, PairSettings, Settings, secret
 from federation.sync.budget import ByteBudget
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
@@ -102,7 +102,7 @@ async def open_pair(
         gates = {side: Gate(side, clock) for side in Side}
         stores: dict[Side, ObjectStore] = {}
         credential = await _credential(stack, pair.blob)
-        for side, store in ((Side.BLOB, _blob_store(pair.blob, credential)), (Side.VAST, _vast_store(pair.vast))):
+        for side, store in ((Side.BLOB, _blob_store(pair, credential)), (Side.VAST, _vast_store(pair))):
             stack.push_async_callback(store.close)
             stores[side] = PacedStore(store, gates[side])
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
@@ -184,9 +184,10 @@ async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | Non
     return await stack.enter_async_context(DefaultAzureCredential())
 
 
-def _blob_store(blob: BlobSettings, credential: object | None) -> ObjectStore:
+def _blob_store(pair: PairSettings, credential: object | None) -> ObjectStore:
     from federation.stores.azure_blob import AzureBlobStore  # noqa: PLC0415
 
+    blob = pair.blob
     name = blob.connection_string_env
     text = secret(name, "pair.blob.connection_string_env") if name else None
     return AzureBlobStore(
@@ -195,12 +196,15 @@ def _blob_store(blob: BlobSettings, credential: object | None) -> ObjectStore:
         prefix=blob.prefix,
         connection_string=text,
         credential=None if text else credential,
+        map_tags=pair.rules.tags,
+        tiers={one.prefix: one.tier for one in blob.tiers},
     )
 
 
-def _vast_store(vast: VastSettings) -> ObjectStore:
+def _vast_store(pair: PairSettings) -> ObjectStore:
     from federation.stores.vast_s3 import VastS3Store  # noqa: PLC0415
 
+    vast = pair.vast
     return VastS3Store(
         endpoint=vast.endpoint,
         bucket=vast.bucket,
@@ -210,6 +214,7 @@ def _vast_store(vast: VastSettings) -> ObjectStore:
         secret_key=secret(vast.secret_key_env, "pair.vast.secret_key_env"),
         ca_file=vast.ca_file,
         name_policy=vast.name_policy,
+        map_tags=pair.rules.tags,
     )
 
 

@@ -119,10 +119,10 @@ def honoured(runtime: PairRuntime, which: Side) -> list[Finding]:
         else "losers of conflicts are kept as copies under .federation/conflicts/"
     )
     findings.append(Finding(what=f"{which}: versioning", level="ok", found="on" if found.versioning else "off", then=then))
-    return [*findings, *_habits(found, which)]
+    return [*findings, *_habits(found, which, wanted=runtime.settings.rules.tags)]
 
 
-def _habits(found: Capabilities, which: Side) -> list[Finding]:
+def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
     """Lists, checksums and tags, as the probe saw them."""
     order = "in the order of the names' bytes" if found.list_in_order else "in an order of its own"
     precision = "milliseconds" if found.modified_precision_us < _SECOND_US else "whole seconds"
@@ -139,8 +139,16 @@ def _habits(found: Capabilities, which: Side) -> list[Finding]:
             found="damaged content is refused" if found.checksums else "damaged content is taken",
             then="" if found.checksums else "a body damaged on its way is noticed when it is read back, not when it is written",
         ),
-        Finding(what=f"{which}: object tags", level="ok", found="kept" if found.tags else "not supported"),
+        _tags(found, which, wanted=wanted),
     ]
+
+
+def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:
+    what, told = f"{which}: object tags", "kept" if found.tags else "not supported"
+    if not wanted or found.tags:
+        return Finding(what=what, level="ok", found=told)
+    then = "rules.tags is on: every object would be parked. Grant the right to read and write tags, or set rules.tags = false"
+    return Finding(what=what, level="broken", found=told, then=then)
 
 
 def _age(runtime: PairRuntime, which: Side, before: capabilities.Seen | None) -> Finding:

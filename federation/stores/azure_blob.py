@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from federation import keys
 from federation import metadata as mapping
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
@@ -46,14 +47,19 @@ class AzureBlobStore(HttpStore):
         prefix: str = "",
         connection_string: str | None = None,
         credential: object | None = None,
+        map_tags: bool = False,
+        tiers: Mapping[str, str] | None = None,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
         """Authorise with *connection_string*, else with *credential* (of azure-identity; the caller closes it).
 
+        *map_tags*: index tags are part of the metadata. *tiers*: access tier of newly written blobs by prefix of the key.
+
         Raises:
             UsageError: neither is given, or the connection string is incomplete.
         """
-        super().__init__(Side.BLOB, AZURE_BLOB, prefix, now_us=now_us)
+        super().__init__(Side.BLOB, AZURE_BLOB, prefix, map_tags=map_tags, now_us=now_us)
+        self._tiers: Final = dict(tiers or {})
         self.capabilities = Capabilities(min_part_bytes=1, max_parts=MAX_BLOCKS)
         self._auth: AzureAuth
         endpoint = ""
@@ -78,7 +84,7 @@ class AzureBlobStore(HttpStore):
         """As in the port."""
         stored = mapping.to_side(metadata, stamp, Side.BLOB)
         headers = self.blob_headers(stored, wire.md5_base64(data))
-        headers["x-ms-blob-type"] = "BlockBlob"
+        headers |= {"x-ms-blob-type": "BlockBlob"} | self.tier(key)
         headers |= await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
         answer = await self.write(Request("PUT", "Put Blob", self.written_name(key), headers=headers, body=data, key=key))
         self._other_types.replaced(key)
@@ -95,7 +101,7 @@ class AzureBlobStore(HttpStore):
         """As in the port: one look, then a conditional request for the headers and one for user metadata, where they differ."""
         name = self._name(key)
         before = await self.call(Request("HEAD", "HEAD", name, key=key))
-        found = self._present(before.headers, key)
+        found = await self.tagged(self._present(before.headers, key), before.headers, key)
         etag = found.version.etag
         if etag != expected_etag:
             raise Reobserve("the blob is another version", reason="precondition", key=key, side=self.side)
@@ -103,15 +109,19 @@ class AzureBlobStore(HttpStore):
         held = mapping.to_side(found.metadata, found.origin, Side.BLOB)
         if stored.headers != held.headers:
             # Properties that are not sent again are cleared, Content-MD5 too.
-            headers = self.blob_headers(replace(stored, user={}), before.headers.get("Content-MD5"))
+            headers = self.blob_headers(replace(stored, user={}, tags=None), before.headers.get("Content-MD5"))
             etag = await self._set(key, name, "properties", headers, etag)
         if stored.user != held.user:
             etag = await self._set(key, name, "metadata", wire.azure_user(stored), etag)
+        if stored.tags is not None and stored.tags != found.metadata.tags:
+            await self.set_tags(key, stored.tags)
         return WriteResult(etag, stored.lossy)
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port; a copy that the service does in the background is waited for."""
         headers = await self.copy_source(source_key) | {"x-ms-source-if-match": wire.quoted(source_etag), "If-None-Match": "*"}
+        if self._map_tags:
+            headers |= wire.tags_header(await self.read_tags(source_key), Side.BLOB)
         request = Request("PUT", "Copy Blob", self.written_name(target_key), headers=headers, key=source_key)
         try:
             answer = await self.call(request)
@@ -174,10 +184,15 @@ class AzureBlobStore(HttpStore):
             await asyncio.sleep(_COPY_POLL_SECONDS)
         raise RetryLater("the service is still copying", reason="copy_pending", key=key, side=self.side)
 
+    def tier(self, key: str) -> dict[str, str]:
+        """Header that names the access tier of a blob to be written: that of the longest prefix; none: the account's own."""
+        prefix = max((prefix for prefix in self._tiers if key.startswith(prefix)), key=len, default=None)
+        return {"x-ms-access-tier": self._tiers[prefix]} if prefix is not None and not keys.excluded(key) else {}
+
     @staticmethod
     def blob_headers(stored: mapping.Stored, content_md5: str | None) -> dict[str, str]:
         """Headers of a write: properties, user metadata and the content's MD5 in base64 (empty or None: not known)."""
-        headers = wire.azure_properties(stored) | wire.azure_user(stored)
+        headers = wire.azure_properties(stored) | wire.azure_user(stored) | wire.tags_header(stored.tags, Side.BLOB)
         if content_md5:
             headers["x-ms-blob-content-md5"] = content_md5
         return headers

@@ -70,7 +70,7 @@ class AzureUpload:
 
     async def commit(self, conditions: Mapping[str, str], content_md5: str) -> Answer:
         """Put Block List of all parts in order of their numbers. Raises Reobserve."""
-        headers = self._store.blob_headers(self._stored, content_md5) | dict(conditions)
+        headers = self._store.blob_headers(self._stored, content_md5) | self._store.tier(self._key) | dict(conditions)
         blocks = "".join(f"<Latest>{self._block_id(number)}</Latest>" for number in sorted(self._numbers))
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
         headers["Content-Type"] = "application/xml"

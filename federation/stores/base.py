@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import aiohttp
@@ -38,11 +38,19 @@ class HttpStore(ABC):
     """Base of the two real stores; a subclass knows its service's requests and how to authorise them."""
 
     def __init__(
-        self, side: Side, policy: NamePolicy, prefix: str, *, ca_file: str = "", now_us: Callable[[], int] = wall_us
+        self,
+        side: Side,
+        policy: NamePolicy,
+        prefix: str,
+        *,
+        ca_file: str = "",
+        map_tags: bool = False,
+        now_us: Callable[[], int] = wall_us,
     ) -> None:
         self.side = side
         self.capabilities = Capabilities()
         self.race_windows = 0
+        self._map_tags = map_tags
         self._policy = policy
         self._prefix = prefix
         self._place = ""
@@ -97,7 +105,7 @@ class HttpStore(ABC):
     async def head(self, key: str) -> Present:
         """As in the port."""
         answer = await self.call(Request("HEAD", "HEAD", self._name(key), key=key))
-        return self._present(answer.headers, key)
+        return await self.tagged(self._present(answer.headers, key), answer.headers, key)
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> HttpReader:
         """As in the port; *length* is at least 1."""
@@ -107,7 +115,7 @@ class HttpStore(ABC):
         request = Request("GET", "GET", self._name(key), headers=headers, key=key)
         response = await self._start(request)
         try:
-            present = self._present(response.headers, key)
+            present = await self.tagged(self._present(response.headers, key), response.headers, key)
             if if_match is not None and wire.needs_look(if_match) and present.version.etag != if_match:
                 raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
             return HttpReader(self._lane, response, present)
@@ -181,6 +189,22 @@ class HttpStore(ABC):
         if name != self._prefix + key and not keys.excluded(key):
             self._listing.disturb()
         return name
+
+    async def tagged(self, present: Present, headers: Mapping[str, str], key: str) -> Present:
+        """*present* with its tags, where they are mapped: one more request, unless *headers* say that it has none.
+
+        They are read after the version: tags set in between belong to a later moment, and are seen again at the next look.
+        """
+        if not self._map_tags:
+            return present
+        tags = () if wire.no_tags(headers, self.side) else await self.read_tags(key)
+        return replace(present, metadata=replace(present.metadata, tags=tags))
+
+    async def set_tags(self, key: str, tags: Tags) -> None:
+        """Replace the tags of the version that was just looked at. Raises NotPresent."""
+        # RACE: neither service takes an ETag as a condition on this; another version may come in between.
+        self.race_windows += 1
+        await self.write_tags(key, dict(tags))
 
     def _present(self, headers: Mapping[str, str], key: str) -> Present:
         try:

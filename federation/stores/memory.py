@@ -7,8 +7,8 @@ file-side writes without events, and calls that fail before or after their effec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import count
 
 from federation import keys
@@ -25,6 +25,7 @@ from federation.model import (
     Present,
     Side,
     Stamp,
+    Tags,
     Version,
     s3_etag_kind,
 )
@@ -63,6 +64,8 @@ class MemoryStore:
         self.versions: dict[tuple[str, str], _Object] = {}
         """Every version written while ``capabilities.versioning``, by key and version id."""
         self.calls: list[tuple[str, str]] = []
+        self.map_tags = False
+        """Whether tags are part of the metadata."""
         self._clock = clock
         self._hook = hook
         self._skew_us = skew_us
@@ -80,6 +83,15 @@ class MemoryStore:
         etag = f"48ed760a74{next(self._serial):022x}"
         metadata = before.metadata if before is not None else Metadata()
         self.objects[key] = _Object(data, metadata, before.stamp if before is not None else None, etag, self._now())
+
+    async def read_tags(self, key: str) -> Tags:
+        """A user looks at the tags."""
+        return self._get(key).metadata.tags or ()
+
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """A user replaces the tags: no new version, no new time."""
+        found = self._get(key)
+        self.objects[key] = replace(found, metadata=replace(found.metadata, tags=tuple(sorted(tags.items()))))
 
     # ----------------------------------------------------------------------------------------------------------- port
 
@@ -137,7 +149,12 @@ class MemoryStore:
         await self._enter("replace_metadata", key)
         found = self._get(key)
         self._require(key, found, expected_etag)
+        before = self.objects[key]
         result = self._store(key, found.data, metadata, stamp, found.etag)
+        after = self.objects[key]
+        if metadata.tags is not None and replace(after.metadata, tags=None) == replace(before.metadata, tags=None):
+            self.objects[key] = replace(before, metadata=after.metadata)  # tags move neither ETag nor time
+            result = WriteResult(before.etag, result.lossy)
         self._leave("replace_metadata")
         return result
 
@@ -222,6 +239,7 @@ class MemoryStore:
         stored = mapping.to_side(metadata, stamp, self.side)
         held, origin = mapping.from_side(stored.headers, stored.user, self.side)
         version_id = f"v{next(self._serial)}" if self.capabilities.versioning else None
+        held = replace(held, tags=stored.tags)
         self.objects[key] = _Object(data, held, origin, etag, self._now(), version_id)
         if version_id is not None:
             self.versions[key, version_id] = self.objects[key]
@@ -235,7 +253,8 @@ class MemoryStore:
         known = self.side is Side.BLOB or kind is ETagKind.MD5
         md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest() if known else None
         version = Version(found.etag, len(found.data), found.modified, kind, md5, found.version_id)
-        return Present(version, found.metadata, found.stamp)
+        tags = (found.metadata.tags or ()) if self.map_tags else None
+        return Present(version, replace(found.metadata, tags=tags), found.stamp)
 
 
 class MemoryReader:

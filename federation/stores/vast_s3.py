@@ -56,10 +56,14 @@ class VastS3Store(HttpStore):
         region: str = "us-east-1",
         ca_file: str = "",
         name_policy: str = "common",
+        map_tags: bool = False,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
-        """Address *bucket* in path style below *endpoint*; *ca_file* replaces the system's certificate authorities."""
-        super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, now_us=now_us)
+        """Address *bucket* in path style below *endpoint*; *ca_file* replaces the system's certificate authorities.
+
+        *map_tags*: object tags are part of the metadata.
+        """
+        super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, map_tags=map_tags, now_us=now_us)
         self._bucket: Final = bucket
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
@@ -87,7 +91,11 @@ class VastS3Store(HttpStore):
     ) -> WriteResult:
         """As in the port: the object copied onto itself with other metadata."""
         stored = mapping.to_side(metadata, stamp, Side.VAST)
+        if stored.tags is not None and await self._only_tags_differ(key, metadata, expected_etag):
+            await self.set_tags(key, stored.tags)
+            return WriteResult(expected_etag, stored.lossy)
         headers = {**wire.s3_headers(stored), "x-amz-metadata-directive": "REPLACE"}
+        headers |= {"x-amz-tagging-directive": "REPLACE"} if stored.tags is not None else {}
         headers |= await self._source(key, expected_etag)
         request = Request("PUT", "CopyObject", self._name(key), headers=headers, key=key)
         try:
@@ -147,6 +155,13 @@ class VastS3Store(HttpStore):
         return WriteResult(unquote_etag(etag), lossy)
 
     # ------------------------------------------------------------------------------------------------------------- inside
+
+    async def _only_tags_differ(self, key: str, metadata: Metadata, expected_etag: str) -> bool:
+        found = await self.head(key)
+        if found.version.etag != expected_etag:
+            raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
+        held = mapping.held(metadata, self.side)
+        return mapping.digest(replace(found.metadata, tags=None)) == mapping.digest(replace(held, tags=None))
 
     async def _source(self, key: str, etag: str) -> dict[str, str]:
         if not self.capabilities.conditional_copy or wire.needs_look(etag):

@@ -6,10 +6,10 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus, urlencode
 
 from federation import metadata
-from federation.model import SECOND_US, ETagKind, Present, Side, Stamp, Version, s3_etag_kind
+from federation.model import SECOND_US, ETagKind, Present, Side, Stamp, Tags, Version, s3_etag_kind
 from federation.stores.lane import http_date_us, unquote_etag
 
 _HEADER_NAMES = {
@@ -117,7 +117,19 @@ def present(headers: Mapping[str, str], side: Side) -> Present:
 
 def s3_headers(stored: metadata.Stored) -> dict[str, str]:
     """Headers of an S3 write."""
-    return {_HEADER_NAMES[field]: value for field, value in stored.headers.items()} | _user(stored, Side.VAST)
+    plain = {_HEADER_NAMES[field]: value for field, value in stored.headers.items()}
+    return plain | _user(stored, Side.VAST) | tags_header(stored.tags, Side.VAST)
+
+
+def tags_header(tags: Tags | None, side: Side) -> dict[str, str]:
+    """The header of a write that sets tags; none where there are none."""
+    return {"x-ms-tags" if side is Side.BLOB else "x-amz-tagging": urlencode(tags, quote_via=quote)} if tags else {}
+
+
+def no_tags(headers: Mapping[str, str], side: Side) -> bool:
+    """Whether the answer itself says that the object has no tags: Azure counts them, an S3 server may."""
+    count = headers.get("x-ms-tag-count", "0") if side is Side.BLOB else headers.get("x-amz-tagging-count")
+    return count == "0"
 
 
 def azure_properties(stored: metadata.Stored) -> dict[str, str]:
