@@ -52,6 +52,7 @@ rules: setup ## branch coverage of the pure core by its own tests alone
 docs: setup ## renew what documents print from the code: consistency.md, parked.md, stores.md
 	@$(BIN)/python -m tests.decision.document
 	@$(BIN)/python -m tests.unit.parked_document
+	@$(BIN)/python -m tests.contract.differences
 
 simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))

@@ -91,10 +91,22 @@ class BlobSettings(_Section):
     container: str
     prefix: Prefix = ""
     connection_string_env: str = ""
-    """Variable holding a connection string; empty: DefaultAzureCredential."""
+    """Variable holding a connection string; empty: DefaultAzureCredential, or one of the next two."""
+    sas_env: str = ""
+    """Variable holding a SAS of the container or account."""
+    user_delegation_sas: bool = False
+    """Whether requests carry user delegation SAS, made and renewed with DefaultAzureCredential, in place of its tokens."""
     tiers: tuple[TierSettings, ...] = ()
     """Of newly written blobs, by prefix; without one the account's default."""
     events: BlobEventSettings = BlobEventSettings()
+
+    @model_validator(mode="after")
+    def _one_way_to_authorise(self) -> BlobSettings:
+        ways = {"connection_string_env": self.connection_string_env, "sas_env": self.sas_env}
+        used = [name for name, told in (*ways.items(), ("user_delegation_sas", self.user_delegation_sas)) if told]
+        if len(used) > 1:
+            raise ValueError(f"{' and '.join(used)} are set; one of them says how to authorise, remove the others")
+        return self
 
     @model_validator(mode="after")
     def _one_tier_a_prefix(self) -> BlobSettings:

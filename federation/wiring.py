@@ -176,8 +176,8 @@ def _limits(settings: Settings) -> WorkerLimits:
 
 
 async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | None:
-    """DefaultAzureCredential where anything of the Blob side has no connection string; closed with *stack*."""
-    if blob.connection_string_env and (blob.events.connection_string_env or not blob.events.queue_url):
+    """DefaultAzureCredential where anything of the Blob side has no connection string or SAS; closed with *stack*."""
+    if (blob.connection_string_env or blob.sas_env) and (blob.events.connection_string_env or not blob.events.queue_url):
         return None
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
@@ -195,7 +195,9 @@ def _blob_store(pair: PairSettings, credential: object | None) -> ObjectStore:
         container=blob.container,
         prefix=blob.prefix,
         connection_string=text,
+        sas=secret(blob.sas_env, "pair.blob.sas_env") if blob.sas_env else None,
         credential=None if text else credential,
+        delegate=blob.user_delegation_sas,
         map_tags=pair.rules.tags,
         tiers={one.prefix: one.tier for one in blob.tiers},
     )

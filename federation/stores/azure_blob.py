@@ -18,7 +18,15 @@ from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Capabilities, WriteResult
 from federation.stores import wire
-from federation.stores.azure_auth import AzureAuth, TokenAuth, from_connection_string
+from federation.stores.azure_auth import (
+    AzureAuth,
+    DelegationAuth,
+    SasAuth,
+    TokenAuth,
+    account_name,
+    delegation_key,
+    from_connection_string,
+)
 from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
@@ -47,11 +55,15 @@ class AzureBlobStore(HttpStore):
         prefix: str = "",
         connection_string: str | None = None,
         credential: object | None = None,
+        sas: str | None = None,
+        delegate: bool = False,
         map_tags: bool = False,
         tiers: Mapping[str, str] | None = None,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
-        """Authorise with *connection_string*, else with *credential* (of azure-identity; the caller closes it).
+        """Authorise with *connection_string*, else with *sas*, else with *credential* (of azure-identity; the caller closes it).
+
+        *delegate*: make user delegation SAS with the credential instead of sending its tokens.
 
         *map_tags*: index tags are part of the metadata. *tiers*: access tier of newly written blobs by prefix of the key.
 
@@ -65,10 +77,15 @@ class AzureBlobStore(HttpStore):
         endpoint = ""
         if connection_string is not None:
             self._auth, endpoint = from_connection_string(connection_string, now_us)
+        elif sas is not None:
+            self._auth = SasAuth(now_us, sas=sas)
+        elif credential is not None and delegate:
+            key = delegation_key(account_url, credential)
+            self._auth = DelegationAuth(account_name(account_url), container, key, now_us)
         elif credential is not None:
             self._auth = TokenAuth(credential, now_us)
         else:
-            raise UsageError("The Azure side needs a connection string or a credential.", reason="no_credential")
+            raise UsageError("The Azure side needs a connection string, a SAS or a credential.", reason="no_credential")
         account = (account_url or endpoint).rstrip("/")
         if not account:
             raise UsageError("The Azure side needs account_url.", reason="no_account_url")

@@ -122,7 +122,8 @@ AZURE: Mapping[str, Meaning] = _table(
             InvalidQueryParameterValue InvalidXmlDocument InvalidXmlNodeValue MissingContentLengthHeader
             MissingRequiredQueryParameter MissingRequiredHeader MissingRequiredXmlNode
             MultipleConditionHeadersNotSupported OutOfRangeQueryParameterValue UnsupportedHeader UnsupportedXmlNode
-            UnsupportedQueryParameter UnsupportedHttpVerb InvalidBlockId InvalidOperation ContentLengthMustBeZero
+            UnsupportedQueryParameter UnsupportedHttpVerb InvalidBlockId InvalidOperation OperationNotAllowedOnRootBlob
+            ContentLengthMustBeZero
             InvalidFlushPosition InvalidPropertyName UnsupportedRestVersion""",
         ),
         (UNSUPPORTED, "APINotImplemented FeatureNotSupportedForAccount"),

@@ -57,7 +57,7 @@ class MemoryStore:
 
     def __init__(self, side: Side, *, clock: Clock, hook: Hook | None = None, skew_us: int = 0) -> None:
         self.side = side
-        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000)
+        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000, tags=True)
         self.race_windows = 0
         self.missing_container = False
         self.objects: dict[str, _Object] = {}

@@ -27,6 +27,7 @@ _WRONG_MD5 = base64.b64encode(bytes(16)).decode()
 _PAGE = re.compile(rb"<Max(?:Keys|Results)>(\d+)</Max(?:Keys|Results)>")
 _FRACTION = re.compile(rb"<LastModified>[^<]*\.(\d*[1-9]\d*)Z?</LastModified>")
 _ASKED_PAGE = 10_000
+_MOST_WRITES = 10
 _MILLISECOND_US = 1_000
 
 
@@ -117,16 +118,29 @@ class Probe:
     async def _clean(self) -> None:
         """Remove what is left, the old versions and delete markers by id."""
         for key in (self._key, *(f"{self._key}-{end}" for end in _ORDERED)):
-            try:
+            if await self._current(key) is not None:
                 await self._delete(key, {})
-            except NotPresent:
-                continue
         while self._versions:
-            key, version_id = self._versions.pop()
-            try:
-                await self._delete(key, {}, {self._store.version_parameter: version_id})
-            except (NotPresent, Reobserve, Park):
-                continue  # gone already, or kept by a policy: one byte that nothing lists
+            await self._forget(*self._versions.pop())
+        # What a server that ignores conditions wrote, and told no id of, is current now.
+        for _ in range(_MOST_WRITES):
+            version_id = await self._current(self._key)
+            if version_id is None:
+                return
+            await self._forget(self._key, version_id)
+
+    async def _current(self, key: str) -> str | None:
+        """Version id of what is there, empty where it has none; None when nothing is."""
+        try:
+            return (await self._store.head(key)).version.version_id or ""
+        except NotPresent:
+            return None
+
+    async def _forget(self, key: str, version_id: str) -> None:
+        try:
+            await self._delete(key, {}, {self._store.version_parameter: version_id} if version_id else None)
+        except (NotPresent, Reobserve, Park):
+            return  # gone already, or kept by a policy: one byte that nothing lists
 
     @staticmethod
     async def refuses(call: Awaitable[object]) -> bool:

@@ -228,6 +228,9 @@ class VastS3Store(HttpStore):
 
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
         """As in the base."""
+        if not tags:
+            await self.call(Request("DELETE", "DeleteObjectTagging", self._name(key), {"tagging": ""}, key=key))
+            return
         body = tags_body(tags, "Tagging")
         headers = {"Content-MD5": wire.md5_base64(body), "Content-Type": "application/xml"}
         await self.call(Request("PUT", "PutObjectTagging", self._name(key), {"tagging": ""}, headers, body, key))
