@@ -31,7 +31,7 @@ from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
-from federation.stores.listing import Page, parse_azure_page
+from federation.stores.pages import Page, parse_azure_page
 from federation.stores.probe import Probe
 from federation.stores.tags import parse_tags, tags_body
 

@@ -16,7 +16,8 @@ from federation.model import ClockSkew, ListEntry, Present, Side, Tags
 from federation.ports import Capabilities
 from federation.stores import faults, wire
 from federation.stores.lane import Answer, HttpLane, HttpReader, wall_us
-from federation.stores.listing import OrderedListing, Page
+from federation.stores.listing import OrderedListing
+from federation.stores.pages import Page
 from federation.stores.probe import Probe
 
 

@@ -24,7 +24,7 @@ from federation.ports import Capabilities, WriteResult
 from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
-from federation.stores.listing import Page, parse_s3_page
+from federation.stores.pages import Page, parse_s3_page
 from federation.stores.probe import WRONG_ETAG, Probe
 from federation.stores.tags import parse_tags, tags_body
 from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
