@@ -246,7 +246,12 @@ class AzureBlobStore(HttpStore):
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""
-        query = {"restype": "container", "comp": "list", "maxresults": str(min(count, PAGE_SIZE)), "prefix": self._name(prefix)}
+        query = {
+            "restype": "container",
+            "comp": "list",
+            "maxresults": str(min(count, PAGE_SIZE)),
+            "prefix": self._prefix + prefix,
+        }
         return (await self.call(Request("GET", "List Blobs", query=query))).body
 
     @staticmethod

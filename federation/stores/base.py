@@ -86,7 +86,7 @@ class HttpStore(ABC):
 
     @abstractmethod
     async def list_page(self, prefix: str, count: int) -> bytes:
-        """One raw list page of keys with *prefix*, asked for with *count* entries."""
+        """One raw list page of names with the pair's prefix and *prefix*, asked for with *count* entries."""
 
     @staticmethod
     @abstractmethod

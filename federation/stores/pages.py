@@ -23,11 +23,6 @@ _ENTITY = re.compile(r"&(?:#x([0-9A-Fa-f]{1,6})|#([0-9]{1,7})|([a-z]+));|&")
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _AZURE_HEAD = re.compile(r"(?:<\?xml [^<>]*\?>)?\s*<EnumerationResults[ >]")
 _AZURE_TAIL = re.compile(r"</Blobs>\s*<NextMarker(?: ?/>|>([^<]*)</NextMarker>)\s*</EnumerationResults>\s*\Z")
-_OBJECT = re.compile(
-    r"\s*<Key>([^<]*)</Key>\s*<LastModified>([^<]+)</LastModified>\s*<ETag>([^<]*)</ETag>\s*(?:<ChecksumAlgorithm>[^<]*"
-    r"</ChecksumAlgorithm>\s*|<ChecksumType>[^<]*</ChecksumType>\s*)*<Size>(\d+)</Size>.*</Contents>\s*\Z",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +122,14 @@ def _s3_text(body: bytes) -> Page | None:
         return None
     entries = []
     for piece in pieces:
-        row = _OBJECT.match(piece)
-        if row is None:
+        raw, _ = _field(piece, "<Key>", "</Key>", 0)
+        date, _ = _field(piece, "<LastModified>", "</LastModified>", 0)
+        quoted, _ = _field(piece, "<ETag>", "</ETag>", 0)
+        size, _ = _field(piece, "<Size>", "</Size>", 0)
+        if not (raw and date and size and piece.rstrip().endswith("</Contents>")):
             return None
-        raw, date, quoted, size = row.groups()
         name = _text(raw)
-        entries.append(_s3_entry(from_url_form(name, plus=True) if encoded else name, _text(quoted), date, int(size)))
+        entries.append(_s3_entry(from_url_form(name, plus=True) if encoded else name, _text(quoted or ""), date, int(size)))
     return Page(entries, around.marker)
 
 

@@ -213,7 +213,7 @@ class VastS3Store(HttpStore):
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count), "prefix": self._name(prefix)}
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count), "prefix": self._prefix + prefix}
         return (await self.call(Request("GET", "ListObjectsV2", query=query))).body
 
     @staticmethod
