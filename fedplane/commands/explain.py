@@ -17,6 +17,7 @@ from federation.settings import PairSettings, Settings
 from federation.sync.plan import Plan, plan
 from federation.wiring import open_pair
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
+from fedplane.commands.conflicts import kept_as
 from fedplane.output import emit, iso, size
 
 
@@ -92,7 +93,7 @@ def _text(found: Explanation, planned: Plan) -> str:
     if found.held is not None:
         lines.append(f"  held:     delete on {found.held.delete_on}, {found.held.reason}, since {iso(found.held.since_us)}")
     lines += [
-        f"  conflict: {one.conflict_id}, {one.winner_side} won ({one.reason}) {iso(one.at_us)}, loser kept as {one.preserved_as}"
+        f"  conflict: {one.conflict_id}, {one.winner_side} won ({one.reason}) {iso(one.at_us)}, loser kept as {kept_as(one)}"
         for one in found.conflicts
     ]
     return "\n".join(lines)
