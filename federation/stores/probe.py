@@ -49,7 +49,7 @@ class Probe:
             found = await store.probe_more(self._key, found)
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
-            await self._delete(self._key, {})
+            await self._forget(self._key)
             return await self._listing(replace(found, versioning=await self._versioning(first)))
         finally:
             await self._clean()
@@ -94,7 +94,7 @@ class Probe:
         seen = [entry.key for entry in self._store.parse_page(body).entries]
         page = _PAGE.search(body)
         for name in names:
-            await self._delete(name, {})
+            await self._forget(name)
         return replace(
             found,
             list_in_order=seen == [self._store.written_name(name) for name in names],
@@ -119,7 +119,7 @@ class Probe:
         """Remove what is left, the old versions and delete markers by id."""
         for key in (self._key, *(f"{self._key}-{end}" for end in _ORDERED)):
             if await self._current(key) is not None:
-                await self._delete(key, {})
+                await self._forget(key)
         while self._versions:
             await self._forget(*self._versions.pop())
         # What a server that ignores conditions wrote, and told no id of, is current now.
@@ -136,11 +136,12 @@ class Probe:
         except NotPresent:
             return None
 
-    async def _forget(self, key: str, version_id: str) -> None:
+    async def _forget(self, key: str, version_id: str = "") -> None:
+        """Delete, unless it is gone already, or a policy (WORM, retention) keeps it: then one byte stays that nothing lists."""
         try:
             await self._delete(key, {}, {self._store.version_parameter: version_id} if version_id else None)
         except (NotPresent, Reobserve, Park):
-            return  # gone already, or kept by a policy: one byte that nothing lists
+            return
 
     @staticmethod
     async def refuses(call: Awaitable[object]) -> bool:

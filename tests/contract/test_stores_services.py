@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from multidict import CIMultiDict
 
-from federation.errors import NotPresent, Reobserve
+from federation.errors import NotPresent, Park, Reobserve
 from federation.metadata import FORMS
 from federation.model import Metadata, Side
 from federation.ports import ObjectStore
@@ -35,6 +35,19 @@ TAGS = (("a b+c", "1/2:3=4_5-6.7"), ("empty", ""), ("plain", "x"))
 async def test_the_probe_sees_what_the_document_says(case: Made) -> None:
     """docs/stores.md, cell by cell."""
     assert await case.make().probe() == PROBED[case.kind]
+
+
+async def test_the_probe_works_where_nothing_may_be_deleted(case: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a retention policy the probe's own objects stay; what it finds is said all the same."""
+    store = case.make()
+    if not isinstance(store, HttpStore):
+        pytest.skip("nothing is kept in memory")
+
+    async def kept(*_: object) -> Answer:
+        raise Park("kept", reason="worm", side=store.side)
+
+    monkeypatch.setattr(store, "delete_probe", kept)
+    assert await store.probe() == replace(PROBED[case.kind], conditional_delete=False)
 
 
 # --------------------------------------------------------------------------------------------------------------- versions
