@@ -97,11 +97,11 @@ async def preserve_loser(
 async def _keep(store: ObjectStore, key: str, name: str, present: Present) -> str:
     """Keep *present* under *name*: by its version id, which a small pointer holds, else as a copy (then empty). Raises Reobserve.
 
-    A version with an id outlives overwriting and deleting on both services, also where versioning was suspended since. The
-    pointer makes the record again should the state be lost (``relist``).
+    A version with an id outlives overwriting and deleting on both services, also where versioning was suspended since; that the
+    id leads to this version is seen first (rule 1). The pointer makes the record again should the state be lost (``relist``).
     """
-    version_id = present.version.version_id
-    if not store.capabilities.versioning or not version_id:
+    version_id = present.version.version_id or ""
+    if not await _kept_by_id(store, key, present):
         await store.copy(key, name, source_etag=present.version.etag)
         return ""
     try:
@@ -109,6 +109,17 @@ async def _keep(store: ObjectStore, key: str, name: str, present: Present) -> st
     except Reobserve:
         await store.head(name)  # a repeat: it is there already
     return version_id
+
+
+async def _kept_by_id(store: ObjectStore, key: str, present: Present) -> bool:
+    if not store.capabilities.versioning or not present.version.version_id:
+        return False
+    try:
+        reader = await store.open_version(key, present.version.version_id)
+    except (NotPresent, Park):
+        return False
+    await reader.close()
+    return reader.present.version.etag == present.version.etag
 
 
 async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock) -> int:

@@ -106,6 +106,30 @@ async def test_a_lost_record_is_made_again_from_the_pointer(loser: Side, key: st
     assert await resolve(world.ctx, world.state, found, Verdict.OTHER) == key
 
 
+async def test_an_id_that_leads_nowhere_is_not_relied_on(loser: Side) -> None:
+    """The id is tried before the loser is overwritten; if it cannot be read back, or is another version, the loser is copied."""
+    world = World()
+    store = world.raw[loser]
+    store.capabilities = replace(store.capabilities, versioning=True)
+    for key, spoil in (("gone", store.versions.clear), ("other", None)):
+        await world.write(Side.BLOB, key, "first")
+        await world.step()
+        world.later(60)
+        await world.write(loser, key, "loser", told=False)
+        await world.tell(loser, key, etag=(await store.head(key)).version.etag)
+        if spoil is not None:
+            spoil()
+        else:
+            kept = store.objects[key]
+            store.versions[key, kept.version_id or ""] = replace(kept, etag="0" * 32)
+        world.later(60)
+        await world.write(loser.other, key, "winner")
+        await world.step()
+    records = await world.state.conflicts()
+    assert [one.preserved_version_id for one in records] == ["", ""]
+    assert [await world.text(loser, one.preserved_as) for one in records] == ["loser", "loser"]
+
+
 async def test_a_version_without_an_id_is_copied(loser: Side) -> None:
     """Written before versioning was switched on: nothing would keep it, so it is copied."""
     world = World()
