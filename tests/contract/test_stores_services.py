@@ -82,6 +82,8 @@ async def test_an_old_version_is_read_back(case: Made, versioned: ObjectStore, h
     first = await versioned.put("k", b"first", FULL, stamp=STAMP, expected_etag=None)
     before = await versioned.head("k")
     assert before.version.version_id
+    current = await versioned.open_version("k", before.version.version_id)
+    assert (await current.read(), current.present.version) == (b"first", before.version)
     if how == "overwritten":
         await put(versioned, "k", b"second", first.etag)
     elif how == "deleted":
