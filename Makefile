@@ -62,9 +62,11 @@ rules: setup ## branch coverage of the pure core by its own tests alone
 	  tests/unit/test_decide_table.py tests/unit/test_decide_cells.py tests/unit/test_decide_properties.py \
 	  tests/unit/test_precedence.py tests/unit/test_proof.py tests/unit/test_guards.py
 
-docs: setup ## renew what docs/consistency.md prints from the code
+docs: setup ## renew what documents print from the code: consistency.md, parked.md, stores.md
 	@$(BIN)/python -m tests.decision.document
 	@$(BIN)/python -m fedplane.monitoring.generate .
+	@$(BIN)/python -m tests.unit.parked_document
+	@$(BIN)/python -m tests.contract.differences
 
 simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))

@@ -79,8 +79,8 @@ class ConflictRecord:
     """One conflict: who won, why, and where the loser can be read back.
 
     ``conflict_id`` is derived from key, losing side and losing ETag, so a repeat after a crash is the same record.
-    ``preserved_as`` is the pair-relative key of the copy on ``loser_side``; empty when content was equal and only metadata lost
-    (then ``loser_metadata`` holds it) or when ``preserved_version_id`` names a kept version.
+    ``preserved_as`` is the pair-relative key of the copy on ``loser_side``, or of the empty pointer to the version that
+    ``preserved_version_id`` names; empty when content was equal and only metadata lost (then ``loser_metadata`` holds it).
     """
 
     conflict_id: str

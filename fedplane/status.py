@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import msgspec
 
@@ -17,6 +18,8 @@ from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
+PARKED_READ = 10_000
+"""Parked keys that status reads to tell them apart by reason."""
 _EVENTS_OF = {
     Side.BLOB: ("event_grid_queue", "event_grid_webhook", "event_grid_pull"),
     Side.VAST: (Source.VAST_EVENTS.value,),
@@ -46,6 +49,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     directions: dict[str, Direction]
     dirty: int
     parked: int
+    parked_by_reason: dict[str, int] | None
+    """None beyond ``PARKED_READ`` keys: too many to read for a page."""
     held: int
     deletes: DeleteTally
     conflicts: int
@@ -94,6 +99,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         directions=directions,
         dirty=backlog.dirty,
         parked=backlog.parked,
+        parked_by_reason=await _by_reason(state) if backlog.parked <= PARKED_READ else None,
         held=backlog.held,
         deletes=await state.delete_tally(pair.rules.delete_budget, now_us=now_us),
         conflicts=backlog.conflicts,
@@ -114,6 +120,10 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
 async def _proof(state: State, pair: PairSettings, now_us: int) -> canary.Proof | None:
     every_seconds = pair.vast.events.canary_seconds if pair.vast.events.bootstrap else 0
     return await canary.proof(state, every_seconds, now_us) if every_seconds else None
+
+
+async def _by_reason(state: State) -> dict[str, int]:
+    return dict(Counter(one.reason for one in await state.parked()).most_common())
 
 
 def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:

@@ -23,7 +23,7 @@ import pytest_asyncio
 
 from federation.clock import SystemClock
 from federation.model import Side
-from federation.ports import ObjectStore, State
+from federation.ports import Capabilities, ObjectStore, State
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
 from federation.stores.memory import MemoryStore
@@ -69,27 +69,38 @@ class Case:
         """Which side the store plays."""
         return Side.BLOB if self.kind in {"memory-blob", "azurite"} else Side.VAST
 
-    def make(self, *, container: str | None = None, prefix: str = "", secret: str | None = None) -> ObjectStore:
+    def make(
+        self, *, container: str | None = None, prefix: str = "", secret: str | None = None, map_tags: bool = False
+    ) -> ObjectStore:
         """A store; *container* None: this case's own; *secret* replaces the right one."""
-        store = self._make(container or self.container, prefix, secret)
+        store = self._make(container or self.container, prefix, secret, map_tags=map_tags)
         self.opened.append(store)
         return store
 
-    def _make(self, container: str, prefix: str, secret: str | None) -> ObjectStore:
+    def _make(self, container: str, prefix: str, secret: str | None, *, map_tags: bool) -> ObjectStore:
         if self.kind.startswith("memory"):
             store = MemoryStore(self.side, clock=SystemClock())
-            store.missing_container = container != self.container
+            store.missing_container, store.map_tags = container != self.container, map_tags
             return store
         if self.side is Side.BLOB:
             assert self.servers is not None
             text = self.servers.blob_connection_string
             if secret is not None:
                 text = ";".join(f"AccountKey={secret}" if part.startswith("AccountKey=") else part for part in text.split(";"))
-            return AzureBlobStore(container=container, prefix=prefix, connection_string=text)
+            return AzureBlobStore(
+                container=container, prefix=prefix, connection_string=text, map_tags=map_tags, tiers={"cool/": "Cool"}
+            )
         assert self.s3 is not None
         s3 = self.s3
         secret_key = secret or s3.secret_key
-        return VastS3Store(endpoint=s3.endpoint, bucket=container, prefix=prefix, access_key=s3.access_key, secret_key=secret_key)
+        return VastS3Store(
+            endpoint=s3.endpoint,
+            bucket=container,
+            prefix=prefix,
+            access_key=s3.access_key,
+            secret_key=secret_key,
+            map_tags=map_tags,
+        )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -122,7 +133,8 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Address]:
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("versitygw")
     arguments = ["--port", f"127.0.0.1:{port}", "--access", "contract", "--secret", "contract-secret", "--quiet", "--keep-alive"]
-    command = [binary, *arguments, "posix", str(folder)]
+    versions = tmp_path_factory.mktemp("versitygw-versions")
+    command = [binary, *arguments, "posix", "--versioning-dir", str(versions), str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own tool
     try:
         _wait_until_listening(port, server)
@@ -158,11 +170,19 @@ async def case(unprepared: Case) -> AsyncIterator[Case]:
         await store.close()
 
 
+@pytest.fixture(scope="session")
+def probed() -> dict[str, Capabilities]:
+    """What the probe saw of each kind of server."""
+    return {}
+
+
 @pytest_asyncio.fixture
-async def store(case: Case) -> ObjectStore:
-    """A store, probed as at start-up."""
+async def store(case: Case, probed: dict[str, Capabilities]) -> ObjectStore:
+    """A store that knows what its server can do, as after start-up."""
     made = case.make()
-    await made.probe()
+    if case.kind not in probed:
+        probed[case.kind] = await made.probe()
+    made.capabilities = probed[case.kind]
     made.race_windows = 0
     return made
 

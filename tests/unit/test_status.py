@@ -11,10 +11,12 @@ import pytest
 from federation.event_settings import BlobEventSettings
 from federation.model import Base, Change, Mode, Side, Source, Stamp
 from federation.progress import UNION_NOTE, Backlog, DeadLetter, HaltRecord
+from federation.rules.parking import REASONS
 from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
 from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
 from fedplane.status import PairStatus, converged_as_of_us, pair_status
+from fedplane.status_text import page
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST
 
@@ -314,7 +316,7 @@ async def test_what_a_silent_process_said_of_its_sources_is_not_believed() -> No
 
 
 async def test_parked_and_held_keys_want_attention() -> None:
-    """Nothing moves and nothing is unknown, but a person is needed."""
+    """Nothing moves and nothing is unknown, but a person is needed; the page says why and what to do."""
     state = await build(Known(changes=[change("a", Side.BLOB, 5)]))
     lease = await state.acquire(0, owner="t", ttl_seconds=60)
     assert lease is not None
@@ -322,6 +324,8 @@ async def test_parked_and_held_keys_want_attention() -> None:
     await state.park(lease, "a", claim.hint.generation, reason="archived", detail="", now_us=NOW)
     found = await pair_status(state, settings(), NOW)
     assert (found.state, found.parked, found.dirty) == ("attention", 1, 0)
+    assert found.parked_by_reason == {"archived": 1}
+    assert REASONS["archived"].way_back in page(found)
 
 
 async def test_a_halt_is_the_first_thing_to_say() -> None:
