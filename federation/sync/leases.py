@@ -80,7 +80,8 @@ class Leases:
     async def _renew(self, lease: Lease) -> None:
         now = self._clock.monotonic_seconds()
         if await self._state.renew(lease, ttl_seconds=self._ttl):
-            self._renewed[lease.shard] = now
+            if self.held.get(lease.shard) == lease:  # else it was lost meanwhile
+                self._renewed[lease.shard] = now
         else:
             self.lost(lease)
 
@@ -108,10 +109,13 @@ class Leases:
 
     async def give_back(self) -> None:
         """Release the shards that are to go and that nothing is at work on. Raises RetryLater."""
-        for shard in [shard for shard in self.yielding if shard in self.held and not self._busy(shard)]:
-            await self._state.release(self.held.pop(shard))
-            self._renewed.pop(shard, None)
-            del self.yielding[shard]
+        for shard in list(self.yielding):
+            lease = self.held.get(shard)  # looked up anew each time: while one is released another may be lost
+            if lease is not None and not self._busy(shard):
+                del self.held[shard]
+                self._renewed.pop(shard, None)
+                self.yielding.pop(shard, None)
+                await self._state.release(lease)
 
     async def _take(self) -> None:
         """Take free shards up to our share, beginning at a place of our own, so that joiners do not all try the same ones."""

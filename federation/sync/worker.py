@@ -73,6 +73,7 @@ class Worker:
         self._ready: dict[int, None] = {}
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
+        self._claiming: int | None = None
         self._reclaimed: dict[Lease, float] = {}
         self._halts: tuple[float, list[HaltRecord]] = (float("-inf"), [])
         self._log = logger(DECISION_LOGGER).bind(pair=ctx.name)
@@ -156,10 +157,12 @@ class Worker:
             del self._ready[shard]
             lease = self._leases.held.get(shard)
             if lease is not None and shard not in self._leases.yielding:
+                self._claiming = shard
                 await self._claim_from(lease)
+                self._claiming = None
 
     def _busy(self, shard: int) -> bool:
-        return any(self._ctx.state.shard_of(key) == shard for key in self._work.values())
+        return shard == self._claiming or any(self._ctx.state.shard_of(key) == shard for key in self._work.values())
 
     async def _must_rest(self) -> bool:
         """Whether to leave the dirty set alone for a moment: a side asked for rest, or the pair is halted."""

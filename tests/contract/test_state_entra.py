@@ -40,8 +40,8 @@ async def test_a_token_that_was_renewed_is_used_on_open_connections(
 ) -> None:
     """The user is the token's oid; past the first token's life the state still works, with what the later ones allow."""
     cert, key = certificate(tmp_path)
-    azure = Azure(life_ms=2_000)
-    config = TokenManagerConfig(0.3, 0, 5_000, RetryPolicy(3, 10))
+    azure = Azure(life_ms=30_000)
+    config = TokenManagerConfig(0.03, 0, 5_000, RetryPolicy(3, 10))
     monkeypatch.setattr(clients, "entra_provider", lambda: EntraIdCredentialsProvider(azure, config))
     async with redis_servers.running(tmp_path / "redis") as server, server.client() as admin:
         tokens = [f">token{number}" for number in range(1, 200)]
