@@ -136,6 +136,7 @@ def _engine(the: Lab, name: str, count: int, places: dict[str, str]) -> Cost:
         "FEDERATION__PAIR__0__VAST__ENDPOINT": the.info["s3_direct_endpoint"],
         "FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400",
         "FEDERATION__RECONCILE__QUIET_SECONDS": "0.1",
+        "FEDERATION__WORKER__LEASE_SECONDS": "60",
     }
     started = time.monotonic()
     the.start_engine()
