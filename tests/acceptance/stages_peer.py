@@ -117,10 +117,21 @@ def _rclone(the: Lab, binary: str, source: str, target: str) -> Cost:
     started = time.monotonic()
     with (the.home / "rclone.log").open("ab") as log:
         process = subprocess.Popen([binary, "copy", *TUNED, source, target], env=environment, stdout=log, stderr=log)
-        _, status, used = os.wait4(process.pid, 0)
+        # What wait4 tells of its memory is that of this process at the fork.
+        peak = 0
+        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+            peak = max(peak, _peak_bytes(process.pid))
+            time.sleep(0.02)
+        _, status, used = ended
         process.returncode = os.waitstatus_to_exitcode(status)
     the.results.check(f"rclone copies {source} to {target}", process.returncode == 0)
-    return Cost(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss // KIB)
+    return Cost(time.monotonic() - started, used.ru_utime + used.ru_stime, peak // MIB)
+
+
+def _peak_bytes(pid: int) -> int:
+    """Peak resident memory so far; 0 when the process is just ending."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * KIB for line in lines if line.startswith("VmHWM:"))
 
 
 def _engine(the: Lab, name: str, count: int, places: dict[str, str]) -> Cost:
