@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -135,12 +134,15 @@ class HttpLane:
             RetryLater: reason "unreachable" or "timeout".
         """
         sent_us = self._now_us()
+        large = body is not None and len(body) > _BUFFER_BYTES
+        if large:
+            headers = {**headers, "Content-Length": str(len(body or b""))}
         try:
             response = await self._ready().request(
                 method,
                 URL(url, encoded=True),
                 headers=headers,
-                data=body if body is None or len(body) <= _BUFFER_BYTES else io.BytesIO(body),
+                data=_slices(body or b"") if large else body,
                 allow_redirects=False,
                 skip_auto_headers=("Content-Type",),
             )
@@ -183,6 +185,13 @@ class HttpLane:
                 read_bufsize=_BUFFER_BYTES,
             )
         return self._session
+
+
+async def _slices(body: bytes) -> AsyncIterator[memoryview]:
+    """A large body bit by bit and without a copy of it, so that neither memory nor the event loop is held up."""
+    view = memoryview(body)
+    for start in range(0, len(body), _BUFFER_BYTES):
+        yield view[start : start + _BUFFER_BYTES]
 
 
 def network_fault(side: Side, error: Exception) -> FederationError:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedplane.localstack.info import StackOptions
 from fedplane.localstack.stack import LocalStack
@@ -23,6 +23,7 @@ from tests.acceptance import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".fedplane" / "acceptance"
+S3Kind = Literal["moto", "versitygw"]
 NO_DELETE_LIMIT = {
     "FEDERATION__PAIR__DEMO__RULES__DELETE_BUDGET_COUNT": "1000000",
     "FEDERATION__PAIR__DEMO__RULES__DELETE_BUDGET_SHARE": "1.0",
@@ -90,10 +91,10 @@ class StackThread:
 class Lab:
     """One stack, one engine process, both sides' SDK clients."""
 
-    def __init__(self, results: Results, name: str, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, results: Results, name: str, settings: dict[str, str] | None = None, *, s3: S3Kind = "moto") -> None:
         self.results = results
         self.home = HOME / name
-        options = StackOptions(state_dir=self.home / "stack")
+        options = StackOptions(state_dir=self.home / "stack", s3=s3)
         if results.full:
             options = StackOptions(state_dir=self.home / "stack", s3="versitygw", kafka="apache")
         self.servers = StackThread(options)
@@ -240,9 +241,9 @@ class Lab:
 
 
 @contextmanager
-def lab(results: Results, name: str, settings: dict[str, str] | None = None) -> Iterator[Lab]:
+def lab(results: Results, name: str, settings: dict[str, str] | None = None, *, s3: S3Kind = "moto") -> Iterator[Lab]:
     """A lab that is cleaned up whatever happens."""
-    made = Lab(results, name, settings)
+    made = Lab(results, name, settings, s3=s3)
     try:
         yield made
     finally:
