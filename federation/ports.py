@@ -6,7 +6,7 @@ what else it raises is said where it is. Cancelling an awaited call leaves the o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from federation.progress import (
     MarkResult,
     Parked,
 )
-from federation.record_ports import Records
+from federation.record_ports import Records, Transfers
 
 
 class Clock(Protocol):
@@ -66,6 +66,7 @@ class Capabilities:
     """Of Last-Modified in lists; HEAD has whole seconds."""
     max_single_put_bytes: int = 256 * 1024 * 1024
     min_part_bytes: int = 5 * 1024 * 1024
+    max_part_bytes: int = 5 * 1024 * 1024 * 1024
     max_parts: int = 10_000
 
 
@@ -98,8 +99,15 @@ class Reader(Protocol):
 class Upload(Protocol):
     """A large write under way. Nothing is visible before ``complete``."""
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        """Send part *number* (from 1) with its own checksum. Parts may be sent in any order and repeated."""
+    upload_id: str
+    """What the server knows it by; with the parts' tokens, all that ``ObjectStore.resume_upload`` needs."""
+
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        """Send part *number* (from 1) with its own checksum; the part's token. Parts may be sent in any order and repeated.
+
+        *md5*: of *data*, where the caller has it. Raises RetryLater (checksum_mismatch) when the server tells that something else
+        arrived.
+        """
         ...
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
@@ -139,8 +147,8 @@ class ObjectStore(Protocol):
         """Start one GET, whole or of ``[start, start+length)``. Raises NotPresent, and Reobserve when *if_match* fails."""
         ...
 
-    async def open_version(self, key: str, version_id: str) -> Reader:
-        """Start one GET of an old version, where ``capabilities.versioning``. Raises NotPresent when it is no longer kept."""
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
+        """Start one GET of an old version (``capabilities.versioning``), as ``open``. NotPresent: it is no longer kept."""
         ...
 
     async def put(
@@ -151,6 +159,15 @@ class ObjectStore(Protocol):
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
         """Start a write in parts."""
+        ...
+
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """Go on with an upload that another process began with the same metadata and stamp; *parts*: tokens by number.
+
+        Sends nothing. When the server has forgotten the upload, its calls raise Reobserve.
+        """
         ...
 
     async def replace_metadata(
@@ -192,7 +209,7 @@ class ObjectStore(Protocol):
 # ----------------------------------------------------------------------------------------------------------------- state
 
 
-class State(Records, Protocol):
+class State(Records, Transfers, Protocol):
     """All progress of one pair. Every multi-key step is atomic. RetryLater when the store cannot be reached."""
 
     shards: int
@@ -209,7 +226,7 @@ class State(Records, Protocol):
         ...
 
     def shard_of(self, key: str) -> int:
-        """``crc32(key utf-8) % shards``."""
+        """Which shard *key* belongs to, from 0: follows from its name and ``shards`` alone."""
         ...
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
@@ -228,8 +245,10 @@ class State(Records, Protocol):
         """Give the shard back. Losing it earlier is not an error."""
         ...
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
-        """Hand out due keys, oldest first, not handed out again before settle, defer or the lease's end.
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
+        """Hand out due keys, oldest first but for *newest* of them; not again before its end or the lease's.
+
+        *newest* are those that came due last: under a backlog a fresh change need not wait for all of it.
 
         Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
         """
@@ -267,7 +286,10 @@ class State(Records, Protocol):
         ...
 
     async def hold(self, lease: Lease, key: str, generation: int, held: Held) -> None:
-        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile."""
+        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile.
+
+        What is told of the key later makes it dirty beside that; ``settle`` ends it, when it has come to something else.
+        """
         ...
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:

@@ -1,10 +1,11 @@
-"""The half of the state port that holds a pair's records: conflicts, halts, positions of sources, notes, dead letters."""
+"""The half of the state port that holds a pair's records: conflicts, halts, positions, notes, dead letters, transfers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, TransferRecord
 
 
 class Records(Protocol):
@@ -42,6 +43,22 @@ class Records(Protocol):
         """Compare-and-set; False when somebody else moved it."""
         ...
 
+    async def lost_marks(self) -> tuple[str, ...]:
+        """Whose marks are gone although ``mark`` returned: names of sources by their cursors, "" for this process's own.
+
+        A fail-over or a restored snapshot took them back. Reading again from the cursor would not bring them: a whole scan does,
+        and then ``accept_lost_marks``. A source need not ask: ``move_cursor`` remembers what its position stands for.
+        """
+        ...
+
+    async def accept_lost_marks(self) -> None:
+        """What was lost has been found by a whole scan that began after ``lost_marks`` told of it."""
+        ...
+
+    async def forget_markers(self, live: Sequence[str]) -> int:
+        """Drop the counts of processes that are gone: whose names begin with none of *live*, and that no cursor rests on."""
+        ...
+
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
         """Take *task* (a source's partition, say) for one process of the pair, or keep it; False while another has it.
 
@@ -70,9 +87,36 @@ class Records(Protocol):
         ...
 
     async def bury(self, letter: DeadLetter) -> None:
-        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS``."""
+        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS`` and ``DEAD_LETTER_BYTES``."""
         ...
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Those kept, oldest first."""
+        ...
+
+
+class Transfers(Protocol):
+    """Large transfers under way, so that another process goes on with them, or clears them away (design 8).
+
+    Methods that take a lease raise ``errors.LeaseLost`` when its token is refused.
+    """
+
+    async def begin_transfer(self, lease: Lease, record: TransferRecord) -> None:
+        """Remember that a transfer began; replaces the one recorded for that key, and its parts."""
+        ...
+
+    async def note_part(self, lease: Lease, key: str, number: int, part: str) -> None:
+        """Remember that a part arrived; no effect when no transfer is recorded."""
+        ...
+
+    async def end_transfer(self, lease: Lease, key: str) -> None:
+        """Forget it."""
+        ...
+
+    async def transfer(self, key: str) -> TransferRecord | None:
+        """The transfer recorded for *key*, with its parts."""
+        ...
+
+    async def transfers(self, shard: int) -> list[TransferRecord]:
+        """Those of one shard, without their parts."""
         ...

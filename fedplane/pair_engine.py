@@ -13,11 +13,13 @@ from federation.model import Side
 from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.settings import ReconcileSettings
+from federation.sync.gates import PaceShare
 from federation.sync.stopping import end
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, build_sources
 from fedplane import capabilities, heartbeat
 from fedplane.heartbeat import Heartbeat, SideHealth
+from fedplane.lost_marks import LostMarks
 from reconciler.periodic import PeriodicScan
 from reconciler.scan import Scanner
 
@@ -42,6 +44,8 @@ class PairEngine:
         )
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)
+        self._pace = PaceShare(runtime.state, runtime.gates, self._clock, heartbeat.process_name())
+        self._lost_marks = LostMarks(runtime.state, self._clock, self.scan.request)
         self._started_us = self._clock.now_us()
         self._ready = False
         self.last: Heartbeat | None = None
@@ -58,6 +62,7 @@ class PairEngine:
         Raises Halt when a container is missing or credentials are refused at start, and whatever ended a part that must not end.
         """
         await heartbeat.forget_old(self.runtime.state, self._clock.now_us())
+        await self._lost_marks.begin()
         telling = [self._spawn(self._tell()), self._spawn(self._watch_sides())]
         feeders: list[asyncio.Task[None]] = []
         workers: list[asyncio.Task[None]] = []
@@ -78,6 +83,7 @@ class PairEngine:
             stopping.cancel()
             with contextlib.suppress(RetryLater):  # then its heartbeat grows old by itself
                 await heartbeat.leave(self.runtime.state, heartbeat.process_name())
+                await self._pace.leave()
         for task in (*workers, *feeders, *telling):
             if not task.cancelled() and task.exception() is not None:
                 raise task.exception() or AssertionError("unreachable")
@@ -109,8 +115,11 @@ class PairEngine:
         while True:
             try:
                 await self._notice_lost_state()
+                await self.scan.request_asked()
+                await self._lost_marks.look()
                 self.last = await self.heartbeat()
                 await heartbeat.say(self.runtime.state, self.last)
+                await self._pace.exchange()
             except RetryLater as error:
                 _log.warning("Redis cannot be reached", pair=self.name, error=str(error))
             await self._clock.sleep(heartbeat.EVERY_SECONDS)

@@ -63,6 +63,11 @@ class Scanner:
         self._quiet_us = quiet_us
         self._tombstone_us = tombstone_us
 
+    @property
+    def state(self) -> State:
+        """Of the pair."""
+        return self._state
+
     async def scan(self, *, prefix: str = "", on_progress: Progress | None = None) -> Report:
         """Compare all keys under *prefix* and mark every difference.
 

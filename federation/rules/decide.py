@@ -38,13 +38,11 @@ def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
 
 
 def _as_agreed(now: Present, agreed: Base, side: Side) -> bool:
-    # What was lost on the way in cannot be compared: a lossy record's metadata counts as held.
     if now.version.etag != agreed.etag(side):
-        return content_as_agreed(now, agreed) and (agreed.lossy or now.metadata_digest == agreed.metadata_digest)
+        return content_as_agreed(now, agreed) and now.metadata_digest == agreed.metadata_digest
     # Only VAST's ETag can stay the same while metadata changes; but tags change no ETag anywhere (facts/azure.md 3.1).
     told = side is Side.VAST or now.metadata.tags is not None
-    moved = told and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest
-    return agreed.lossy or not moved
+    return not (told and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest)
 
 
 def _later_copy(now: Present, agreed: Base, side: Side) -> bool:
@@ -80,7 +78,7 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     if not rules.mode.writable(side.other):
         return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
     edited = since is not Since.SAME or _written_again(here, base, side)
-    if since is Since.CONTENT and _unproved(here, base, side):
+    if _unproved(here, base, side):
         return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=(side,))
     if edited and rules.mode.writable(side):
         return _edit_against_delete(here, side, there, rules)
@@ -160,7 +158,7 @@ def _written_again(now: Present, base: Base | None, side: Side) -> bool:
 
 def _unproved(now: Present, base: Base | None, side: Side) -> bool:
     """Whether a new ETag may stand for the agreed content all the same: an NFS touch must not win over somebody's write."""
-    if base is None or base.md5 is None or not base.etag(side) or now.version.md5 is not None:
+    if base is None or base.md5 is None or now.version.md5 is not None:
         return False
     return now.version.etag != base.etag(side) and now.version.size_bytes == base.size_bytes > 0
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from federation.ports import Clock
 from federation.progress import (
+    DEAD_LETTER_BYTES,
     DEAD_LETTERS,
     RENAME_WINDOW_SECONDS,
     ConflictRecord,
     Cursor,
     DeadLetter,
+    DeadTally,
     DeleteBudget,
     DeleteTally,
     HaltRecord,
@@ -40,6 +46,9 @@ class MemoryRecords:
         self._tasks: dict[str, tuple[str, float]] = {}
         self._notes: dict[str, bytes] = {}
         self._dead: list[DeadLetter] = []
+        self._dead_newest: dict[str, int] = {}
+        self._dead_bytes = 0
+        self._dead_dropped = 0
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""
@@ -97,7 +106,7 @@ class MemoryRecords:
 
     async def conflicts(self) -> list[ConflictRecord]:
         """As in the port."""
-        return sorted(self._conflicts.values(), key=lambda one: one.at_us)
+        return sorted(self._conflicts.values(), key=lambda one: (one.at_us, one.key))
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""
@@ -125,6 +134,18 @@ class MemoryRecords:
             return False
         self._cursors[source] = new
         return True
+
+    async def lost_marks(self) -> tuple[str, ...]:
+        """As in the port; what is in memory goes back as a whole."""
+        return ()
+
+    async def accept_lost_marks(self) -> None:
+        """As in the port."""
+
+    async def forget_markers(self, live: Sequence[str]) -> int:
+        """As in the port; none are counted."""
+        del live
+        return 0
 
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
         """As in the port."""
@@ -163,8 +184,20 @@ class MemoryRecords:
 
     async def bury(self, letter: DeadLetter) -> None:
         """As in the port."""
-        self._dead = [*self._dead, letter][-DEAD_LETTERS:]
+        self._dead.append(letter)
+        self._dead_bytes += _packed_bytes(letter)
+        self._dead_newest[letter.source] = letter.at_us
+        while len(self._dead) > DEAD_LETTERS or self._dead_bytes > DEAD_LETTER_BYTES:
+            self._dead_bytes -= _packed_bytes(self._dead.pop(0))
+            self._dead_dropped += 1
+
+    def _dead_tally(self) -> DeadTally:
+        return DeadTally(len(self._dead), self._dead_bytes, self._dead_dropped, dict(self._dead_newest))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """As in the port."""
         return list(self._dead)
+
+
+def _packed_bytes(letter: DeadLetter) -> int:
+    return len(msgspec.json.encode(letter))

@@ -29,6 +29,7 @@ from federation.stores.tags import parse_tags, tags_body
 
 API_VERSION = "2025-11-05"
 MAX_BLOCKS = 50_000
+MAX_BLOCK_BYTES = 4_000 * 1024**2
 PAGE_SIZE = 5_000
 _COPY_POLL_SECONDS = 1.0
 _COPY_POLLS = 600
@@ -63,7 +64,7 @@ class AzureBlobStore(HttpStore):
         """
         super().__init__(Side.BLOB, AZURE_BLOB, prefix, map_tags=map_tags, now_us=now_us)
         self._tiers: Final = dict(tiers or {})
-        self.capabilities = Capabilities(min_part_bytes=1, max_parts=MAX_BLOCKS)
+        self.capabilities = Capabilities(min_part_bytes=1, max_part_bytes=MAX_BLOCK_BYTES, max_parts=MAX_BLOCKS)
         endpoint = ""
         self._auth: AzureAuth
         if connection_string is not None:
@@ -95,6 +96,12 @@ class AzureBlobStore(HttpStore):
         """As in the port; blocks need no request to begin."""
         del size_bytes
         return AzureUpload(self, key, self.written_name(key), mapping.to_side(metadata, stamp, Side.BLOB))
+
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> AzureUpload:
+        """As in the port; blocks stay for a week unless something is committed meanwhile (facts/azure.md 3.3)."""
+        return AzureUpload(self, key, self.written_name(key), mapping.to_side(metadata, stamp, Side.BLOB), upload_id, parts)
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -22,29 +22,32 @@ if TYPE_CHECKING:
 class AzureUpload:
     """``ports.Upload``. Block ids hold a random name of this upload, so two uploads of one key cannot mix blocks."""
 
-    def __init__(self, store: AzureBlobStore, key: str, name: str, stored: mapping.Stored) -> None:
+    def __init__(
+        self, store: AzureBlobStore, key: str, name: str, stored: mapping.Stored, upload_id: str = "", numbers: Iterable[int] = ()
+    ) -> None:
         self._store = store
         self._key = key
         self._name = name
         self._stored = stored
-        self._upload = uuid4().hex
-        self._numbers: set[int] = set()
+        self.upload_id = upload_id or uuid4().hex
+        self._numbers = set(numbers)
         self._staged = ""
         """Key of our own under which the blocks are, where a blob of another type is under the right one."""
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
         try:
-            await self._put_block(number, data)
+            await self._put_block(number, data, md5)
         except Park as error:
             if error.reason != "not_a_block_blob" or not self._stage_elsewhere():
                 raise
-            await self._put_block(number, data)
+            await self._put_block(number, data, md5)
         self._numbers.add(number)
+        return self._block_id(number)
 
-    async def _put_block(self, number: int, data: bytes) -> None:
+    async def _put_block(self, number: int, data: bytes, md5: bytes | None) -> None:
         query = {"comp": "block", "blockid": self._block_id(number)}
-        headers = {"Content-MD5": wire.md5_base64(data)}
+        headers = {"Content-MD5": wire.md5_base64(data, md5)}
         await self._store.call(Request("PUT", "Put Block", self._name, query, headers, data, self._key))
 
     def _stage_elsewhere(self) -> bool:
@@ -87,4 +90,4 @@ class AzureUpload:
                 return  # never committed
 
     def _block_id(self, number: int) -> str:
-        return base64.b64encode(f"{self._upload}{number:08d}".encode()).decode()
+        return base64.b64encode(f"{self.upload_id}{number:08d}".encode()).decode()

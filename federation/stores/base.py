@@ -124,9 +124,10 @@ class HttpStore(ABC):
             response.close()
             raise
 
-    async def open_version(self, key: str, version_id: str) -> HttpReader:
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> HttpReader:
         """As in the port."""
-        request = Request("GET", "GET of a version", self._name(key), {self.version_parameter: version_id}, key=key)
+        query, headers = {self.version_parameter: version_id}, wire.byte_range(start, length)
+        request = Request("GET", "GET of a version", self._name(key), query, headers, key=key)
         try:
             response = await self._start(request)
         except Reobserve:

@@ -6,13 +6,16 @@ after a crash does what is left of the work, or says that nothing but the record
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 
 from federation.errors import NotPresent, UsageError
-from federation.model import Change, Present, Source
+from federation.model import Change, Metadata, Present, Source
 from federation.ports import ObjectStore, Reader, State
 from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
+from federation.sync.reading import OfVersion, Opens
+from federation.sync.transfer import Original, Target
 
 
 class Verdict(StrEnum):
@@ -61,20 +64,22 @@ async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore,
         await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
         return record.key
     expected_etag = current.version.etag if current is not None else None
-    await _write_back(ctx, await _kept(store, record), target, record.key, expected_etag)
+    await _write_back(ctx, *await _kept(store, record), Target(target, record.key, Metadata(), None, expected_etag))
     return record.key
 
 
-async def _write_back(ctx: PairContext, reader: Reader, target: ObjectStore, key: str, expected_etag: str | None) -> None:
-    kept = reader.present
+async def _write_back(ctx: PairContext, original: Original, reader: Reader, target: Target) -> None:
+    present = original.present
+    target = replace(target, metadata=present.metadata)
     try:
-        if ctx.transfer.is_small(kept.version.size_bytes):
-            data = await ctx.transfer.read_small(reader)
-            await target.put(key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
-        else:
-            await ctx.transfer.send_large(reader, target, key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag)
+        if ctx.transfer.is_small(present.version.size_bytes):
+            data = await ctx.transfer.read_small(original, reader)
+            store, expected_etag = target.store, target.expected_etag
+            await store.put(target.key, data, target.metadata, stamp=None, expected_etag=expected_etag)
+            return
     finally:
         await reader.close()
+    await ctx.transfer.send_large(original, target)
 
 
 async def _keep_both(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:
@@ -83,16 +88,14 @@ async def _keep_both(ctx: PairContext, store: ObjectStore, record: ConflictRecor
             "Only metadata lost in this conflict: there is no second object to keep. Use --take other or --take drop.",
             reason="metadata_conflict",
         )
-    kept = await _kept(store, record)
+    original, reader = await _kept(store, record)
     target = visible_key(record)
-    if not record.preserved_version_id:
-        await kept.close()
-        await store.copy(record.preserved_as, target, source_etag=kept.present.version.etag)
+    if record.preserved_version_id and await _present(store, target) is None:
+        await _write_back(ctx, original, reader, Target(store, target, Metadata(), None, None))
         return target
-    there = await _present(store, target)
-    if there is None:
-        await _write_back(ctx, kept, store, target, None)
-    await kept.close()
+    await reader.close()
+    if not record.preserved_version_id:
+        await store.copy(record.preserved_as, target, source_etag=original.present.version.etag)
     return target
 
 
@@ -102,18 +105,19 @@ async def _drop_copy(store: ObjectStore, record: ConflictRecord) -> None:
         await store.delete(record.preserved_as, expected_etag=kept.version.etag)
 
 
-async def _kept(store: ObjectStore, record: ConflictRecord) -> Reader:
-    """The loser's content, being read."""
+async def _kept(store: ObjectStore, record: ConflictRecord) -> tuple[Original, Reader]:
+    """The loser's content, and a GET of all of it."""
+    source: Opens = OfVersion(store, record.preserved_version_id) if record.preserved_version_id else store
+    key = record.key if record.preserved_version_id else record.preserved_as
     try:
-        if record.preserved_version_id:
-            return await store.open_version(record.key, record.preserved_version_id)
-        return await store.open(record.preserved_as)
+        reader = await source.open(key)
     except NotPresent:
         raise UsageError(
             f"What was kept, {record.preserved_as!r}, is no longer on {record.loser_side}: somebody removed it, or this "
             "was resolved before and cut short at the end. Drop this conflict with --take drop.",
             reason="copy_gone",
         ) from None
+    return Original(source, key, reader.present), reader
 
 
 async def _present(store: ObjectStore, key: str) -> Present | None:

@@ -6,6 +6,7 @@ and secret key, blank-separated) name them: so the suite can be pointed at an Az
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -27,6 +28,7 @@ from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
 from federation.stores.memory import MemoryStore
 from federation.stores.vast_s3 import VastS3Store
+from tests.contract import redis_servers
 from tests.contract.state_support import TestClock, states
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,9 +213,27 @@ def clock() -> TestClock:
     return TestClock()
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def state(request: pytest.FixtureRequest, clock: TestClock, tmp_path: Path) -> AsyncIterator[State]:
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a node of a cluster of three masters."""
+    with asyncio.Runner() as runner:
+        nodes = redis_servers.cluster(tmp_path_factory.mktemp("cluster"))
+        servers = runner.run(nodes.__aenter__())
+        yield servers[0].url
+        runner.run(nodes.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+def state_kind(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A kind of state, and the URL of its server where that is shared."""
+    kind: str = request.param
+    return kind, request.getfixturevalue("redis_cluster") if kind == "cluster" else ""
+
+
+@pytest.fixture
+async def state(state_kind: tuple[str, str], clock: TestClock, tmp_path: Path) -> AsyncIterator[State]:
     """Each kind of state, opened, empty."""
-    async for made in states(request.param, clock, tmp_path):
+    kind, url = state_kind
+    async for made in states(kind, clock, tmp_path, url=url):
         await made.open()
         yield made

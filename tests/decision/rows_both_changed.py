@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.decision.rows import (
+    ANY,
     BASE,
     BOTH,
     EMPTY,
@@ -90,6 +91,10 @@ BOTH_CHANGED = [
     row("both changed, deletes off: no difference", TRE, TWO, BASE, BOTH, A.COPY, R.LATER_WRITE, "here", "there", **NO_DELETES),
     row("both changed in a zone, a hash missing", replace(TRE, hashed=False), TWO, BASE, HERE,
         A.HASH, R.EQUALITY_UNKNOWN, hashes=("here",)),
+    row("perhaps only touched here, changed there to another size", replace(ONE, touched=True, hashed=False), LONGER, BASE, ANY,
+        A.HASH, R.EQUALITY_UNKNOWN, hashes=("here",)),
+    row("new on both in other sizes, a hash missing", replace(LONGER, hashed=False, at=900), TWO, NEVER, BOTH,
+        A.COPY, R.LATER_WRITE, "here", "there"),
     row("both changed in a zone, other sizes", replace(LONGER, hashed=False), TWO, BASE, HERE,
         A.COPY, R.READ_ONLY_ZONE, "here", "there"),
     row("a metadata edit beats an earlier delete", RENAMED, Gone(50), BASE, BOTH, A.COPY, R.EDIT_BEATS_DELETE, "here"),

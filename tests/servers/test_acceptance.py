@@ -11,7 +11,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.servers
 @pytest.mark.parametrize(
-    "stage", ["real_input", "events_alone", "lost_events", "no_events", "killed", "redis_emptied", "bad_input"]
+    "stage",
+    [
+        "real_input",
+        "events_alone",
+        "lost_events",
+        "no_events",
+        "killed",
+        "redis_emptied",
+        "bad_input",
+        "flushed",
+        "restored",
+        "failover",
+    ],
 )
 def test_the_acceptance_stage_keeps_its_promises_in_small(stage: str) -> None:
     """What `make accept` shows at full size holds in its quick form too; see tests/acceptance."""
