@@ -124,6 +124,10 @@ REASONS: Mapping[str, Parking] = {
         "A defect of fedplane.",
         "Report the detail. " + _RETRY,
     ),
+    "damaged_write": Parking(
+        "What was written to the side arrived damaged each time, and the side took it.",
+        "Check the network to that side, then write the object anew on the other. " + _RETRY,
+    ),
     "checksum_mismatch": Parking("The bytes arrive damaged, again and again.", "Look at the network and the side. " + _RETRY),
     "content_mismatch": Parking(
         "What is read does not match the size or hash that the side tells, again and again.",

@@ -207,6 +207,25 @@ class TokenAuth:
         self._renew_at_us = int(token.expires_on) * SECOND_US - _TOKEN_EARLY_US
 
 
+def authorisation(
+    account_url: str,
+    container: str,
+    *,
+    sas: str | None,
+    credential: object | None,
+    delegate: bool,
+    now_us: Callable[[], int],
+) -> AzureAuth:
+    """A SAS that was given, else SAS made with *credential* (*delegate*), else its tokens. Raises UsageError without any."""
+    if sas is not None:
+        return SasAuth(now_us, sas=sas)
+    if credential is None:
+        raise UsageError("The Azure side needs a connection string, a SAS or a credential.", reason="no_credential")
+    if delegate:
+        return DelegationAuth(account_name(account_url), container, delegation_key(account_url, credential), now_us)
+    return TokenAuth(credential, now_us)
+
+
 def token_fault(error: BaseException) -> FederationError:
     """What a credential's failure means: refused is a halt, anything else may pass. The text never holds the library's own."""
     from azure.core.exceptions import ClientAuthenticationError  # noqa: PLC0415

@@ -18,15 +18,7 @@ from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Capabilities, WriteResult
 from federation.stores import wire
-from federation.stores.azure_auth import (
-    AzureAuth,
-    DelegationAuth,
-    SasAuth,
-    TokenAuth,
-    account_name,
-    delegation_key,
-    from_connection_string,
-)
+from federation.stores.azure_auth import AzureAuth, authorisation, from_connection_string
 from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
@@ -65,7 +57,6 @@ class AzureBlobStore(HttpStore):
         """Authorise with *connection_string*, else with *sas*, else with *credential* (of azure-identity; the caller closes it).
 
         *delegate*: make user delegation SAS with the credential instead of sending its tokens.
-
         *map_tags*: index tags are part of the metadata. *tiers*: access tier of newly written blobs by prefix of the key.
 
         Raises:
@@ -74,19 +65,12 @@ class AzureBlobStore(HttpStore):
         super().__init__(Side.BLOB, AZURE_BLOB, prefix, map_tags=map_tags, now_us=now_us)
         self._tiers: Final = dict(tiers or {})
         self.capabilities = Capabilities(min_part_bytes=1, max_part_bytes=MAX_BLOCK_BYTES, max_parts=MAX_BLOCKS)
-        self._auth: AzureAuth
         endpoint = ""
+        self._auth: AzureAuth
         if connection_string is not None:
             self._auth, endpoint = from_connection_string(connection_string, now_us)
-        elif sas is not None:
-            self._auth = SasAuth(now_us, sas=sas)
-        elif credential is not None and delegate:
-            key = delegation_key(account_url, credential)
-            self._auth = DelegationAuth(account_name(account_url), container, key, now_us)
-        elif credential is not None:
-            self._auth = TokenAuth(credential, now_us)
         else:
-            raise UsageError("The Azure side needs a connection string, a SAS or a credential.", reason="no_credential")
+            self._auth = authorisation(account_url, container, sas=sas, credential=credential, delegate=delegate, now_us=now_us)
         account = (account_url or endpoint).rstrip("/")
         if not account:
             raise UsageError("The Azure side needs account_url.", reason="no_account_url")

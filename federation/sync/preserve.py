@@ -67,13 +67,8 @@ async def preserve_loser(
     name = preserved_key(key, side, present, written)
     version_id = ""
     if copy_bytes:
-        try:
-            version_id = await _keep(ctx.stores[side], key, name, present)
-        except Park as parked:
-            if parked.reason != "unrepresentable":
-                raise
-            name = preserved_key(key, side, present, written, short=True)
-            version_id = await _keep(ctx.stores[side], key, name, present)
+        short_name = preserved_key(key, side, present, written, short=True)
+        name, version_id = await _keep_under_some_name(ctx.stores[side], key, (name, short_name), present)
     await ctx.state.record_conflict(
         ConflictRecord(
             conflict_id=conflict_id(name),
@@ -92,6 +87,17 @@ async def preserve_loser(
             loser_metadata=None if copy_bytes else present.metadata,
         )
     )
+
+
+async def _keep_under_some_name(store: ObjectStore, key: str, names: tuple[str, str], present: Present) -> tuple[str, str]:
+    """The name of the two that the side can hold, and what ``_keep`` returns."""
+    name, short_name = names
+    try:
+        return name, await _keep(store, key, name, present)
+    except Park as parked:
+        if parked.reason != "unrepresentable":
+            raise
+    return short_name, await _keep(store, key, short_name, present)
 
 
 async def _keep(store: ObjectStore, key: str, name: str, present: Present) -> str:
