@@ -60,3 +60,26 @@ class BulkLane:
         if self._next_seconds - now > _LATEST_SECONDS:
             self._next_seconds = now + self._usual_seconds
         return self._next_seconds - now
+
+
+class Slot:
+    """One of the worker's places, given back when its key is done or steps aside, whichever comes first."""
+
+    def __init__(self, slots: asyncio.Semaphore, aside: Callable[[int], None]) -> None:
+        self._slots = slots
+        self._aside = aside
+        self._is_aside = False
+
+    def give_way(self) -> None:
+        """Let others have the place; the key goes on in a lane of its own. Idempotent."""
+        if not self._is_aside:
+            self._is_aside = True
+            self._aside(1)
+            self._slots.release()
+
+    def end(self) -> None:
+        """The key is done."""
+        if self._is_aside:
+            self._aside(-1)
+        else:
+            self._slots.release()

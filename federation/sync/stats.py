@@ -32,6 +32,10 @@ class DecisionLine:
     at_us: int
     error: str = ""
 
+    def fields(self) -> dict[str, object]:
+        """For a log line, which has a time of its own."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "at_us"}
+
 
 @dataclass(slots=True)
 class WorkerStats:

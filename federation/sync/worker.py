@@ -21,7 +21,7 @@ from federation.progress import Claim, HaltRecord, Held, Lease
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
 from federation.sync.budget import flow
-from federation.sync.bulk import give_way
+from federation.sync.bulk import Slot, give_way
 from federation.sync.context import PairContext
 from federation.sync.journal import sweep
 from federation.sync.leases import Leases
@@ -219,7 +219,7 @@ class Worker:
             self.wake(lease.shard)
         for claim in claims:
             await self._slots.acquire()
-            slot = _Slot(self._slots, self._step_aside)
+            slot = Slot(self._slots, self._step_aside)
             task = asyncio.create_task(self._work_on(lease, claim, slot))
             self._work[task] = claim.hint.key
             task.add_done_callback(partial(self._worked, slot))
@@ -237,13 +237,13 @@ class Worker:
     def _step_aside(self, change: int) -> None:
         self._aside += change
 
-    def _worked(self, slot: _Slot, task: asyncio.Task[None]) -> None:
+    def _worked(self, slot: Slot, task: asyncio.Task[None]) -> None:
         del self._work[task]
         slot.end()
 
     # --------------------------------------------------------------------------------------------------------- one key
 
-    async def _work_on(self, lease: Lease, claim: Claim, slot: _Slot) -> None:
+    async def _work_on(self, lease: Lease, claim: Claim, slot: Slot) -> None:
         cost = Tally()
         tally.set(cost)
         flow.set(self._ctx.name)
@@ -365,30 +365,7 @@ class Worker:
         )
         self.stats.add(line)
         bug = error is not None and not isinstance(error, FederationError | NotQuiet | DeleteHeld)
-        self._log.log(logging.ERROR if bug else logging.INFO, "decision", **_fields(line), exc_info=error if bug else None)
-
-
-class _Slot:
-    """One of the worker's places, given back when its key is done or steps aside, whichever comes first."""
-
-    def __init__(self, slots: asyncio.Semaphore, aside: Callable[[int], None]) -> None:
-        self._slots = slots
-        self._aside = aside
-        self._is_aside = False
-
-    def give_way(self) -> None:
-        """Let others have the place; the key goes on in a lane of its own. Idempotent."""
-        if not self._is_aside:
-            self._is_aside = True
-            self._aside(1)
-            self._slots.release()
-
-    def end(self) -> None:
-        """The key is done."""
-        if self._is_aside:
-            self._aside(-1)
-        else:
-            self._slots.release()
+        self._log.log(logging.ERROR if bug else logging.INFO, "decision", **line.fields(), exc_info=error if bug else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,10 +373,6 @@ class _Spent:
     outcome: str
     cost: Tally
     seconds: float
-
-
-def _fields(line: DecisionLine) -> dict[str, object]:
-    return {name: getattr(line, name) for name in DecisionLine.__slots__ if name != "at_us"}
 
 
 def _apply_delay_seconds(claim: Claim, source: Side | None, now_us: int) -> float | None:

@@ -371,9 +371,6 @@ def test_other_variables_are_not_ours(file: Path) -> None:
     assert read(file, FEDERATION_WORKER="x", MYFEDERATION__WORKER__SHARDS="y") == read(file)
 
 
-# --------------------------------------------------------------------------------------------------------------- secrets
-
-
 def test_a_secret_is_read_from_the_variable_it_names() -> None:
     """The setting holds a name, never a value."""
     assert secret("VAST_SECRET_KEY", "pair.vast.secret_key_env", {"VAST_SECRET_KEY": "hunter2"}) == "hunter2"
