@@ -91,7 +91,7 @@ def resumed(results: Results) -> None:
             half = the.until("half of the parts", partial(_sent_at_least, the, other, parts // 2), 120, every=0.02)
             the.kill_engine()
             results.check(f"{side}: killed midway", half is not None and calls(the, other, _PARTS[other]) < parts)
-            time.sleep(1)  # what the proxy had received goes on to the server
+            _drained(the, other)
             before = calls(the, other, _PARTS[other])
             the.control(f"/faults/{other}", "PUT", {})
             the.start_engine()
@@ -109,6 +109,17 @@ def _recorded_parts(the: Lab) -> int:
     """As the engine told when it went on."""
     lines = [json.loads(line) for line in (the.home / "engine.log").read_text().splitlines() if line.startswith("{")]
     return sum(int(line["parts"]) for line in lines if line.get("event") == "going on with a transfer")
+
+
+def _drained(the: Lab, side: str) -> None:
+    """What the proxy had received of the dead process goes on to the server: wait until nothing more arrives."""
+    seen: list[int] = []
+
+    def quiet() -> bool:
+        seen.append(calls(the, side, _PARTS[side]))
+        return len(seen) > 6 and len(set(seen[-6:])) == 1
+
+    the.until("nothing more arrives", quiet, 60, every=0.5)
 
 
 def _sent_at_least(the: Lab, side: str, parts: int) -> bool:
@@ -216,7 +227,7 @@ def bulk(results: Results) -> None:
         the.start_engine()
         results.check("starts", finished(the, 60))
         quiet = _small_changes(the, "quiet", 40)
-        count, large = (400, 4) if results.quick else (4_000, 12)
+        count, large = (2_000, 4) if results.quick else (8_000, 12)
         the.stop_engine()
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda n: seed(the, "blob", f"old/{n}", content(str(n), 2 * KIB)), range(count)))
