@@ -109,6 +109,7 @@ class PairEngine:
         while True:
             try:
                 await self._notice_lost_state()
+                await self.scan.lend_a_hand()
                 self.last = await self.heartbeat()
                 await heartbeat.say(self.runtime.state, self.last)
             except RetryLater as error:

@@ -33,6 +33,11 @@ class PeriodicScan:
         """Scan as soon as the one under way is done."""
         self._asked.set()
 
+    async def lend_a_hand(self) -> None:
+        """Join a scan that another process began, or that a crash cut off; after a failure its repetition does. Raises RetryLater."""
+        if self.running is None and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
+            self.request()
+
     async def run(self) -> None:
         """Scan for ever. A failed scan is repeated with back-off; it never counts as one that found nothing."""
         if self.on_start:

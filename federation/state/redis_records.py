@@ -26,6 +26,9 @@ from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, unpack_base, unpack_hint
 
+_BUCKETS_AT_ONCE = 16
+_DIGEST_BYTES = 16
+
 
 class RecordQueries:
     """See ``ports.State``; the docstrings there hold."""
@@ -51,6 +54,14 @@ class RecordQueries:
         """As in the port; one round trip."""
         found = await self._pipe([("HGET", self._layout.base_bucket(key), key_digest(key)) for key in keys])
         return [unpack_base(record) if record else None for record in found]
+
+    async def base_records(self, shard: int, *, cursor: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """As in the port; a few buckets at a time. A record's second part, if it has one, is in a field one byte longer."""
+        until = min(cursor + _BUCKETS_AT_ONCE, self._layout.buckets)
+        found = await self._pipe([("HGETALL", self._layout.of_shard(shard, f"base:{at}")) for at in range(cursor, until)])
+        fields = {name: value for bucket in found for name, value in bucket.items()}
+        records = [(name, head + fields.get(name + b"+", b"")) for name, head in fields.items() if len(name) == _DIGEST_BYTES]
+        return until % self._layout.buckets, records
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port; one round trip."""

@@ -59,6 +59,7 @@ class RedisState(RecordQueries):
             "move_cursor",
             "own",
             "forget",
+            "forget_bases",
             "reclaim",
             "rename",
         )
@@ -253,6 +254,19 @@ class RedisState(RecordQueries):
         """As in the port; a bucket at a time, so that Redis is never busy with it for long."""
         buckets = [self._layout.of_shard(shard, f"base:{number}") for number in range(self._layout.buckets)]
         return sum([int(await self._run("forget", [bucket], [before_us])) for bucket in buckets])
+
+    async def forget_bases(self, shard: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        """As in the port."""
+        by_bucket: dict[int, list[bytes]] = {}
+        for digest, record in records:
+            by_bucket.setdefault(int.from_bytes(digest[:4], "big") % self._layout.buckets, []).extend((digest, record))
+        count = self._layout.of_shard(shard, "count")
+        forgotten = 0
+        for bucket, args in by_bucket.items():
+            keys = [self._layout.of_shard(shard, f"base:{bucket}"), count]
+            for at in range(0, len(args), 1_000):
+                forgotten += int(await self._run("forget_bases", keys, args[at : at + 1_000]))
+        return forgotten
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""

@@ -58,6 +58,7 @@ class MemoryStore:
         self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000)
         self.race_windows = 0
         self.missing_container = False
+        self.ordered = True
         self.objects: dict[str, _Object] = {}
         self.calls: list[tuple[str, str]] = []
         self._clock = clock

@@ -62,6 +62,15 @@ class PacedStore:
     def race_windows(self, value: int) -> None:
         self._store.race_windows = value
 
+    @property
+    def ordered(self) -> bool:
+        """Of the store behind."""
+        return self._store.ordered
+
+    @ordered.setter
+    def ordered(self, value: bool) -> None:
+        self._store.ordered = value
+
     async def _call(self, call: Awaitable[_T], requests: int = 1) -> _T:
         current = tally.get(None)
         if current is not None:
