@@ -11,6 +11,7 @@ from federation.ports import State
 from federation.progress import UNION_NOTE, Backlog, DeleteTally, HaltRecord
 from federation.settings import PairSettings
 from fedplane.heartbeat import Heartbeat, heartbeats
+from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
@@ -27,6 +28,8 @@ class Direction(msgspec.Struct, kw_only=True):
     unknown_because: list[str]
     backlog: int
     """Dirty keys with news of this side."""
+    converged_as_of_us: int | None = None
+    """The time before which every change of this side is applied on the other, save parked and held keys; None: not known."""
 
 
 class PairStatus(msgspec.Struct, kw_only=True):
@@ -71,6 +74,10 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         f"{side}_to_{side.other}": _direction(side, backlog, general, fresh, now_us=now_us, configured=_has_events(pair, side))
         for side in Side
     }
+    scans = [ScanSpan(one.started_us, one.finished_us) for one in await whole_scans(state)]
+    for side in Side:
+        oldest, mark = backlog.oldest_us_by_side[side], _watermark(side, fresh)
+        directions[f"{side}_to_{side.other}"].converged_as_of_us = converged_us(scans, oldest, mark, union=union)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -86,7 +93,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         objects=backlog.objects,
         halts=halts,
         union_mode=union,
-        converged_as_of_us=converged_as_of_us(await whole_scans(state), backlog, union=union),
+        converged_as_of_us=both_us([one.converged_as_of_us for one in directions.values()]),
         last_scan=last,
         last_whole_scan=whole,
         processes=beats,
@@ -177,14 +184,10 @@ def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltR
     return "attention" if backlog.parked or backlog.held else "in_step"
 
 
-def converged_as_of_us(whole: list[Report], backlog: Backlog, *, union: bool) -> int | None:
-    """The time of which both sides are known equal, save parked and held keys; *whole*: the whole scans, oldest first.
-
-    The start of the last one, or the oldest unapplied change. While something is unapplied, the start of the one before: a scan
-    cannot tell when a missing object was deleted, only that it was there at the scan before.
-    """
-    sure = whole[:-1] if backlog.dirty else whole
-    if not sure or union:
+def _watermark(side: Side, fresh: list[Heartbeat]) -> Watermark | None:
+    """Up to when a source that is complete has told everything of *side*: the change feed, on the Blob side."""
+    told = [beat.sources.get(Source.CHANGE_FEED.value, {}) for beat in fresh] if side is Side.BLOB else []
+    known = [one for one in told if one.get("since_us") and one.get("watermark_us")]
+    if not known:
         return None
-    oldest = [at for at in backlog.oldest_us_by_side.values() if at is not None]
-    return min([sure[-1].started_us, *oldest])
+    return max((Watermark(int(one["since_us"]), int(one["watermark_us"])) for one in known), key=lambda one: one.until_us)

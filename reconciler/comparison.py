@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from federation.errors import Halt
 from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_kind
 from federation.ports import ChangeSink, Clock, ObjectStore, State
+from federation.progress import DeleteBudget
 from federation.rules.guards import SIDE_EMPTIED, side_emptied
 from federation.sorting import sort_entries
 from reconciler.drift import Drift, News, changes, drift, news, out_of_step
 from reconciler.merge import Batch, Pages, Row, in_pages, merge
 from reconciler.report import Report
 from reconciler.share import Share
+from reconciler.withheld import Gone, Withheld
 
 BATCH = 1000
 """Entries of a listing that are merged, looked up and marked in one round."""
@@ -51,6 +53,7 @@ class Comparison:
         quiet_us: int,
         tellers: Mapping[Side, str] | None = None,
         yields: bool = False,
+        delete_budget: DeleteBudget | None = None,
     ) -> None:
         """*tellers*: which source should tell of changes of each side. *yields*: give way to changes that a worker applies."""
         self._stores = dict(stores)
@@ -59,10 +62,11 @@ class Comparison:
         self._clock = clock
         self._quiet_us = quiet_us
         self._tellers = tellers or {}
+        self._deletes = Withheld(state, sink, delete_budget)
         self._share = Share(state, clock) if yields else None
 
-    async def compare_span(self, report: Report, after_batch: AfterBatch | None = None) -> None:
-        """Compare what *report* spans, from its ``resume`` key on, and mark the differences.
+    async def compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None = None) -> None:
+        """Compare what *report* spans, from its ``resume`` key on, and mark the differences; deletes go to *withheld* instead.
 
         Marks are durable before ``resume`` moves and *after_batch* is called (rule 6). A listing that turns out not to be in
         order is taken up again at that key, sorted on disk first. Raises what the listings and the state raise; then nothing may
@@ -70,7 +74,7 @@ class Comparison:
         """
         while True:
             try:
-                await self._compare_span(report, after_batch)
+                await self._compare_span(report, withheld, after_batch)
             except Halt as error:
                 if error.reason != LISTING_ORDER or error.side is None or error.side in report.sorted_sides:
                     raise
@@ -78,11 +82,11 @@ class Comparison:
             else:
                 return
 
-    async def _compare_span(self, report: Report, after_batch: AfterBatch | None) -> None:
+    async def _compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None) -> None:
         async with aclosing(self._rows(report)) as batches:
             async for batch in batches:
                 bases, found = await self._compare(batch, report)
-                await self._mark(found, report)
+                await self._mark(found, report, withheld)
                 report.resume = batch.keys[-1]
                 if after_batch is not None:
                     await after_batch(batch, bases)
@@ -167,7 +171,7 @@ class Comparison:
             report.listed[side] += sum(1 for entry in entries if entry is not None)
         return bases, found
 
-    async def _mark(self, found: list[Difference], report: Report) -> None:
+    async def _mark(self, found: list[Difference], report: Report, withheld: list[Gone]) -> None:
         if not found:
             return
         dirty = await self._state.are_dirty([difference.row.key for difference in found])
@@ -178,8 +182,13 @@ class Comparison:
             self._blame(difference, report, known=known)
             young_until_us = self._young_until(difference.row.vast, difference.base, vast_ahead_us)
             report.young += young_until_us > 0
-            marks += changes(difference.row, difference.base, now_us=now_us, young_until_us=young_until_us)
-        report.marked += (await self._sink.mark(marks)).marked
+            news_of_row = changes(difference.row, difference.base, now_us=now_us, young_until_us=young_until_us)
+            if difference.kind in (Drift.DELETED_BLOB, Drift.DELETED_VAST):
+                withheld += [Gone(change.key, change.side) for change in news_of_row if change.deleted]
+                news_of_row = [change for change in news_of_row if not change.deleted]
+            marks += news_of_row
+        report.marked += (await self._sink.mark(marks)).marked if marks else 0
+        await self._deletes.if_too_many(report, withheld)
 
     def _blame(self, difference: Difference, report: Report, *, known: bool) -> None:
         """Say which source should have told us."""

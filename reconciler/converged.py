@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CLOCK_SLACK_US = 10_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class ScanSpan:
@@ -23,7 +25,12 @@ class Watermark:
 
 
 def converged_us(
-    scans: Sequence[ScanSpan], oldest_dirty_us: int | None, watermark: Watermark | None = None, *, union: bool = False
+    scans: Sequence[ScanSpan],
+    oldest_dirty_us: int | None,
+    watermark: Watermark | None = None,
+    *,
+    union: bool = False,
+    clock_slack_us: int = CLOCK_SLACK_US,
 ) -> int | None:
     """The time before which every change of one side is applied on the other, save parked and held keys; None: not known.
 
@@ -33,6 +40,7 @@ def converged_us(
             time between that and its mark; None when none waits.
         watermark: of a complete source of that side (the change feed), if there is one.
         union: the base was lost and not yet rebuilt.
+        clock_slack_us: how far apart the clocks of two of our processes may be (one marks, another ends the scan).
 
     A change that no time is known of (a delete that a scan found) may be far older than its mark. But a scan that ended before
     the mark did not find it, so it is younger than that scan's start. A watermark knows the times, and is bounded by the oldest
@@ -40,7 +48,7 @@ def converged_us(
     """
     if union or not scans:
         return None
-    blind = [one for one in scans if oldest_dirty_us is None or one.finished_us <= oldest_dirty_us]
+    blind = [one for one in scans if oldest_dirty_us is None or one.finished_us + clock_slack_us < oldest_dirty_us]
     found = [one.started_us for one in blind]
     if watermark is not None and any(one.started_us >= watermark.since_us for one in scans):
         found.append(watermark.until_us if oldest_dirty_us is None else min(watermark.until_us, oldest_dirty_us))

@@ -19,6 +19,7 @@ from reconciler.comparison import Comparison
 from reconciler.merge import Batch
 from reconciler.ranges import Plan, Progress, boundaries, merged
 from reconciler.report import Report
+from reconciler.withheld import Gone
 
 OWNED_SECONDS = 30.0
 """After which the range of a process that died is taken by another."""
@@ -71,6 +72,11 @@ class ParallelScan:
     def seen(self) -> list[bytes]:
         """What the sweep has to know of each range."""
         return [one.seen for one in self._progress.values()]
+
+    @property
+    def withheld(self) -> list[Gone]:
+        """Deletes that no range has marked."""
+        return [gone for one in self._progress.values() for gone in one.withheld]
 
     async def run(self) -> bool:
         """Scan until no range is left; True when this process has to finish the scan, False when another finished it.
@@ -216,7 +222,7 @@ class ParallelScan:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
 
-        await self._comparison.compare_span(progress.report, after_batch)
+        await self._comparison.compare_span(progress.report, progress.withheld, after_batch)
         await self._require_names_in_order()
         progress.report.complete = True
         if self._written:

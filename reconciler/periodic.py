@@ -34,7 +34,7 @@ class PeriodicScan:
         self._asked.set()
 
     async def lend_a_hand(self) -> None:
-        """Join a scan that another process began, or that a crash cut off; after a failure its repetition does. Raises RetryLater."""
+        """Join a scan that another process began or a crash cut off; after a failure its repetition does. Raises RetryLater."""
         if self.running is None and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
             self.request()
 

@@ -12,6 +12,7 @@ import msgspec
 
 from reconciler.report import Report, add_counts
 from reconciler.sweep import Turn
+from reconciler.withheld import Gone
 
 MOST_RANGES = 256
 KEPT_SAMPLES = 256
@@ -41,6 +42,7 @@ class Progress(msgspec.Struct, kw_only=True):
     scan: str
     report: Report
     samples: Samples = msgspec.field(default_factory=Samples)
+    withheld: list[Gone] = msgspec.field(default_factory=list)
     seen: bytes = b""
     """Of the keys in the shards that are swept: the beginnings of their digests (``reconciler.sweep``)."""
 

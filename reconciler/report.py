@@ -46,6 +46,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Kept losers whose conflict records were lost with the state, recorded again."""
     forgotten: int = 0
     """Tombstones past their retention that were dropped."""
+    mass_delete: list[Side] = msgspec.field(default_factory=list)
+    """Sides that lack more objects than the delete budget allows to be gone at once: all those deletes are held."""
     base_only: int = 0
     """Records of objects that neither side lists any more, dropped by the slow sweep."""
     sorted_sides: list[Side] = msgspec.field(default_factory=list)
@@ -91,6 +93,7 @@ class Report(msgspec.Struct, kw_only=True):
         ]
         if self.ranges > 1 or self.resumed:
             lines.append(f"  ranges: {self.ranges_done} of {self.ranges} done, {self.resumed} taken up again")
+        lines += [f"  MASS DELETE on {side}: none is carried out; see `fedplane held`" for side in self.mass_delete]
         if self.sorted_sides:
             lines.append(f"  out of order, sorted on disk: {', '.join(self.sorted_sides)}")
         if self.relisted:
@@ -121,6 +124,7 @@ def add_counts(whole: Report, part: Report) -> None:
         for who, count in by.items():
             mine[who] = mine.get(who, 0) + count
     whole.sorted_sides = sorted({*whole.sorted_sides, *part.sorted_sides})
+    whole.mass_delete = sorted({*whole.mass_delete, *part.mass_delete})
 
 
 def _iso(at_us: int) -> str:

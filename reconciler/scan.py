@@ -9,7 +9,7 @@ from secrets import token_hex
 from federation.errors import FederationError, Halt
 from federation.model import Side
 from federation.ports import ChangeSink, Clock, ObjectStore, State
-from federation.progress import UNION_NOTE, HaltRecord
+from federation.progress import UNION_NOTE, DeleteBudget, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.preserve import relist
 from reconciler import sweep
@@ -19,6 +19,7 @@ from reconciler.parallel import ParallelScan
 from reconciler.ranges import Plan
 from reconciler.report import Report
 from reconciler.sweep import SWEEPS
+from reconciler.withheld import Gone
 
 __all__ = ["COMPLETE", "LAST", "MAY_BE_EMPTY", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
@@ -58,11 +59,15 @@ class Scanner(Comparison):
         tombstone_us: int,
         tellers: Mapping[Side, str] | None = None,
         options: ScanOptions | None = None,
+        delete_budget: DeleteBudget | None = None,
         guard: Guard | None = None,
     ) -> None:
         """*guard* runs before each scan and raises Halt when the pair must not be compared."""
         self.options = options or ScanOptions()
-        super().__init__(stores, state, sink, clock, quiet_us=quiet_us, tellers=tellers, yields=self.options.yields)
+        yields = self.options.yields
+        super().__init__(
+            stores, state, sink, clock, quiet_us=quiet_us, tellers=tellers, yields=yields, delete_budget=delete_budget
+        )
         self._tombstone_us = tombstone_us
         self._guard = guard
         self._owner = self.options.owner or token_hex(4)
@@ -91,7 +96,9 @@ class Scanner(Comparison):
             if self._guard is not None:
                 await self._guard()
             if prefix:
-                await self.compare_span(report, _telling(report, on_progress))
+                withheld: list[Gone] = []
+                await self.compare_span(report, withheld, _telling(report, on_progress))
+                await self._deletes.mark(report, withheld)
                 report.complete = True
             else:
                 parallel = await self._parallel(report, on_progress)
@@ -155,6 +162,8 @@ class Scanner(Comparison):
     async def _finish(self, parallel: ParallelScan, report: Report) -> None:
         """What a scan of the whole pair does at its end, by one process."""
         report.complete = False
+        await self._deletes.mark(report, parallel.withheld)
+        await self._deletes.few_again(report)
         report.relisted = await relist(self._stores, self._state, self._clock)
         await self._forget_tombstones(report)
         report.base_only = await sweep.sweep(self._state, parallel.plan.turn, parallel.seen)

@@ -20,13 +20,12 @@ class _Change:
     applied: int
 
 
-def _scan_of(change_at: int, known: bool, scans: list[ScanSpan], chance: st.DataObject) -> tuple[int, int]:
+def _scan_of(change_at: int, scans: list[ScanSpan], chance: st.DataObject, *, known: bool) -> tuple[int, int]:
     """When the first scan that surely sees the change marked it, and which age the state then has."""
     sure = [one for one in scans if one.started_us >= change_at]
     early = [one for one in scans if one.started_us < change_at <= one.finished_us]
-    by = min(sure, key=lambda one: one.started_us, default=None)
-    if early and chance.draw(st.booleans()):
-        by = early[0]
+    seen_early = chance.draw(st.booleans())
+    by = early[0] if early and seen_early else min(sure, key=lambda one: one.started_us, default=None)
     if by is None:
         return 10**9, 10**9
     marked = chance.draw(st.integers(max(by.started_us, change_at), max(by.finished_us, change_at)))
@@ -44,12 +43,12 @@ def test_no_change_from_before_that_time_is_unapplied(scans: list[ScanSpan], tim
     now = data.draw(st.integers(0, 140))
     changes = []
     for at in sorted(times):
-        marked, since = _scan_of(at, data.draw(st.booleans()), scans, data)
+        marked, since = _scan_of(at, scans, data, known=data.draw(st.booleans()))
         changes.append(_Change(at, marked, since, marked + data.draw(st.integers(0, 60))))
     happened = [one for one in changes if one.at < now]
     dirty = [one.since for one in happened if one.marked <= now < one.applied]
     ended = [one for one in scans if one.finished_us <= now]
-    said = converged_us(ended, min(dirty, default=None))
+    said = converged_us(ended, min(dirty, default=None), clock_slack_us=0)
     if said is not None:
         assert not [one for one in happened if one.at < said and one.applied > now]
 
@@ -74,5 +73,7 @@ def test_nothing_is_said_without_a_whole_scan_or_while_the_base_is_rebuilt() -> 
     assert converged_us([scan], None, union=True) is None
     assert converged_us([scan], 15, Watermark(12, 50)) is None
     assert converged_us([scan], 30, Watermark(10, 50)) == 30
+    assert converged_us([scan], 30) is None
+    assert converged_us([scan], 30, clock_slack_us=9) == 10
     assert both_us([10, None]) is None
     assert both_us([10, 7]) == 7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 
 import pytest
@@ -69,6 +69,14 @@ def test_a_sum_of_ranges_is_complete_only_when_every_range_is() -> None:
     assert not first.report.whole
 
 
+def _bytes(key: str) -> bytes:
+    return key.encode()
+
+
+def _backwards(key: str) -> bytes:
+    return key[::-1].encode()
+
+
 class _Server(MemoryStore):
     """A store that can fail after some entries, and tells from where it was listed."""
 
@@ -76,7 +84,7 @@ class _Server(MemoryStore):
         super().__init__(side, clock=SystemClock())
         self.fail_at = ""
         self.listed_from: list[str] = []
-        self.order = str.encode
+        self.order: Callable[[str], bytes] = _bytes
 
     async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
         """As the twin, in the server's own order."""
@@ -209,7 +217,7 @@ async def test_a_listing_in_another_order_is_sorted_and_gives_the_same() -> None
     """A server that sorts by its own rule: found while reading, sorted on disk, told in the report; no false delete."""
     pair = _Pair()
     await pair.fill(1_000)
-    pair.servers[Side.VAST].order = lambda key: key[::-1].encode()
+    pair.servers[Side.VAST].order = _backwards
     report = await pair.process("a").scan()
     assert (*_counts(report), report.sorted_sides) == (True, 900, 1_000, {"only_on_blob": 100}, [Side.VAST])
 
