@@ -18,6 +18,7 @@ from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_live as live
+from tests.acceptance import stages_scan as scans
 from tests.acceptance.lab import HOME, Results
 
 STAGES: dict[str, Callable[[Results], None]] = {
@@ -31,6 +32,9 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "servers_away": faults.servers_away,
     "redis_emptied": converge.redis_emptied,
     "bad_input": wrong.bad_input,
+    "scan_killed": scans.scan_killed,
+    "mass_delete": scans.mass_delete,
+    "bucket_away": scans.bucket_away,
 }
 
 
