@@ -78,8 +78,8 @@ async def agree(stores: dict[Side, ObjectStore], state: RedisState) -> list[str]
         base = Base(here.etag, there.etag, here.md5, bytes(8), here.modified, here.size_bytes, vast_as_of_us=later_us)
         await state.settle(lease, here.key, 0, base)
 
-    for at in range(0, len(blob), 500):
-        pairs = zip(blob[at : at + 500], vast[at : at + 500], strict=True)
+    for at in range(0, len(blob), LANES):
+        pairs = zip(blob[at : at + LANES], vast[at : at + LANES], strict=True)
         await asyncio.gather(*(one(here, there) for here, there in pairs))
     return [entry.key for entry in blob]
 

@@ -9,6 +9,8 @@ from reconciler.ranges import Plan, Progress
 from reconciler.report import Report
 
 HISTORY = 50
+WHOLE_KEPT = 5
+"""Of scans of the whole pair as many are kept, however many scoped ones came after."""
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
 _PLAN, _RANGE, _BOUNDS = "scan:plan", "scan:range:", "scan:bounds"
@@ -42,11 +44,11 @@ class Book:
         for number in range(len(plan.ranges)):
             await self._state.put_note(range_task(number), b"")
 
-    async def progress(self, plan: Plan) -> dict[int, Progress]:
-        """The ranges of *plan* that somebody began, as saved last."""
-        found = (msgspec.msgpack.decode(packed, type=Progress) for packed in (await self._state.notes(_RANGE)).values())
-        by_start = {one.report.after: one for one in found if one.scan == plan.scan}
-        return {number: by_start[after] for number, (after, _) in enumerate(plan.ranges) if after in by_start}
+    async def progress(self, plan: Plan, number: int) -> Progress | None:
+        """One range of *plan* as saved last; None when nobody saved any of it."""
+        packed = await self._state.note(range_task(number))
+        found = msgspec.msgpack.decode(packed, type=Progress) if packed else None
+        return found if found is not None and found.scan == plan.scan else None
 
     async def save(self, number: int, progress: Progress) -> None:
         """Keep how far a range is. After its marks are durable (rule 6)."""
@@ -66,8 +68,10 @@ class Book:
         packed = msgspec.json.encode(report)
         await self._state.put_note(LAST, packed)
         past = await self._state.note(PAST)
-        reports = msgspec.json.decode(past, type=list[msgspec.Raw]) if past else []
-        await self._state.put_note(PAST, msgspec.json.encode([*reports, msgspec.Raw(packed)][-HISTORY:]))
+        reports = [*(msgspec.json.decode(past, type=list[Report]) if past else []), report]
+        whole = [one for one in reports if one.whole][-WHOLE_KEPT:]
+        kept = [one for at, one in enumerate(reports) if one in whole or at >= len(reports) - HISTORY]
+        await self._state.put_note(PAST, msgspec.json.encode(kept))
         if report.whole:
             await self._state.put_note(COMPLETE, packed)
 

@@ -103,10 +103,11 @@ class ParallelScan:
         if bounds != self.plan.bounds:
             await self._book.write_bounds(bounds)
 
-    async def forget(self) -> None:
-        """The scan is over."""
-        if self._written:
+    async def end(self, *, over: bool) -> None:
+        """Let others finish the scan, or, when it is *over*, forget it."""
+        if self._written and over:
             await self._book.drop_plan(self.plan)
+        if self._written:
             await self._state.disown(FINISHING, owner=self._owner)
 
     # ---------------------------------------------------------------------------------------------------------------- plan
@@ -141,9 +142,15 @@ class ParallelScan:
         return plan is not None and plan.scan == self.plan.scan
 
     async def _reload(self) -> None:
-        if self._written:
-            saved = await self._book.progress(self.plan)
-            self._progress = {**self._progress, **{number: one for number, one in saved.items() if not self._done(number)}}
+        """What others did meanwhile, while this process scans nothing."""
+        for number in range(len(self.plan.ranges) if self._written else 0):
+            if not self._done(number):
+                await self._load(number)
+
+    async def _load(self, number: int) -> None:
+        saved = await self._book.progress(self.plan, number)
+        if saved is not None:
+            self._progress[number] = saved
 
     def _done(self, number: int) -> bool:
         return number in self._progress and self._progress[number].done
@@ -194,7 +201,7 @@ class ParallelScan:
             return True
         if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
             return False
-        self._progress |= await self._book.progress(self.plan)  # as its last owner left it
+        await self._load(number)  # as its last owner left it
         if self._done(number):
             await self._give_back(number)
             return False

@@ -28,15 +28,17 @@ class PeriodicScan:
     failures: int = 0
     last_error: str = ""
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _asked_us: int = 0
 
     def request(self) -> None:
-        """Scan as soon as the one under way is done."""
+        """Scan as soon as the one under way is done: one that begins from now on."""
+        self._asked_us = self.clock.now_us()
         self._asked.set()
 
     async def lend_a_hand(self) -> None:
         """Join a scan that another process began or a crash cut off; after a failure its repetition does. Raises RetryLater."""
         if self.running is None and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
-            self.request()
+            self._asked.set()
 
     async def run(self) -> None:
         """Scan for ever. A failed scan is repeated with back-off; it never counts as one that found nothing."""
@@ -73,6 +75,8 @@ class PeriodicScan:
         self.last = report
         self.last_error = report.error
         self.failures = 0 if report.complete else self.failures + 1
+        if report.complete and report.started_us < self._asked_us:
+            self._asked.set()  # it had begun before (others', or one cut off): what was asked for may lie behind it
         log = _log.info if report.complete else _log.warning
         log("scan", complete=report.complete, rows=report.rows, marked=report.marked, drift=report.drift, error=report.error)
 

@@ -128,8 +128,8 @@ class Scanner(Comparison):
                 await self._state.put_note(f"{MAY_BE_EMPTY}{side}", b"")
             if report.fresh_state:  # a base that was lost under way is not rebuilt by this scan
                 await self._state.put_note(UNION_NOTE, b"")
-            if parallel is not None:
-                await parallel.forget()
+        if parallel is not None:
+            await parallel.end(over=report.whole)
         return report
 
     async def _by_another(self, report: Report) -> Report:

@@ -16,7 +16,8 @@ from federation.model import Base, ListEntry, Metadata, Side
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from reconciler import parallel
-from reconciler.book import Book
+from reconciler.book import HISTORY, Book, history, whole_scans
+from reconciler.periodic import PeriodicScan
 from reconciler.ranges import KEPT_SAMPLES, MOST_RANGES, Plan, Samples, boundaries, merged
 from reconciler.report import Report
 from reconciler.scan import Scanner, ScanOptions
@@ -254,3 +255,40 @@ async def test_a_side_emptied_between_two_halves_of_a_scan_halts_it() -> None:
     report = await pair.process("a").scan()
     assert report.halted == "side_emptied_vast"
     assert await pair.state.dirty_keys(limit=9_999) == before
+
+
+async def test_a_scan_that_was_asked_for_begins_after_the_asking() -> None:
+    """Joining one that had begun before is not enough: what a source missed may lie behind it."""
+    pair = _Pair()
+    await pair.fill(2_000)
+    await pair.process("a").scan()
+    pair.servers[Side.VAST].fail_at = "k01000"
+    cut_off = await pair.process("a").scan()
+    pair.servers[Side.VAST].fail_at = ""
+    periodic = PeriodicScan(pair.process("b"), SystemClock(), interval_seconds=3600, on_start=False)
+    asked_us = SystemClock().now_us()
+    periodic.request()
+    seen = []
+    task = asyncio.create_task(periodic.run())
+    async with asyncio.timeout(30):
+        while periodic.last is None or periodic.last.started_us < asked_us:
+            if periodic.last is not None and periodic.last.scan not in seen:
+                seen.append(periodic.last.scan)
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == [cut_off.scan]
+    assert periodic.last.complete
+
+
+async def test_whole_scans_are_kept_however_many_scoped_ones_follow() -> None:
+    """What is known of convergence must not be pushed out by scans of parts."""
+    pair = _Pair()
+    await pair.fill(10)
+    scanner = pair.process("a")
+    whole = await scanner.scan()
+    for _ in range(HISTORY + 5):
+        await scanner.scan(prefix="k0000")
+    found = await history(pair.state)
+    assert len(found) == HISTORY + 1
+    assert [one.scan for one in await whole_scans(pair.state)] == [whole.scan]
