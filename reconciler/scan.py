@@ -125,7 +125,8 @@ class Scanner(Comparison):
         await self._book.keep(report)
         if report.whole:
             for side in Side:
-                await self._state.put_note(f"{MAY_BE_EMPTY}{side}", b"")
+                if report.listed[side]:  # a side that is still empty stays as the person saw it: its deletes may be held
+                    await self._state.put_note(f"{MAY_BE_EMPTY}{side}", b"")
             if report.fresh_state:  # a base that was lost under way is not rebuilt by this scan
                 await self._state.put_note(UNION_NOTE, b"")
         if parallel is not None:

@@ -9,7 +9,7 @@ import pytest
 from federation.model import Change, Side
 from federation.progress import DeleteBudget, MarkResult
 from federation.rules.guards import MASS_DELETE
-from reconciler.scan import Scanner
+from reconciler.scan import MAY_BE_EMPTY, Scanner
 from tests.unit.test_scan import DAY, _Pair
 
 BUDGET = DeleteBudget(count=1000, share=0.2, window_seconds=600)
@@ -64,3 +64,14 @@ async def test_a_scan_that_is_cut_off_marks_no_delete() -> None:
     pair.raw[Side.BLOB].missing_container = True
     report = await scanner.scan()
     assert (report.complete, report.marked) == (False, 0)
+
+
+async def test_a_side_that_a_person_called_empty_on_purpose_stays_so_until_it_lists_something() -> None:
+    """Else the next scan would halt the pair again while its deletes are held, and rejecting them could restore nothing."""
+    pair, scanner = await _made(100, Side.VAST)
+    assert (await scanner.scan()).halted == "side_emptied_vast"
+    await pair.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
+    assert [(await scanner.scan()).halted for _ in range(2)] == ["", ""]
+    await pair.put(Side.VAST, "k000")
+    await scanner.scan()
+    assert await pair.state.note(f"{MAY_BE_EMPTY}{Side.VAST}") is None
