@@ -29,6 +29,7 @@ class PeriodicScan:
     last_error: str = ""
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _asked_us: int = 0
+    _scanning: bool = False
 
     def request(self) -> None:
         """Scan as soon as the one under way is done: one that begins from now on."""
@@ -37,7 +38,7 @@ class PeriodicScan:
 
     async def lend_a_hand(self) -> None:
         """Join a scan that another process began or a crash cut off; after a failure its repetition does. Raises RetryLater."""
-        if self.running is None and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
+        if not self._scanning and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
             self._asked.set()
 
     async def run(self) -> None:
@@ -63,6 +64,7 @@ class PeriodicScan:
             await asyncio.gather(waiting, sleeping, return_exceptions=True)
 
     async def _once(self) -> None:
+        self._scanning = True
         try:
             report = await self.scanner.scan(on_progress=self._watch)
         except RetryLater as error:  # the state itself is away
@@ -71,7 +73,7 @@ class PeriodicScan:
             _log.warning("scan failed", error=str(error))
             return
         finally:
-            self.running = None
+            self.running, self._scanning = None, False
         self.last = report
         self.last_error = report.error
         self.failures = 0 if report.complete else self.failures + 1
@@ -86,7 +88,7 @@ class PeriodicScan:
     def health(self) -> dict[str, object]:
         """For status: what the last scan said and whether one runs."""
         return {
-            "running": self.running is not None,
+            "running": self._scanning,
             "failures": self.failures,
             "last_error": self.last_error,
             "interval_seconds": self.interval_seconds,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.acceptance import verify
@@ -19,7 +20,6 @@ _BUSY_SCANS = {
     "FEDERATION__RECONCILE__INTERVAL_SECONDS": "4",
     "FEDERATION__RECONCILE__QUIET_SECONDS": "1",
     "FEDERATION__RECONCILE__RANGE_ROWS": "1000",
-    "FEDERATION__WORKER__LEASE_SECONDS": "4",
 }
 _SCANS_OFTEN = {"FEDERATION__RECONCILE__INTERVAL_SECONDS": "2", "FEDERATION__RECONCILE__QUIET_SECONDS": "0.5"}
 _COMMANDS = {
@@ -73,7 +73,7 @@ def scan_killed(results: Results) -> None:
     kills, rate = (20, 15.0) if results.quick else (200, 20.0)
     chance = random.Random(20261122)
     with lab(results, "scan_killed", _BUSY_SCANS | NO_DELETE_LIMIT) as the:
-        _fill(the, 1_200 if results.quick else 3_000)
+        _fill(the, 2_200 if results.quick else 5_000)
         crew = Crew(the)
         for name in _COMMANDS:
             crew.start(name)
@@ -104,8 +104,12 @@ def scan_killed(results: Results) -> None:
 def _fill(the: Lab, count: int) -> None:
     """Objects that nobody touches afterwards, so that scans have something to walk."""
     user = VastUser(the.info, direct=True)
-    for number in range(count):
+
+    def put(number: int) -> None:
         user.put(f"still/dir{number // 100:03d}/file {number:05d}.txt", f"{number}".encode())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(count)))
     user.close()
 
 
