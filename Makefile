@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick bench full-stack setup lock clean
+.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
+  bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -20,6 +21,15 @@ accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 
 accept-quick: setup ## the same, smaller
 	@$(BIN)/python -m tests.acceptance.run --quick
+
+accept-sources: setup ## what each source of changes promises: brokers and readers killed under load
+	@$(BIN)/python -m tests.acceptance.run sources
+
+accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (docs/measurements.md), about 15 minutes
+	@$(BIN)/python -m tests.acceptance.run transfer
+
+accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
+	@$(BIN)/python -m tests.acceptance.run --full huge
 
 setup: $(READY)
 
@@ -51,6 +61,7 @@ rules: setup ## branch coverage of the pure core by its own tests alone
 
 docs: setup ## renew what docs/consistency.md prints from the code
 	@$(BIN)/python -m tests.decision.document
+	@$(BIN)/python -m fedplane.monitoring.generate .
 
 simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
@@ -61,12 +72,18 @@ mutants: setup ## deliberate defects of the engine, and the seeds until the simu
 bench: setup ## figures, not assertions
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+fuzz: setup ## coverage-guided fuzzing of every parser with atheris: INPUTS=n in all (wheels for Linux on x86-64)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/fuzz.txt
+	@$(BIN)/python -m tests.fuzz.run --inputs $(or $(INPUTS),100000)
+
 full-stack: setup ## versitygw and Apache Kafka for the full local stack (needs Go, JDK 17 and Maven)
 	@$(BIN)/python -m fedplane.localstack.full_stack
 
 lock: setup ## renew the pins
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra local --group dev pyproject.toml -o requirements/lock.txt
+	  --extra local --extra metrics --group dev pyproject.toml -o requirements/lock.txt
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --group fuzz -o requirements/fuzz.txt
 
 clean:
 	@rm -rf $(VENV) .fedplane .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

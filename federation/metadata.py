@@ -121,6 +121,11 @@ def held(metadata: Metadata, side: Side) -> Metadata:
     return from_side(stored.headers, stored.user, side)[0]
 
 
+def shared(metadata: Metadata, side: Side) -> Metadata:
+    """The part of what *side* holds that the other side can hold too: what two sides in step agree on."""
+    return held(metadata, side.other)
+
+
 def carried_back(metadata: Metadata, over: Metadata, side: Side) -> Metadata:
     """*metadata* as *side* holds it, completed by the entries of *over* that *side* could not hold.
 
@@ -186,7 +191,7 @@ def encode_value(value: str) -> str:
 
 def decode_value(value: str) -> str:
     """Inverse of ``encode_value``; a value that it cannot have written is itself."""
-    if not value.startswith(_MARKER):
+    if not value.startswith(_MARKER) or not value.isascii():
         return value
     decoded = unquote_to_bytes(value[len(_MARKER) :]).decode("utf-8", "surrogateescape")
     return decoded if _marked(decoded) == value and encode_value(decoded) == value else value
@@ -247,7 +252,8 @@ def parse_stamp(text: str) -> OriginStamp | None:
     match text.split(";"):
         case ["1", side, etag, at_us, precision_us, origin, md5, seal]:
             well_formed = (
-                side in set(Side)
+                text.isascii()
+                and side in set(Side)
                 and origin in set(StampOrigin)
                 and _SIGNED.match(at_us)
                 and _SIGNED.match(precision_us)

@@ -156,7 +156,7 @@ class Present:
     metadata: Metadata = field(default_factory=Metadata)
     origin: OriginStamp | None = None
     metadata_digest: bytes = b""
-    """``metadata.digest`` of ``metadata``; empty when not computed."""
+    """``metadata.digest`` of the part of ``metadata`` that the other side can hold too; empty when not computed."""
     written: Stamp | None = None
     """Time of an event whose ETag is this version's, where one is known (sub-second); else None: use ``version.modified``."""
 
@@ -187,7 +187,7 @@ class Base:
     md5: str | None = None
     """Content hash both sides agreed on, None when it was never computed."""
     metadata_digest: bytes = b""
-    """``metadata.digest`` (8 bytes) of the agreed metadata."""
+    """``metadata.digest`` (8 bytes) of the agreed metadata: of what both sides can hold."""
     written: Stamp = field(default_factory=lambda: Stamp(0))
     size_bytes: int = 0
     deleted: bool = False

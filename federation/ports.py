@@ -6,7 +6,7 @@ what else it raises is said where it is. Cancelling an awaited call leaves the o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from federation.progress import (
     MarkResult,
     Parked,
 )
-from federation.record_ports import Records
+from federation.record_ports import Records, Transfers
 
 
 class Clock(Protocol):
@@ -55,6 +55,7 @@ class Capabilities:
     versioning: bool = False
     max_single_put_bytes: int = 256 * 1024 * 1024
     min_part_bytes: int = 5 * 1024 * 1024
+    max_part_bytes: int = 5 * 1024 * 1024 * 1024
     max_parts: int = 10_000
 
 
@@ -87,8 +88,15 @@ class Reader(Protocol):
 class Upload(Protocol):
     """A large write under way. Nothing is visible before ``complete``."""
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        """Send part *number* (from 1) with its own checksum. Parts may be sent in any order and repeated."""
+    upload_id: str
+    """What the server knows it by; with the parts' tokens, all that ``ObjectStore.resume_upload`` needs."""
+
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        """Send part *number* (from 1) with its own checksum; the part's token. Parts may be sent in any order and repeated.
+
+        *md5*: of *data*, where the caller has it. Raises RetryLater (checksum_mismatch) when the server tells that something else
+        arrived.
+        """
         ...
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
@@ -141,6 +149,15 @@ class ObjectStore(Protocol):
         """Start a write in parts."""
         ...
 
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """Go on with an upload that another process began with the same metadata and stamp; *parts*: tokens by number.
+
+        Sends nothing. When the server has forgotten the upload, its calls raise Reobserve.
+        """
+        ...
+
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:
@@ -180,7 +197,7 @@ class ObjectStore(Protocol):
 # ----------------------------------------------------------------------------------------------------------------- state
 
 
-class State(Records, Protocol):
+class State(Records, Transfers, Protocol):
     """All progress of one pair. Every multi-key step is atomic. RetryLater when the store cannot be reached."""
 
     shards: int
@@ -216,8 +233,10 @@ class State(Records, Protocol):
         """Give the shard back. Losing it earlier is not an error."""
         ...
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
-        """Hand out due keys, oldest first, not handed out again before settle, defer or the lease's end.
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
+        """Hand out due keys, oldest first but for *newest* of them; not again before its end or the lease's.
+
+        *newest* are those that came due last: under a backlog a fresh change need not wait for all of it.
 
         Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
         """
@@ -255,7 +274,10 @@ class State(Records, Protocol):
         ...
 
     async def hold(self, lease: Lease, key: str, generation: int, held: Held) -> None:
-        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile."""
+        """Keep a delete for a person; the key is not dirty meanwhile. No effect when marked meanwhile.
+
+        What is told of the key later makes it dirty beside that; ``settle`` ends it, when it has come to something else.
+        """
         ...
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:

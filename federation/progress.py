@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from federation.model import Base, Hint, Metadata, Side
+from federation.model import Base, Hint, Metadata, Side, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Held:
     reason: str
     since_us: int
     verdict: str = ""
+    deleted: Stamp | None = None
+    """When the other side's object was deleted, where an event told: the hint that did is gone when a person has decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,22 @@ class Claim:
     held: Held | None = None
     intent: Base | None = None
     """What a worker that did not live to settle was about to make true (``State.intend``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """A large transfer under way. ``side`` is its destination, ``upload_id`` what that knows it by.
+
+    ``fingerprint`` stands for everything that must be the same for another process to go on with it. ``parts``: by number, the
+    MD5 of the part's bytes in hex, a space, and the destination's token of the part.
+    """
+
+    key: str
+    side: Side
+    upload_id: str
+    fingerprint: str
+    begun_us: int
+    parts: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +126,27 @@ class DeadLetter:
     reason: str
     raw: bytes
     at_us: int
+    topic: str = ""
+    """Of a Kafka record, as ``partition`` and ``offset``; elsewhere empty and -1."""
+    partition: int = -1
+    offset: int = -1
 
 
 DEAD_LETTERS = 10_000
 """How many are kept of a pair."""
+
+DEAD_LETTER_BYTES = 64 * 1024 * 1024
+"""And how much of them, as packed; beyond either the oldest are dropped, and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadTally:
+    """Dead letters kept, and dropped since the pair began; ``newest_us`` by source: when the last one was buried."""
+
+    kept: int = 0
+    kept_bytes: int = 0
+    dropped: int = 0
+    newest_us: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +161,7 @@ class Backlog:
     conflicts: int
     objects: int
     """Keys whose base says both sides hold them."""
+    dead: DeadTally = field(default_factory=DeadTally)
 
 
 OPTIONS_NOTE = "pair:options"

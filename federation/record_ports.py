@@ -1,10 +1,10 @@
-"""The half of the state port that holds a pair's records: conflicts, halts, positions of sources, notes, dead letters."""
+"""The half of the state port that holds a pair's records: conflicts, halts, positions, notes, dead letters, transfers."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, TransferRecord
 
 
 class Records(Protocol):
@@ -70,9 +70,36 @@ class Records(Protocol):
         ...
 
     async def bury(self, letter: DeadLetter) -> None:
-        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS``."""
+        """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS`` and ``DEAD_LETTER_BYTES``."""
         ...
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Those kept, oldest first."""
+        ...
+
+
+class Transfers(Protocol):
+    """Large transfers under way, so that another process goes on with them, or clears them away (design 8).
+
+    Methods that take a lease raise ``errors.LeaseLost`` when its token is refused.
+    """
+
+    async def begin_transfer(self, lease: Lease, record: TransferRecord) -> None:
+        """Remember that a transfer began; replaces the one recorded for that key, and its parts."""
+        ...
+
+    async def note_part(self, lease: Lease, key: str, number: int, part: str) -> None:
+        """Remember that a part arrived; no effect when no transfer is recorded."""
+        ...
+
+    async def end_transfer(self, lease: Lease, key: str) -> None:
+        """Forget it."""
+        ...
+
+    async def transfer(self, key: str) -> TransferRecord | None:
+        """The transfer recorded for *key*, with its parts."""
+        ...
+
+    async def transfers(self, shard: int) -> list[TransferRecord]:
+        """Those of one shard, without their parts."""
         ...

@@ -18,8 +18,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from federation import keys
 from federation.errors import UsageError
+from federation.event_settings import BlobEventSettings
 from federation.model import Foreign, Mode, Side
+from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
+from federation.settings_feed import ChangeFeedSettings
 
 DEFAULT_FILE = "federation.toml"
 FILE_VARIABLE = "FEDERATION_CONFIG"
@@ -30,6 +33,8 @@ EVENT_GRID_DAYS = 1.0
 """Event Grid tries to deliver for at most 1440 minutes (facts/azure.md 1.4)."""
 QUEUE_DAYS = 7.0
 """What a Storage Queue keeps a message by default, and Event Grid's own default for one."""
+NAMESPACE_DAYS = 7.0
+"""How long a namespace's subscription may keep an event (facts/azure.md 1.5)."""
 
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -65,18 +70,6 @@ class RedisSettings(_Section):
     ca_file: str = ""
 
 
-class BlobEventSettings(_Section):
-    """Event Grid's way to us: a Storage Queue, a webhook, or both."""
-
-    account_id: str = ""
-    """ARM id of the storage account; events of any other topic are refused. Empty: not checked."""
-    queue_url: str = ""
-    connection_string_env: str = ""
-    webhook_listen: str = ""
-    """``host:port`` for the webhook; empty: off. Loopback unless told otherwise."""
-    webhook_secret_env: str = ""
-
-
 class BlobSettings(_Section):
     """The Azure side."""
 
@@ -86,6 +79,7 @@ class BlobSettings(_Section):
     connection_string_env: str = ""
     """Variable holding a connection string; empty: DefaultAzureCredential."""
     events: BlobEventSettings = BlobEventSettings()
+    change_feed: ChangeFeedSettings = ChangeFeedSettings()
 
     @model_validator(mode="after")
     def _prefix_is_legal(self) -> BlobSettings:
@@ -100,14 +94,29 @@ class VastEventSettings(_Section):
     topic: str = ""
     retention_days: Positive = 7.0
     """How long the broker keeps the topic's records: so old may an event be that is read."""
-    api_version: str = ""
+    api_version: Annotated[str, Field(pattern=r"^(\d+\.\d+(\.\d+)?)?$")] = ""
     """``major.minor`` to skip negotiation; empty: negotiate."""
-    key_encoding: Literal["auto", "raw", "percent"] = "auto"
+    key_encoding: Literal["auto", "raw", "percent", "plus"] = "auto"
     """How object keys are written in events; ``auto`` finds out, marking every key they may mean (facts/vast.md 1)."""
+    group_id: str = "fedplane-{pair}"
+    """Consumer group under which the broker is told positions, for tools that watch lag; nobody joins it. Empty: off."""
+    canary_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """How often a small object under ``.federation/`` is written on VAST to prove that its event arrives; 0: never."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_username_env: str = ""
     sasl_password_env: str = ""
     ca_file: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> VastEventSettings:
+        if self.bootstrap and not self.topic:
+            raise ValueError("bootstrap is set, topic is not: name the topic that the bucket's event notification goes to")
+        named = bool(self.sasl_username_env) and bool(self.sasl_password_env)
+        if self.security_protocol.startswith("SASL") and not named:
+            raise ValueError(f"{self.security_protocol} needs both sasl_username_env and sasl_password_env")
+        if (self.sasl_username_env or self.sasl_password_env) and not self.security_protocol.startswith("SASL"):
+            raise ValueError(f"{self.security_protocol} sends no user name; set security_protocol to SASL_SSL or SASL_PLAINTEXT")
+        return self
 
 
 class VastSettings(_Section):
@@ -198,6 +207,8 @@ class TransferSettings(_Section):
     small_object_bytes: PositiveInt = 8 * 1024 * 1024
     part_bytes: PositiveInt = 8 * 1024 * 1024
     parallel_parts: PositiveInt = 4
+    parallel_large: PositiveInt = 8
+    """Objects in parts at once, of one pair and process: the rest of the worker stays free for small ones."""
     memory_bytes: PositiveInt = 256 * 1024 * 1024
 
 
@@ -206,6 +217,19 @@ class LogSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
+
+
+class MetricsSettings(_Section):
+    """Where metrics go (docs/metrics.md). Empty: nowhere."""
+
+    prometheus_listen: str = ""
+    """``host:port`` of a page for Prometheus; loopback unless told otherwise."""
+    otlp_endpoint: str = ""
+    """URL of an OTLP collector's metrics, over HTTP: ``http://localhost:4318/v1/metrics``."""
+    azure_connection_string_env: str = ""
+    """Variable holding the connection string of Application Insights."""
+    azure_entra: bool = False
+    """Authenticate there by DefaultAzureCredential too (role Monitoring Metrics Publisher)."""
 
 
 class PairSettings(_Section):
@@ -237,6 +261,7 @@ class PairSettings(_Section):
         days = {
             "blob.events.webhook_listen": EVENT_GRID_DAYS if blob.webhook_listen else 0,
             "blob.events.queue_url": EVENT_GRID_DAYS + QUEUE_DAYS if blob.queue_url else 0,
+            "blob.events.namespace_endpoint": EVENT_GRID_DAYS + NAMESPACE_DAYS if blob.namespace_endpoint else 0,
             "vast.events.retention_days": vast.retention_days if vast.bootstrap else 0,
         }
         return {name: window for name, window in days.items() if window}
@@ -260,7 +285,9 @@ class Settings(_Section):
     reconcile: ReconcileSettings = ReconcileSettings()
     worker: WorkerSettings = WorkerSettings()
     transfer: TransferSettings = TransferSettings()
+    pacing: PacingSettings = PacingSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
     def _pairs_are_apart(self) -> Settings:
@@ -270,6 +297,7 @@ class Settings(_Section):
         for what, places in (
             ("pair.blob.events.queue_url", [pair.blob.events.queue_url for pair in self.pair]),
             ("pair.blob.events.webhook_listen", [pair.blob.events.webhook_listen for pair in self.pair]),
+            ("pair.blob.events.namespace_subscription", [pair.blob.events.pull_place for pair in self.pair]),
         ):
             used = [place for place in places if place]
             if len(set(used)) != len(used):

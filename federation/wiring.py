@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,10 +17,14 @@ from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
 from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
+from federation.sources.change_feed_index import FeedBlobs
+from federation.sources.common import OnGap
 from federation.sync.budget import ByteBudget
+from federation.sync.bulk import BulkLane
 from federation.sync.context import PairContext
+from federation.sync.gates import GateBook
 from federation.sync.paced_store import PacedStore
-from federation.sync.pacing import Gate
+from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 
@@ -84,10 +88,11 @@ async def open_pair(
     pair: PairSettings,
     clock: Clock | None = None,
     budget: ByteBudget | None = None,
+    book: GateBook | None = None,
     *,
     create: bool = True,
 ) -> AsyncIterator[PairRuntime]:
-    """Open state and both sides and build the worker. Share one *budget* among the pairs of a process.
+    """Open state and both sides and build the worker. Share one *budget* and one *book* among the pairs of a process.
 
     Without *create* nothing is written, not even the layout of a new state: for commands that only look.
     """
@@ -99,7 +104,7 @@ async def open_pair(
             await state.put_note(UNION_NOTE, b"1")
         if create:
             await guard_options(state, pair, clock)
-        gates = {side: Gate(side, clock) for side in Side}
+        gates = _gates(pair, book or gate_book(settings, clock))
         stores: dict[Side, ObjectStore] = {}
         credential = await _credential(stack, pair.blob)
         for side, store in ((Side.BLOB, _blob_store(pair.blob, credential)), (Side.VAST, _vast_store(pair.vast))):
@@ -139,6 +144,16 @@ def owner_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def gate_book(settings: Settings, clock: Clock) -> GateBook:
+    """The gates of one process."""
+    pacing = settings.pacing
+    return GateBook(clock, PaceLimits(pacing.requests_per_second, pacing.timetable(), pacing.max_concurrency))
+
+
+def _gates(pair: PairSettings, book: GateBook) -> dict[Side, Gate]:
+    return {Side.BLOB: book.gate(Side.BLOB, pair.blob.account_url), Side.VAST: book.gate(Side.VAST, pair.vast.endpoint)}
+
+
 def _context(
     settings: Settings,
     pair: PairSettings,
@@ -154,7 +169,7 @@ def _context(
         stores=stores,
         state=state,
         clock=clock,
-        transfer=Transfer(limits, budget),
+        transfer=Transfer(limits, budget, BulkLane(clock, running=transfer.parallel_large, waiting=4 * transfer.parallel_large)),
         rules=Rules(
             mode=pair.mode,
             tie_winner=rules.tie_winner,
@@ -178,7 +193,10 @@ def _limits(settings: Settings) -> WorkerLimits:
 
 async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | None:
     """DefaultAzureCredential where anything of the Blob side has no connection string; closed with *stack*."""
-    if blob.connection_string_env and (blob.events.connection_string_env or not blob.events.queue_url):
+    events = blob.events
+    queue = events.queue_url and not events.connection_string_env
+    pull = events.namespace_endpoint and not events.namespace_key_env
+    if blob.connection_string_env and not queue and not pull:
         return None
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
@@ -214,7 +232,17 @@ def _vast_store(vast: VastSettings) -> ObjectStore:
     )
 
 
-def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None]) -> list[Source]:
+def open_feed(pair: PairSettings, credential: object | None) -> FeedBlobs:
+    """The change feed of the pair's storage account, read as the Blob side is; whoever opens it closes it. Raises UsageError."""
+    from federation.stores.change_feed import AzureChangeFeed  # noqa: PLC0415
+
+    name = pair.blob.connection_string_env
+    text = secret(name, "pair.blob.connection_string_env") if name else None
+    account_url = pair.blob.account_url
+    return AzureChangeFeed(account_url=account_url, connection_string=text, credential=None if text else credential)
+
+
+def build_sources(runtime: PairRuntime, *, on_gap: OnGap) -> list[Source]:
     """The listeners that the pair's settings ask for. *on_gap* is called when a source knows that it missed something."""
     from federation.sources import build  # noqa: PLC0415
 
@@ -225,4 +253,7 @@ def build_sources(runtime: PairRuntime, *, on_gap: Callable[[], None]) -> list[S
         runtime.context.clock,
         credential=runtime.credential,
         on_gap=on_gap,
+        feed=open_feed(runtime.settings, runtime.credential) if runtime.settings.blob.change_feed.enabled else None,
+        vast=runtime.stores[Side.VAST],
+        owner=owner_name(),
     )

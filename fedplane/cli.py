@@ -11,7 +11,7 @@ import typer
 from federation.errors import FederationError
 from federation.telemetry import logger
 from fedplane import exit_codes
-from fedplane.commands import conflicts, operator, stack
+from fedplane.commands import changefeed, conflicts, events, operator, stack
 from fedplane.commands.demo import demo
 from fedplane.commands.doctor import doctor
 from fedplane.commands.explain import explain
@@ -30,8 +30,10 @@ app = typer.Typer(
 for command in (run, status, reconcile, explain, doctor, demo, operator.lift):
     app.command()(command)
 app.add_typer(conflicts.app, name="conflicts")
+app.add_typer(events.app, name="events")
 app.add_typer(operator.held_app, name="held")
 app.add_typer(operator.parked_app, name="parked")
+app.add_typer(changefeed.app, name="changefeed")
 app.add_typer(stack.app, name="stack")
 
 

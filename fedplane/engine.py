@@ -7,17 +7,23 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
 
 from federation.clock import SystemClock
 from federation.errors import RetryLater
+from federation.ports import Clock
 from federation.settings import Settings
 from federation.state.embedded import EmbeddedRedis
 from federation.sync.budget import ByteBudget
+from federation.sync.stopping import end
 from federation.telemetry import logger
-from federation.wiring import PairRuntime, open_pair
+from federation.wiring import PairRuntime, gate_book, open_pair
+from fedplane.exporters import Exporters, exporting
 from fedplane.pair_engine import PairEngine
+from fedplane.publish import Publisher, publish
 
 REDIS_PATIENCE_SECONDS = 30.0
 """How long a start waits for Redis before it gives up."""
@@ -27,25 +33,36 @@ _log = logger("fedplane.engine")
 class Engine:
     """Build with ``open_engine``; ``run`` returns after ``stop`` was set."""
 
-    def __init__(self, pairs: list[PairEngine], stop: asyncio.Event, keeper: asyncio.Task[None] | None = None) -> None:
+    def __init__(
+        self,
+        pairs: list[PairEngine],
+        stop: asyncio.Event,
+        keeper: asyncio.Task[None] | None = None,
+        publishing: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self.pairs = pairs
         self.stop = stop
         self._keeper = keeper
+        self._publishing = publishing
 
     async def run(self) -> None:
         """Work until stopped. When one pair fails, the others are stopped in order too, and its error is raised."""
         tasks = [asyncio.create_task(pair.run(self.stop)) for pair in self.pairs]
+        # These never end by themselves but by a fault of ours.
+        beside = [asyncio.create_task(self._publishing())] if self._publishing is not None else []
+        kept = [*beside, self._keeper] if self._keeper is not None else beside
         try:
-            ends = asyncio.FIRST_EXCEPTION if self._keeper is None else asyncio.FIRST_COMPLETED
-            await asyncio.wait([*tasks, self._keeper] if self._keeper is not None else tasks, return_when=ends)
+            await asyncio.wait([*tasks, *kept], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.stop.set()
             results = await asyncio.gather(*tasks, return_exceptions=True)
+        failed = [one for one in kept if one.done()]
+        await end(beside)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        if self._keeper is not None and self._keeper.done():
-            self._keeper.result()  # it never ends by itself but by a fault of ours
+        for one in failed:
+            one.result()
 
 
 @asynccontextmanager
@@ -53,6 +70,7 @@ async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[
     """Open every pair. Raises UsageError, and RetryLater when Redis stays away."""
     clock = SystemClock()
     budget = ByteBudget(settings.transfer.memory_bytes)
+    book = gate_book(settings, clock)
     keeper: asyncio.Task[None] | None = None
     async with AsyncExitStack() as stack:
         if settings.redis.url == "embedded":
@@ -63,9 +81,19 @@ async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[
             stack.callback(keeper.cancel)
         pairs = []
         for pair in settings.pair:
-            runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget))  # type: ignore[misc]
+            runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget, book))  # type: ignore[misc]
             pairs.append(PairEngine(runtime, settings.reconcile))
-        yield Engine(pairs, stop, keeper)
+        exporters = stack.enter_context(exporting(settings.metrics))
+        yield Engine(pairs, stop, keeper, _publishing(pairs, exporters, clock) if exporters is not None else None)
+
+
+def _publishing(pairs: list[PairEngine], exporters: Exporters, clock: Clock) -> Callable[[], Coroutine[Any, Any, None]]:
+    publishers = []
+    for pair in pairs:
+        publisher = Publisher(exporters.instruments, pair.runtime.state, pair.runtime.settings, clock)
+        pair.runtime.worker.stats.on_line = publisher.line
+        publishers.append((publisher, partial(getattr, pair, "last")))
+    return partial(publish, publishers, exporters, clock)
 
 
 async def _patiently(

@@ -13,6 +13,7 @@ from federation.model import Side
 from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.settings import ReconcileSettings
+from federation.sync.gates import PaceShare
 from federation.sync.identity import check_identity
 from federation.sync.stopping import end
 from federation.telemetry import logger
@@ -36,6 +37,7 @@ class PairEngine:
         scanner = scanner_of(runtime, reconcile, yields=True)
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)
+        self._pace = PaceShare(runtime.state, runtime.gates, self._clock, heartbeat.process_name())
         self._started_us = self._clock.now_us()
         self._ready = False
         self.last: Heartbeat | None = None
@@ -72,6 +74,7 @@ class PairEngine:
             stopping.cancel()
             with contextlib.suppress(RetryLater):  # then its heartbeat grows old by itself
                 await heartbeat.leave(self.runtime.state, heartbeat.process_name())
+                await self._pace.leave()
         for task in (*workers, *feeders, *telling):
             if not task.cancelled() and task.exception() is not None:
                 raise task.exception() or AssertionError("unreachable")
@@ -113,9 +116,11 @@ class PairEngine:
         while True:
             try:
                 await self._notice_lost_state()
+                await self.scan.request_asked()
                 await self.scan.lend_a_hand()
                 self.last = await self.heartbeat()
                 await heartbeat.say(self.runtime.state, self.last)
+                await self._pace.exchange()
             except RetryLater as error:
                 _log.warning("Redis cannot be reached", pair=self.name, error=str(error))
             await self._clock.sleep(heartbeat.EVERY_SECONDS)

@@ -8,14 +8,20 @@ import msgspec
 
 from federation.model import Side, Source
 from federation.ports import State
-from federation.progress import UNION_NOTE, Backlog, DeleteTally, HaltRecord
+from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings
+from federation.sources import canary
+from fedplane import feed_status
+from fedplane.feed_status import FeedLag
 from fedplane.heartbeat import Heartbeat, heartbeats
 from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
-_EVENTS_OF = {Side.BLOB: ("event_grid_queue", "event_grid_webhook"), Side.VAST: (Source.VAST_EVENTS.value,)}
+_EVENTS_OF = {
+    Side.BLOB: ("event_grid_queue", "event_grid_webhook", "event_grid_pull"),
+    Side.VAST: (Source.VAST_EVENTS.value,),
+}
 
 
 class Direction(msgspec.Struct, kw_only=True):
@@ -47,6 +53,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     deletes: DeleteTally
     conflicts: int
     dead_letters: int
+    dead_letters_dropped: int
+    """Beyond the bounds of what is kept."""
     objects: int
     halts: list[HaltRecord]
     union_mode: bool
@@ -54,6 +62,10 @@ class PairStatus(msgspec.Struct, kw_only=True):
     last_scan: Report | None
     last_whole_scan: Report | None
     processes: list[Heartbeat]
+    change_feed: FeedLag | None = None
+    """None: not set up."""
+    canary: canary.Proof | None = None
+    """Whether events of VAST were seen to arrive; None where no canary is configured."""
 
     @property
     def sources(self) -> dict[str, dict[str, object]]:
@@ -70,14 +82,21 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     union = bool(await state.note(UNION_NOTE))
     fresh = [beat for beat in beats if beat.fresh(now_us)]
     general = general_doubts(fresh, halts, last, whole, union=union)
+    unread = _unread(backlog.dead, whole)
+    events = pair.vast.events
+    proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
     directions = {
-        f"{side}_to_{side.other}": _direction(side, backlog, general, fresh, now_us=now_us, configured=_has_events(pair, side))
+        f"{side}_to_{side.other}": _direction(
+            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
+        )
         for side in Side
     }
     scans = [ScanSpan(one.started_us, one.finished_us) for one in await whole_scans(state)]
     for side in Side:
         oldest, mark = backlog.oldest_us_by_side[side], _watermark(side, fresh)
         directions[f"{side}_to_{side.other}"].converged_as_of_us = converged_us(scans, oldest, mark, union=union)
+    if proof is not None and proof.doubt:
+        _doubt(directions[f"{Side.VAST}_to_{Side.BLOB}"], proof.doubt)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -89,7 +108,8 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         held=backlog.held,
         deletes=await state.delete_tally(pair.rules.delete_budget, now_us=now_us),
         conflicts=backlog.conflicts,
-        dead_letters=len(await state.dead_letters()),
+        dead_letters=backlog.dead.kept,
+        dead_letters_dropped=backlog.dead.dropped,
         objects=backlog.objects,
         halts=halts,
         union_mode=union,
@@ -97,7 +117,14 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         last_scan=last,
         last_whole_scan=whole,
         processes=beats,
+        change_feed=await _feed(state, pair, fresh),
+        canary=proof,
     )
+
+
+def _doubt(direction: Direction, why: str) -> None:
+    direction.unknown_because.append(why)
+    direction.lag_seconds = None
 
 
 def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
@@ -127,21 +154,29 @@ def general_doubts(
     return doubts
 
 
+def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:
+    """Doubts by side: a record nobody could read told of something, until a whole scan that began later looked at everything."""
+    sure_us = whole.started_us if whole is not None else 0
+    text = "a record of {} could not be read since the last whole scan: see `fedplane events dead`, or run `fedplane reconcile`"
+    late = sorted(name for name, at_us in dead.newest_us.items() if at_us >= sure_us)
+    return {side: [text.format(name) for name in late if name in _EVENTS_OF[side]] for side in Side}
+
+
 def _direction(
-    side: Side, backlog: Backlog, general: list[str], fresh: list[Heartbeat], *, now_us: int, configured: bool
+    side: Side, backlog: Backlog, general: list[str], fresh: list[Heartbeat], *, now_us: int, no_events: str
 ) -> Direction:
     oldest = backlog.oldest_us_by_side[side]
     known = max(0.0, (now_us - oldest) / 1_000_000) if oldest is not None else 0.0
     doubts = list(general)
-    if not configured:
-        doubts.append(f"no event source is set up for {side}: its changes are found by scans only")
+    if no_events:
+        doubts.append(no_events)
     ready = [beat for beat in fresh if beat.ready]
     doubts += [
         f"the {one} side does not answer: {ready[0].sides[one].last_error or 'no answer yet'}"
         for one in Side
         if ready and not any(beat.sides[one].answers for beat in ready)
     ]
-    if configured and ready:
+    if not no_events and ready:
         behind_us, trouble = _source_doubt(side, ready)
         if trouble:
             doubts.append(trouble)
@@ -162,16 +197,33 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
     if not connected:
         error = next((one["last_error"] for one in told if one.get("last_error")), "not connected yet")
         return None, f"the events of {side} cannot be read: {error}"
+    unread = max(one.get("partitions", 0) for one in connected) - sum(one.get("held", 0) for one in connected)
+    if unread > 0:
+        return None, f"{unread} partitions of the topic of {side} are read by no process"
     behind = [one.get("newest_us") for one in connected if one.get("behind")]
     if not all(behind):
         return None, f"events of {side} wait to be read, of an age that is not known"
     return min((at for at in behind if at), default=None), ""
 
 
-def _has_events(pair: PairSettings, side: Side) -> bool:
+async def _feed(state: State, pair: PairSettings, fresh: list[Heartbeat]) -> FeedLag | None:
+    """What is set up and told of by nobody is not read; how far it was read is kept."""
+    if not pair.blob.change_feed.enabled:
+        return None
+    cursor = await state.cursor(feed_status.SOURCE)
+    kept = {name: cursor.position.get(name) or None for name in ("newest_us", "as_of_us")} if cursor is not None else {}
+    return feed_status.feed_lag([kept | beat.sources.get(feed_status.SOURCE, {}) for beat in fresh] or [kept])
+
+
+def _no_events(pair: PairSettings, side: Side) -> str:
+    """Why no events of *side* can tell its lag; empty: they are set up."""
     if side is Side.BLOB:
-        return bool(pair.blob.events.queue_url or pair.blob.events.webhook_listen)
-    return bool(pair.vast.events.bootstrap)
+        configured = pair.blob.events.any
+        if not configured and pair.blob.change_feed.enabled:
+            return "changes of blob come by the change feed only, which is minutes late: no event source is set up"
+    else:
+        configured = bool(pair.vast.events.bootstrap)
+    return "" if configured else f"no event source is set up for {side}: its changes are found by scans only"
 
 
 def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltRecord]) -> str:
@@ -187,7 +239,7 @@ def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltR
 def _watermark(side: Side, fresh: list[Heartbeat]) -> Watermark | None:
     """Up to when a source that is complete has told everything of *side*: the change feed, on the Blob side."""
     told = [beat.sources.get(Source.CHANGE_FEED.value, {}) for beat in fresh] if side is Side.BLOB else []
-    known = [one for one in told if one.get("since_us") and one.get("watermark_us")]
+    known = [one for one in told if one.get("from_us") and one.get("as_of_us")]
     if not known:
         return None
-    return max((Watermark(int(one["since_us"]), int(one["watermark_us"])) for one in known), key=lambda one: one.until_us)
+    return max((Watermark(int(one["from_us"]), int(one["as_of_us"])) for one in known), key=lambda one: one.until_us)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from federation.model import Side
 from federation.rules.guards import tally_text
+from federation.sources.canary import Proof
 from fedplane.heartbeat import Heartbeat
 from fedplane.output import ago, iso, size
 from fedplane.status import Direction, PairStatus
@@ -30,8 +31,8 @@ def page(status: PairStatus) -> str:
         lines.append("  union mode: the state was empty, nothing is deleted until a whole scan has run")
     lines += [f"  {name.replace('_', ' ')}: {_direction(one)}" for name, one in status.directions.items()]
     lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
-    todo = f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {status.dead_letters}"
-    lines.append(todo)
+    dead = f"{status.dead_letters}" + (f" ({status.dead_letters_dropped} more dropped)" if status.dead_letters_dropped else "")
+    lines.append(f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {dead}")
     if status.deletes.done or status.deletes.held:
         done = tally_text(status.deletes.done, status.deletes.done_renames)
         waiting = tally_text(status.deletes.held, status.deletes.held_renames)
@@ -39,11 +40,23 @@ def page(status: PairStatus) -> str:
     lines.append(f"  last scan: {_scan(status.last_scan, status.at_us)}")
     if status.last_scan is not None and not status.last_scan.whole:
         lines.append(f"  last whole scan: {_scan(status.last_whole_scan, status.at_us)}")
+    if status.change_feed is not None:
+        lines.append(f"  change feed: {status.change_feed.text(status.at_us)}")
+    if status.canary is not None:
+        lines.append(f"  canary of vast events: {_canary(status.canary)}")
     for name, health in sorted(status.sources.items()):
-        told = ", ".join(f"{key} {value}" for key, value in health.items() if value not in (None, "", 0) and key != "newest_us")
+        told = ", ".join(
+            f"{key} {value}" for key, value in health.items() if value not in (None, "", 0) and not key.endswith("_us")
+        )
         lines.append(f"  source {name}: {told or 'nothing yet'}")
     lines += [_process(beat, status.at_us) for beat in status.processes] or ["  no process has reported"]
     return "\n".join(lines)
+
+
+def _canary(proof: Proof) -> str:
+    if proof.age_seconds is None:
+        return "no event has come back yet"
+    return f"events proved to arrive as of {ago(proof.age_seconds)} ago" + (" (OVERDUE)" if proof.doubt else "")
 
 
 def _direction(one: Direction) -> str:

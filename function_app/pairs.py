@@ -13,15 +13,14 @@ from federation.clock import SystemClock
 from federation.model import Change
 from federation.payloads import Malformed, Parsed
 from federation.payloads.event_grid import decode_queue_text, parse
-from federation.ports import State
+from federation.ports import Clock, State
 from federation.progress import DeadLetter, MarkResult
 from federation.settings import PairSettings
-from federation.sources.build import blob_scope
-from federation.sources.common import Tell
-from federation.sources.event_grid_http import BODY_LIMIT_BYTES, Answer, BodyTooLarge, EventGridHttp, Target
-from federation.telemetry import logger
+from federation.sources.build import blob_scope, http_target
+from federation.sources.common import Tell, ask_scans
+from federation.sources.event_grid_http import BODY_LIMIT_BYTES, Answer, BodyTooLarge, EventGridHttp
+from reconciler.wanted import ask, coalesce
 
-_log = logger("fedplane.functions")
 QUEUE = "event_grid_queue"
 HTTP = "event_grid_webhook"
 
@@ -29,12 +28,13 @@ HTTP = "event_grid_webhook"
 class PairSink:
     """``ports.ChangeSink`` of one pair."""
 
-    def __init__(self, pair: PairSettings, state: State) -> None:
+    def __init__(self, pair: PairSettings, state: State, clock: Clock) -> None:
         self.name = pair.name
         self.scope = blob_scope(pair)
         self.state = state
-        name = pair.blob.events.webhook_secret_env
-        self.secret = settings.secret(name, "pair.blob.events.webhook_secret_env") if name else None
+        self._clock = clock
+        self.target = http_target(pair, self, clock, on_gap=self.gap)
+        self._wanted: set[str] = set()
         self._laid_out = False
 
     async def check(self) -> None:
@@ -46,13 +46,20 @@ class PairSink:
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As in the port."""
-        if not self._laid_out:
-            await self.check()
-        return await self.state.mark(changes)
+        wanted, self._wanted = self._wanted, set()
+        try:
+            if not self._laid_out:
+                await self.check()
+            for prefix in coalesce(wanted):
+                await ask(self.state, prefix, now_us=self._clock.now_us())
+            return await self.state.mark(changes)
+        except BaseException:
+            self._wanted |= wanted
+            raise
 
-    def gap(self) -> None:
-        """Something changed that only a scan can find; the engine's next one does."""
-        _log.warning("events name a change that only a scan finds", pair=self.name)
+    def gap(self, prefix: str = "") -> None:
+        """Something changed that only a scan can find: the next mark asks the process that scans for it, before it marks."""
+        self._wanted.add(prefix)
 
 
 class Pairs:
@@ -72,12 +79,14 @@ class Pairs:
             await sink.check()
 
     async def take_message(self, body: bytes) -> None:
-        """Mark what a message of the queue names; one that cannot be parsed is kept as a dead letter. Raises RetryLater."""
+        """Mark what a message of the queue, or an event in JSON, names.
+
+        One that cannot be parsed is kept as a dead letter. Raises RetryLater.
+        """
         self._queue.counts["received"] += 1
         for sink, parsed in await self._parsed(body):
             self._queue.parsed(parsed)
-            if parsed.needs_scan:
-                sink.gap()
+            ask_scans(parsed, sink.gap)
             self._queue.marked(await sink.mark(parsed.changes))
 
     async def _parsed(self, body: bytes) -> list[tuple[PairSink, Parsed]]:
@@ -111,11 +120,13 @@ class Pairs:
                 async with AsyncExitStack() as stack:
                     config = settings.load()
                     self._sinks = [
-                        PairSink(pair, await stack.enter_async_context(wiring.open_state(config, pair, self._clock)))
+                        PairSink(pair, await stack.enter_async_context(wiring.open_state(config, pair, self._clock)), self._clock)
                         for pair in config.pair
                     ]
-                    # The host's address is open to the world, so a pair without a secret takes nothing by HTTP.
-                    targets = [Target(one.scope, one, one.secret, one.gap) for one in self._sinks if one.secret is not None]
+                    # The host's address is open to the world, so a pair that asks for no proof takes nothing by HTTP.
+                    targets = [
+                        one.target for one in self._sinks if one.target.secret is not None or one.target.tokens is not None
+                    ]
                     self._http = EventGridHttp(targets, Tell(HTTP))
                     self._open = stack.pop_all()
         return self._sinks

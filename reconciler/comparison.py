@@ -105,24 +105,27 @@ class Comparison:
 
     async def _rows(self, report: Report) -> AsyncGenerator[Batch, None]:
         """The rows of the span that are left; a scan of the whole pair first looks whether a side was emptied."""
+        whole = not (report.prefix or report.after or report.until or report.resume)
+        # Before the listings: what is agreed on while they are read may be on a side that was empty when it was asked.
+        known = (await self._state.backlog()).objects if whole else 0
         async with (
             aclosing(self._listing(Side.BLOB, report.prefix, report)) as blob,
             aclosing(self._listing(Side.VAST, report.prefix, report)) as vast,
         ):
             first = {Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}
-            if not (report.prefix or report.after or report.until or report.resume):
-                await self._require_sides(first)
+            if whole:
+                await self._require_sides(first, known)
             async for batch in merge(_pages(first[Side.BLOB], blob), _pages(first[Side.VAST], vast)):
                 yield batch
 
     async def check_sides(self) -> None:
         """Look whether a side was emptied: for scans that do not begin at the first key. Raises Halt, and as listings do."""
-        whole = Report(started_us=0)
+        whole, known = Report(started_us=0), (await self._state.backlog()).objects
         async with (
             aclosing(self._listing(Side.BLOB, "", whole)) as blob,
             aclosing(self._listing(Side.VAST, "", whole)) as vast,
         ):
-            await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)})
+            await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}, known)
 
     async def _listing(self, side: Side, prefix: str, report: Report) -> AsyncGenerator[ListEntry, None]:
         after = report.resume or report.after
@@ -141,13 +144,13 @@ class Comparison:
             if isinstance(entries, AsyncGenerator):
                 await entries.aclose()
 
-    async def _require_sides(self, first: Mapping[Side, ListEntry | None]) -> None:
-        """Halt when one side lists nothing at all while the base knows objects and the other side has some (rule 8)."""
+    async def _require_sides(self, first: Mapping[Side, ListEntry | None], known: int) -> None:
+        """Halt when one side lists nothing while the base held *known* objects before, and the other side has some (rule 8)."""
         for side in Side:
             if await self._state.note(f"{MAY_BE_EMPTY}{side}"):
                 continue  # a person looked and lifted the halt
             listed = 0 if first[side] is None else 1
-            if first[side.other] is not None and side_emptied(listed, (await self._state.backlog()).objects):
+            if first[side.other] is not None and side_emptied(listed, known):
                 raise Halt(
                     f"the {side} side lists no object at all, yet the base knows some. Nothing was deleted. If it was emptied on "
                     f"purpose: fedplane lift {SIDE_EMPTIED}_{side}",

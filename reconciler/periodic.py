@@ -1,4 +1,4 @@
-"""Scan on start, then every interval, and whenever a source knows that it missed something."""
+"""Scan on start, then every interval, and at once what a source knows that it missed: everything, or what is below a prefix."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from federation.errors import RetryLater
 from federation.ports import Clock
 from federation.telemetry import logger
+from reconciler import wanted
 from reconciler.report import Report
 from reconciler.scan import Scanner
 
@@ -28,30 +29,48 @@ class PeriodicScan:
     failures: int = 0
     last_error: str = ""
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
-    _asked_us: int = 0
+    _wanted: set[str] = field(default_factory=set)
+    _heard: dict[str, bytes] = field(default_factory=dict)
+    _whole_due_seconds: float = 0.0
     _scanning: bool = False
+    _helping: bool = False
+    _owed: bool = False
+    """Whether what is scanned now was asked for: then it must have begun after the asking."""
 
-    def request(self) -> None:
-        """Scan as soon as the one under way is done: one that begins from now on."""
-        self._asked_us = self.clock.now_us()
+    def request(self, prefix: str = "") -> None:
+        """Scan the keys that begin with *prefix* as soon as the scan under way is done."""
+        self._wanted = set(wanted.coalesce({*self._wanted, prefix}))
         self._asked.set()
+
+    async def request_asked(self) -> None:
+        """As ``request``, for what other processes asked for through the state. Raises RetryLater."""
+        wishes = await wanted.asked(self.scanner.state)
+        for prefix, at in wishes.items():
+            if self._heard.get(prefix) != at:
+                self.request(prefix)
+        self._heard = wishes
 
     async def lend_a_hand(self) -> None:
         """Join a scan that another process began or a crash cut off; after a failure its repetition does. Raises RetryLater."""
         if not self._scanning and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
+            self._helping = True
             self._asked.set()
 
     async def run(self) -> None:
         """Scan for ever. A failed scan is repeated with back-off; it never counts as one that found nothing."""
+        self._whole_due_seconds = self.clock.monotonic_seconds() + self.interval_seconds
         if self.on_start:
-            self._asked.set()
+            self.request()
         while True:
             await self._wait()
-            self._asked.clear()
-            await self._once()
+            began = self.clock.monotonic_seconds()
+            for prefix in self._take():
+                await self._once(prefix)
+            # However much is asked for, scans take half of the time at most.
+            await self.clock.sleep(min(self.clock.monotonic_seconds() - began, self.interval_seconds))
 
     async def _wait(self) -> None:
-        pause = self.interval_seconds
+        pause = max(0.0, self._whole_due_seconds - self.clock.monotonic_seconds())
         if self.failures:
             pause = min(pause, _FIRST_RETRY_SECONDS * 2 ** min(self.failures - 1, 6))
         waiting = asyncio.ensure_future(self._asked.wait())
@@ -63,24 +82,54 @@ class PeriodicScan:
                 task.cancel()
             await asyncio.gather(waiting, sleeping, return_exceptions=True)
 
-    async def _once(self) -> None:
+    def _take(self) -> tuple[str, ...]:
+        self._asked.clear()
+        taken, self._wanted = self._wanted, set()
+        helping, self._helping, self._owed = self._helping and not taken, False, bool(taken)
+        # Scoped scans, however many, never put off the whole one.
+        whole = helping or self.clock.monotonic_seconds() >= self._whole_due_seconds
+        return ("",) if whole else wanted.coalesce(taken)
+
+    async def _once(self, prefix: str) -> None:
         self._scanning = True
+        begun_us = self.clock.now_us()
         try:
-            report = await self.scanner.scan(on_progress=self._watch)
+            wishes = await wanted.asked(self.scanner.state)
+            report = await self.scanner.scan(prefix=prefix, on_progress=self._watch)
+            joined = report.started_us < begun_us  # others', or one cut off: what was asked for may lie behind it
+            if report.complete and not joined:
+                await wanted.fulfil(self.scanner.state, wishes, prefix)
         except RetryLater as error:  # the state itself is away
-            self.failures += 1
+            self._failed(prefix)
             self.last_error = str(error)
-            _log.warning("scan failed", error=str(error))
+            _log.warning("scan failed", prefix=prefix, error=str(error))
             return
         finally:
             self.running, self._scanning = None, False
+            if not prefix:
+                self._whole_due_seconds = self.clock.monotonic_seconds() + self.interval_seconds
         self.last = report
         self.last_error = report.error
-        self.failures = 0 if report.complete else self.failures + 1
-        if report.complete and report.started_us < self._asked_us:
-            self._asked.set()  # it had begun before (others', or one cut off): what was asked for may lie behind it
+        if report.complete:
+            self.failures = 0
+            if joined and (self._owed or wishes):
+                self.request(prefix)
+        else:
+            self._failed(prefix)
         log = _log.info if report.complete else _log.warning
-        log("scan", complete=report.complete, rows=report.rows, marked=report.marked, drift=report.drift, error=report.error)
+        log(
+            "scan",
+            prefix=prefix,
+            complete=report.complete,
+            rows=report.rows,
+            marked=report.marked,
+            drift=report.drift,
+            error=report.error,
+        )
+
+    def _failed(self, prefix: str) -> None:
+        self.failures += 1
+        self._wanted = set(wanted.coalesce({*self._wanted, prefix}))
 
     def _watch(self, report: Report) -> None:
         self.running = report

@@ -73,14 +73,14 @@ class Scanner(Comparison):
         self._owner = self.options.owner or token_hex(4)
         self._book = Book(state)
 
+    async def help_wanted(self) -> bool:
+        """Whether a scan that was written down is not finished: somebody may help, or go on after a crash."""
+        return await self._book.plan() is not None
+
     @property
     def state(self) -> State:
         """Of the pair."""
         return self._state
-
-    async def help_wanted(self) -> bool:
-        """Whether a scan that was written down is not finished: somebody may help, or go on after a crash."""
-        return await self._book.plan() is not None
 
     async def scan(self, *, prefix: str = "", on_progress: Progress | None = None) -> Report:
         """Compare all keys under *prefix* and mark every difference.

@@ -24,13 +24,18 @@ class Parsed:
     ignored: Counter[str] = field(default_factory=Counter)
     validation_code: str = ""
     """Of an Event Grid subscription handshake."""
-    needs_scan: bool = False
-    """Something changed that cannot be named key by key."""
+    scan_prefixes: set[str] = field(default_factory=set)
+    """Beginnings of keys under which something changed that cannot be named key by key; the empty one: anywhere."""
     newest_us: int = 0
     """Time of the newest event seen."""
+
+    @property
+    def needs_scan(self) -> bool:
+        """Something changed, and it is not known where."""
+        return "" in self.scan_prefixes
 
     def malformed(self, count: int) -> None:
         """Some events of a delivery could not be read: the others count, and what these told of is for a scan to find."""
         if count:
             self.ignored["malformed_in_batch"] += count
-            self.needs_scan = True
+            self.scan_prefixes.add("")

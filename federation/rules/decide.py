@@ -39,12 +39,11 @@ def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
 
 
 def _as_agreed(now: Present, agreed: Base, side: Side) -> bool:
-    # What was lost on the way in cannot be compared: a lossy record's metadata counts as held.
     if now.version.etag != agreed.etag(side):
-        return content_as_agreed(now, agreed) and (agreed.lossy or now.metadata_digest == agreed.metadata_digest)
+        return content_as_agreed(now, agreed) and now.metadata_digest == agreed.metadata_digest
     # Only VAST's ETag can stay the same while metadata changes.
     moved = side is Side.VAST and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest
-    return agreed.lossy or not moved
+    return not moved
 
 
 def _later_copy(now: Present, agreed: Base, side: Side) -> bool:

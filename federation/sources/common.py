@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from federation.errors import RetryLater
 from federation.payloads import Parsed
+from federation.ports import Clock
 from federation.progress import MarkResult
 from federation.telemetry import logger
 
 _log = logger("fedplane.sources")
+_LONGEST_PAUSE_SECONDS = 30
+
+
+class OnGap(Protocol):
+    """Called when a source knows that something changed under *prefix* (of keys) that it cannot name; ``""``: anywhere."""
+
+    def __call__(self, prefix: str = "") -> None:
+        """Ask for a scan; never waits."""
+        ...
 
 
 @dataclass(slots=True)
@@ -70,3 +84,18 @@ class Tell:
             "newest_us": self.newest_us or None,
         }
         return flat | {f"position_{name}": at for name, at in sorted(self.position.items())}
+
+    def patiently(self, clock: Clock, *faults: type[Exception]) -> AsyncRetrying:
+        """Attempts without end, with back-off, after RetryLater, a timeout or one of *faults*; each is shown in health."""
+        return AsyncRetrying(
+            retry=retry_if_exception_type((RetryLater, TimeoutError, *faults)),
+            wait=wait_exponential_jitter(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),
+            sleep=clock.sleep,
+            before_sleep=lambda state: self.down(state.outcome.exception() or "") if state.outcome else None,
+        )
+
+
+def ask_scans(parsed: Parsed, on_gap: OnGap) -> None:
+    """Ask for the scans that *parsed* needs. Before the mark, so that nothing is acknowledged without them."""
+    for prefix in sorted(parsed.scan_prefixes):
+        on_gap(prefix)

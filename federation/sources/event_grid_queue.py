@@ -1,33 +1,36 @@
 """Event Grid through a Storage Queue: receive, mark, then delete (rule 6).
 
-A message whose mark failed stays in the queue and comes back when its visibility ends. One that cannot be parsed is moved, whole
-and with its reason, to ``<queue>-poison`` and only then deleted, so the stream goes on and nothing is lost.
+While a mark fails, what was received is held and nothing else is received; its messages stay in the queue, where another process
+may take them when their visibility ends. One that cannot be parsed is moved, whole and with its reason, to ``<queue>-poison``,
+noted in the state, and only then deleted, so the stream goes on and nothing is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from federation.errors import RetryLater
 from federation.model import Change
 from federation.payloads import Malformed
 from federation.payloads.event_grid import BlobScope, decode_queue_text, parse
-from federation.ports import ChangeSink, Clock
-from federation.sources.common import Tell
+from federation.ports import ChangeSink, Clock, State
+from federation.progress import DeadLetter
+from federation.sources.common import OnGap, Tell, ask_scans
 
 _AT_ONCE = 32
 _VISIBILITY_SECONDS = 60
 _DELETES_AT_ONCE = 16
 _IDLE_SECONDS = (0.1, 1.0)
 _POISON_SUFFIX = "-poison"
+_MESSAGE_BYTES = 64 * 1024
+_FOR_EVER = -1
+"""Life of a message in the poison queue: it waits for a person, however long."""
 
 
 class EventGridQueue:
@@ -42,7 +45,9 @@ class EventGridQueue:
         scope: BlobScope,
         sink: ChangeSink,
         clock: Clock,
-        on_gap: Callable[[], None],
+        on_gap: OnGap,
+        *,
+        state: State | None = None,
     ) -> None:
         self._queue = queue
         self._poison = poison
@@ -50,6 +55,7 @@ class EventGridQueue:
         self._sink = sink
         self._clock = clock
         self._on_gap = on_gap
+        self._state = state
         self._lanes = asyncio.Semaphore(_DELETES_AT_ONCE)
         self._tell = Tell(self.name)
 
@@ -62,13 +68,7 @@ class EventGridQueue:
         idle = _IDLE_SECONDS[0]
         async with self._queue, self._poison:
             while True:
-                retrying = AsyncRetrying(
-                    retry=retry_if_exception_type((AzureError, RetryLater, TimeoutError)),
-                    wait=wait_exponential_jitter(multiplier=0.5, max=30),
-                    sleep=self._clock.sleep,
-                    before_sleep=lambda state: self._tell.down(state.outcome.exception() or "") if state.outcome else None,
-                )
-                async for attempt in retrying:
+                async for attempt in self._tell.patiently(self._clock, AzureError):
                     with attempt:
                         received = await self._round()
                         self._tell.up()
@@ -84,39 +84,51 @@ class EventGridQueue:
             )
         ]
         changes: list[Change] = []
-        done: list[QueueMessage] = []
         for message in messages:
             try:
                 changes += self._read(message)
             except Malformed as fault:
                 await self._bury(message, str(fault))
-            done.append(message)
         if changes:
-            self._tell.marked(await self._sink.mark(changes))
-        await asyncio.gather(*(self._delete(message) for message in done))
+            await self._until_taken(lambda: self._mark(changes))
+        await asyncio.gather(*(self._delete(message) for message in messages))
         self._tell.behind = len(messages) == _AT_ONCE
         return len(messages)
+
+    async def _mark(self, changes: list[Change]) -> None:
+        self._tell.marked(await self._sink.mark(changes))
+
+    async def _until_taken(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do *step* until the state takes it: meanwhile nothing else is received, so what we hold stays bounded."""
+        async for attempt in self._tell.patiently(self._clock):
+            with attempt:
+                await step()
 
     def _read(self, message: QueueMessage) -> list[Change]:
         self._tell.counts["received"] += 1
         parsed = parse(decode_queue_text(str(message.content)), self._scope)
         self._tell.parsed(parsed)
-        if parsed.needs_scan:
-            self._on_gap()
+        ask_scans(parsed, self._on_gap)
         return parsed.changes
 
     async def _bury(self, message: QueueMessage, reason: str) -> None:
-        letter = {"reason": reason, "at_us": self._clock.now_us(), "message_id": message.id, "content": str(message.content)}
-        text = msgspec.json.encode(letter).decode()
+        content = str(message.content)
+        for text in _letters(content, reason, message.id, self._clock.now_us()):
+            await self._send_poison(text)
+        if self._state is not None:
+            state, letter = self._state, DeadLetter(self.name, reason, content.encode(), self._clock.now_us())
+            await self._until_taken(lambda: state.bury(letter))
+        self._tell.dead(reason)
+
+    async def _send_poison(self, text: str) -> None:
         try:
-            await self._poison.send_message(text)
+            await self._poison.send_message(text, time_to_live=_FOR_EVER)
         except ResourceNotFoundError:
             try:
                 await self._poison.create_queue()
             except ResourceExistsError:
                 self._tell.counts["poison_queue_races"] += 1
-            await self._poison.send_message(text)
-        self._tell.dead(reason)
+            await self._poison.send_message(text, time_to_live=_FOR_EVER)
 
     async def _delete(self, message: QueueMessage) -> None:
         async with self._lanes:
@@ -127,6 +139,15 @@ class EventGridQueue:
                 self._tell.counts["deleted_elsewhere"] += 1
 
 
+def _letters(content: str, reason: str, message_id: str, at_us: int) -> list[str]:
+    """One message with the content and its reason; where a message cannot hold both, the content untouched, then the reason."""
+    letter = {"reason": reason, "at_us": at_us, "message_id": message_id}
+    whole = msgspec.json.encode(letter | {"content": content})
+    if len(whole) <= _MESSAGE_BYTES:
+        return [whole.decode()]
+    return [content, msgspec.json.encode(letter | {"content_is_the_message_before": True}).decode()]
+
+
 def open_queue(
     queue_url: str,
     connection_string: str | None,
@@ -135,7 +156,8 @@ def open_queue(
     scope: BlobScope,
     sink: ChangeSink,
     clock: Clock,
-    on_gap: Callable[[], None],
+    on_gap: OnGap,
+    state: State | None = None,
 ) -> EventGridQueue:
     """The source over the queue at *queue_url*, with a connection string's key or a credential."""
     name = queue_url.rstrip("/").rpartition("/")[2]
@@ -147,4 +169,4 @@ def open_queue(
         account_url = queue_url.rstrip("/").rpartition("/")[0]
         return QueueClient(account_url, queue, credential=credential, **options)  # type: ignore[arg-type]
 
-    return EventGridQueue(client(name), client(f"{name}{_POISON_SUFFIX}"), scope, sink, clock, on_gap)
+    return EventGridQueue(client(name), client(f"{name}{_POISON_SUFFIX}"), scope, sink, clock, on_gap, state=state)

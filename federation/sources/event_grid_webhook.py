@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from aiohttp import web
 
-from federation.payloads.event_grid import BlobScope
-from federation.ports import ChangeSink
 from federation.sources.common import Tell
 from federation.sources.event_grid_http import BODY_LIMIT_BYTES, Answer, BodyTooLarge, EventGridHttp, Target
 
@@ -18,11 +15,11 @@ class EventGridWebhook:
 
     name = "event_grid_webhook"
 
-    def __init__(self, listen: str, secret: str | None, scope: BlobScope, sink: ChangeSink, on_gap: Callable[[], None]) -> None:
+    def __init__(self, listen: str, target: Target) -> None:
         self._host, _, port = listen.rpartition(":")
         self._port = int(port)
         self._tell = Tell(self.name)
-        self._http = EventGridHttp([Target(scope, sink, secret, on_gap)], self._tell)
+        self._http = EventGridHttp([target], self._tell)
         self.bound = asyncio.Event()
         self.port = 0
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from federation.ports import Clock
 from federation.progress import (
+    DEAD_LETTER_BYTES,
     DEAD_LETTERS,
     RENAME_WINDOW_SECONDS,
     ConflictRecord,
     Cursor,
     DeadLetter,
+    DeadTally,
     DeleteBudget,
     DeleteTally,
     HaltRecord,
@@ -40,6 +44,9 @@ class MemoryRecords:
         self._tasks: dict[str, tuple[str, float]] = {}
         self._notes: dict[str, bytes] = {}
         self._dead: list[DeadLetter] = []
+        self._dead_newest: dict[str, int] = {}
+        self._dead_bytes = 0
+        self._dead_dropped = 0
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""
@@ -97,7 +104,7 @@ class MemoryRecords:
 
     async def conflicts(self) -> list[ConflictRecord]:
         """As in the port."""
-        return sorted(self._conflicts.values(), key=lambda one: one.at_us)
+        return sorted(self._conflicts.values(), key=lambda one: (one.at_us, one.key))
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""
@@ -163,8 +170,20 @@ class MemoryRecords:
 
     async def bury(self, letter: DeadLetter) -> None:
         """As in the port."""
-        self._dead = [*self._dead, letter][-DEAD_LETTERS:]
+        self._dead.append(letter)
+        self._dead_bytes += _packed_bytes(letter)
+        self._dead_newest[letter.source] = letter.at_us
+        while len(self._dead) > DEAD_LETTERS or self._dead_bytes > DEAD_LETTER_BYTES:
+            self._dead_bytes -= _packed_bytes(self._dead.pop(0))
+            self._dead_dropped += 1
+
+    def _dead_tally(self) -> DeadTally:
+        return DeadTally(len(self._dead), self._dead_bytes, self._dead_dropped, dict(self._dead_newest))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """As in the port."""
         return list(self._dead)
+
+
+def _packed_bytes(letter: DeadLetter) -> int:
+    return len(msgspec.json.encode(letter))

@@ -12,6 +12,7 @@ from federation.model import Base, Change, Hint, HintEntry, Side, Source, Stamp
 from federation.ports import Clock
 from federation.progress import Backlog, Claim, Held, Lease, MarkResult, Parked
 from federation.state.memory_records import MemoryRecords
+from federation.state.memory_transfers import MemoryTransfers
 from federation.state.records import key_digest, pack_base
 
 ENTRIES_A_SIDE = 4
@@ -23,6 +24,8 @@ class _Dirty:
     generation: int = 0
     entries: dict[Side, list[HintEntry]] = field(default_factory=lambda: {side: [] for side in Side})
     since_us: dict[Side, int] = field(default_factory=dict)
+    newer_us: dict[Side, int] = field(default_factory=dict)
+    """As ``since_us``, of what was marked after the last claim."""
     sources: set[Source] = field(default_factory=set)
     due_us: int | None = None
     """None while claimed."""
@@ -38,11 +41,12 @@ class _Owner:
     until_seconds: float
 
 
-class MemoryState(MemoryRecords):
+class MemoryState(MemoryRecords, MemoryTransfers):
     """``ports.State`` in plain dictionaries; lives as long as the object."""
 
     def __init__(self, pair: str, *, shards: int, clock: Clock) -> None:
         super().__init__()
+        self._transfers = {}
         self.pair = pair
         self.shards = shards
         self._clock = clock
@@ -53,7 +57,7 @@ class MemoryState(MemoryRecords):
         self._parked: dict[str, Parked] = {}
         self._owners: dict[int, _Owner] = {}
         self._fences: dict[int, int] = {}
-        self._sequence = 0
+        self._sequences: dict[int, int] = {}
 
     async def open(self, *, create: bool = True) -> bool:
         """As in the port."""
@@ -80,20 +84,21 @@ class MemoryState(MemoryRecords):
             return False
         now = self._clock.now_us()
         dirty = self._dirty.setdefault(change.key, _Dirty())
-        self._sequence += 1
-        dirty.generation = self._sequence
+        if dirty.claimed == dirty.generation:
+            dirty.newer_us = {}
+        shard = self.shard_of(change.key)
+        dirty.generation = self._sequences[shard] = self._sequences.get(shard, 0) + 1
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
         at_us = change.at.at_us if change.at is not None else now
-        dirty.since_us[change.side] = min(at_us, dirty.since_us.get(change.side, at_us))
+        for since_us in (dirty.since_us, dirty.newer_us):
+            since_us[change.side] = min(at_us, since_us.get(change.side, at_us))
         due_us = max(now, change.not_before_us)
         if dirty.claimed:
             dirty.due_us = None
         else:
             dirty.due_us = due_us if dirty.due_us is None else min(dirty.due_us, due_us)
         self._parked.pop(change.key, None)
-        if change.source is not Source.OPERATOR and change.etag is not None and not change.deleted:
-            self._held.pop(change.key, None)
         return True
 
     def _is_echo(self, change: Change) -> bool:
@@ -145,7 +150,7 @@ class MemoryState(MemoryRecords):
 
     # -------------------------------------------------------------------------------------------------------------- work
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
         """As in the port."""
         self._owned(lease)
         due = [
@@ -154,7 +159,9 @@ class MemoryState(MemoryRecords):
             if dirty.due_us is not None and dirty.due_us <= now_us and not dirty.claimed and self.shard_of(key) == lease.shard
         ]
         claims = []
-        for _, key in sorted(due)[:limit]:
+        ordered = sorted(due)
+        oldest, rest = ordered[: limit - newest], ordered[limit - newest :]
+        for _, key in oldest + rest[::-1][:newest]:
             dirty = self._dirty[key]
             dirty.claimed, dirty.due_us = dirty.generation, None
             claims.append(Claim(_hint(key, dirty), self._base.get(key), self._held.get(key), self._intents.get(key)))
@@ -200,12 +207,8 @@ class MemoryState(MemoryRecords):
     def _keep_newer(self, dirty: _Dirty, generation: int) -> None:
         dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = 0, self._clock.now_us(), 0, ""
         for side in Side:
-            newer = [entry for entry in dirty.entries[side] if entry.generation > generation]
-            dirty.entries[side] = newer
-            times = [entry.at.at_us if entry.at is not None else self._clock.now_us() for entry in newer]
-            dirty.since_us.pop(side, None)
-            if times:
-                dirty.since_us[side] = min(times)
+            dirty.entries[side] = [entry for entry in dirty.entries[side] if entry.generation > generation]
+        dirty.since_us = dict(dirty.newer_us)
 
     async def defer(
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
@@ -294,6 +297,7 @@ class MemoryState(MemoryRecords):
             held=len(self._held),
             conflicts=len(self._conflicts),
             objects=sum(base.on_both for base in self._base.values()),
+            dead=self._dead_tally(),
         )
 
     async def dirty_keys(self, *, limit: int) -> list[str]:
@@ -302,7 +306,7 @@ class MemoryState(MemoryRecords):
 
     async def parked(self) -> list[Parked]:
         """As in the port."""
-        return sorted(self._parked.values(), key=lambda one: one.since_us)
+        return sorted(self._parked.values(), key=lambda one: (one.since_us, one.key))
 
     async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
         """As in the port."""
@@ -313,7 +317,7 @@ class MemoryState(MemoryRecords):
 
     async def held(self) -> list[Held]:
         """As in the port."""
-        return sorted(self._held.values(), key=lambda one: one.since_us)
+        return sorted(self._held.values(), key=lambda one: (one.since_us, one.key))
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
         """As in the port."""

@@ -227,7 +227,6 @@ def _change(change: Change, bucket: int) -> tuple[str | int, ...]:
         at.precision_us if at is not None else 0,
         _ORIGIN_AT[at.origin] if at is not None else 0,
         change.not_before_us,
-        change.source is Source.OPERATOR,
         bucket,
     )
 

@@ -10,12 +10,12 @@ from redis.asyncio import Redis
 
 from federation.model import Base, Hint, Side
 from federation.progress import (
-    DEAD_LETTERS,
     RENAMES_KEPT,
     Backlog,
     ConflictRecord,
     Cursor,
     DeadLetter,
+    DeadTally,
     DeleteBudget,
     DeleteTally,
     HaltRecord,
@@ -89,14 +89,18 @@ class RecordQueries:
 
     async def backlog(self) -> Backlog:
         """As in the port; one round trip."""
-        commands: list[tuple[Any, ...]] = [("HLEN", self._layout.of_pair("conflicts"))]
+        commands: list[tuple[Any, ...]] = [
+            ("HLEN", self._layout.of_pair("conflicts")),
+            ("XLEN", self._layout.of_pair("dead")),
+            ("HGETALL", self._layout.of_pair("dead:tally")),
+        ]
         for shard in range(self._layout.shards):
             commands += [("HLEN", self._layout.of_shard(shard, name)) for name in ("hint", "parked", "held")]
             commands.append(("GET", self._layout.of_shard(shard, "count")))
             for side in Side:
                 since = self._layout.since(shard, side)
                 commands += [("ZCARD", since), ("ZRANGE", since, 0, 0, "WITHSCORES")]
-        conflicts, *replies = await self._pipe(commands)
+        conflicts, dead, tally, *replies = await self._pipe(commands)
         rows = [replies[at : at + 8] for at in range(0, len(replies), 8)]
         oldest = {side: [row[5 + 2 * i][0][1] for row in rows if row[5 + 2 * i]] for i, side in enumerate(Side)}
         return Backlog(
@@ -107,6 +111,7 @@ class RecordQueries:
             held=sum(row[2] for row in rows),
             conflicts=conflicts,
             objects=sum(int(row[3] or 0) for row in rows),
+            dead=_dead_tally(dead, tally),
         )
 
     async def dirty_keys(self, *, limit: int) -> list[str]:
@@ -151,7 +156,8 @@ class RecordQueries:
         done = [name.decode().partition(":")[2] for name in names]
         known = [key.decode() for key in renamed]
         waiting = await self._pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
-        return DeleteTally(len(done), len(set(done) & set(known)), sum(held), sum(waiting))
+        halves = set(known)
+        return DeleteTally(len(done), sum(key in halves for key in done), sum(held), sum(waiting))
 
     # ----------------------------------------------------------------------------------------------- records of the pair
 
@@ -227,16 +233,17 @@ class RecordQueries:
             values: list[Any] = await self._redis.hmget(self._layout.of_pair("notes"), wanted) if wanted else []
         return {name: bytes(value) for name, value in zip(wanted, values, strict=True) if value is not None}
 
-    async def bury(self, letter: DeadLetter) -> None:
-        """As in the port."""
-        with redis_faults():
-            await self._redis.xadd(self._layout.of_pair("dead"), {"letter": _json(letter)}, maxlen=DEAD_LETTERS, approximate=True)
-
     async def dead_letters(self) -> list[DeadLetter]:
         """As in the port."""
         with redis_faults():
             found: Any = await self._redis.xrange(self._layout.of_pair("dead"))
         return [msgspec.json.decode(fields[b"letter"], type=DeadLetter) for _, fields in found]
+
+
+def _dead_tally(kept: int, fields: dict[bytes, bytes]) -> DeadTally:
+    found = {name.decode(): int(value) for name, value in fields.items()}
+    newest = {name.removeprefix("newest:"): at for name, at in found.items() if name.startswith("newest:")}
+    return DeadTally(kept, max(0, found.get("bytes", 0)), found.get("dropped", 0), newest)
 
 
 def _wire(value: bytes) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes

@@ -16,12 +16,25 @@ from redis.exceptions import NoScriptError
 from federation.errors import LeaseLost, UsageError
 from federation.model import Base, Change, Side, Source
 from federation.ports import Clock
-from federation.progress import RENAME_WINDOW_SECONDS, Claim, Cursor, DeleteBudget, Held, Lease, MarkResult, Parked
+from federation.progress import (
+    DEAD_LETTER_BYTES,
+    DEAD_LETTERS,
+    RENAME_WINDOW_SECONDS,
+    Claim,
+    Cursor,
+    DeadLetter,
+    DeleteBudget,
+    Held,
+    Lease,
+    MarkResult,
+    Parked,
+)
 from federation.rules.guards import DELETE_FLOOR
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, pack_base, pack_changes, unpack_base, unpack_hint
 from federation.state.redis_records import RecordQueries
+from federation.state.redis_transfers import RedisTransfers
 
 SCHEMA = 1
 RENAME_INDEX_FIELDS = 1_024
@@ -29,7 +42,7 @@ RENAME_INDEX_FIELDS = 1_024
 DEFAULT_BUCKETS = 160
 """Base hashes per shard: with 64 shards about 100 records each at a million objects, the compact encoding's limit being 128."""
 
-_MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "held", "seq")
+_MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq")
 
 
 @cache
@@ -38,7 +51,7 @@ def script(name: str) -> str:
     return resources.files("federation.state").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
 
 
-class RedisState(RecordQueries):
+class RedisState(RecordQueries, RedisTransfers):
     """Progress of one pair. Queries and records of the pair are in ``RecordQueries``."""
 
     def __init__(self, client: Redis, pair: str, *, shards: int, clock: Clock, buckets: int = DEFAULT_BUCKETS) -> None:
@@ -62,6 +75,9 @@ class RedisState(RecordQueries):
             "forget_bases",
             "reclaim",
             "rename",
+            "bury",
+            "transfer",
+            "part",
         )
         self._scripts = {name: client.register_script(script(name)) for name in names}
 
@@ -162,10 +178,10 @@ class RedisState(RecordQueries):
 
     # -------------------------------------------------------------------------------------------------------------- work
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int) -> list[Claim]:
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
         """As in the port; two round trips."""
         keys = [self._layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
-        reply = await self._run_leased("claim", lease, keys, [now_us, limit])
+        reply = await self._run_leased("claim", lease, keys, [now_us, limit, newest])
         if not reply:
             return []
         names = [name.decode() for name in reply[::2]]
@@ -267,6 +283,12 @@ class RedisState(RecordQueries):
             for at in range(0, len(args), 1_000):
                 forgotten += int(await self._run("forget_bases", keys, args[at : at + 1_000]))
         return forgotten
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """As in the port."""
+        keys = [self._layout.of_pair("dead"), self._layout.of_pair("dead:tally")]
+        packed = msgspec.json.encode(letter)
+        await self._run("bury", keys, [packed, letter.source, letter.at_us, DEAD_LETTERS, DEAD_LETTER_BYTES])
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""

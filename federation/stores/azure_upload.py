@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 class AzureUpload:
     """``ports.Upload``. Block ids hold a random name of this upload, so two uploads of one key cannot mix blocks."""
 
-    def __init__(self, store: AzureBlobStore, key: str, name: str, stored: mapping.Stored) -> None:
+    def __init__(
+        self, store: AzureBlobStore, key: str, name: str, stored: mapping.Stored, upload_id: str = "", numbers: Iterable[int] = ()
+    ) -> None:
         self._store = store
         self._key = key
         self._name = name
         self._stored = stored
-        self._upload = uuid4().hex
-        self._numbers: set[int] = set()
+        self.upload_id = upload_id or uuid4().hex
+        self._numbers = set(numbers)
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
         query = {"comp": "block", "blockid": self._block_id(number)}
-        headers = {"Content-MD5": wire.md5_base64(data)}
+        headers = {"Content-MD5": wire.md5_base64(data, md5)}
         await self._store.call(Request("PUT", "Put Block", self._name, query, headers, data, self._key))
         self._numbers.add(number)
+        return self._block_id(number)
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         """As in the port."""
@@ -57,4 +60,4 @@ class AzureUpload:
         self._numbers.clear()
 
     def _block_id(self, number: int) -> str:
-        return base64.b64encode(f"{self._upload}{number:08d}".encode()).decode()
+        return base64.b64encode(f"{self.upload_id}{number:08d}".encode()).decode()

@@ -168,6 +168,7 @@ _HINTS = {
     "clock_skewed": "Set this machine's clock (NTP); requests are signed with the time.",
 }
 _CODE = re.compile(rb"<Code>([A-Za-z0-9_.]{1,80})</Code>")
+_DAMAGE_WORDS = re.compile(rb"contentMD5|mismatches the content-length")
 _LOCK_WORDS = re.compile(rb"object.?lock|retention|legal.?hold|worm", re.IGNORECASE)
 
 
@@ -186,6 +187,8 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     code = headers.get("x-ms-error-code") or (found[1].decode() if found else "")
     if code == "AccessDenied" and _LOCK_WORDS.search(body):
         code = "ObjectLocked"
+    if code == "InvalidOperation" and _DAMAGE_WORDS.search(body):
+        code = "Md5Mismatch"  # as the emulator words it
     return Refusal(status, code, retry_after_seconds(headers.get("Retry-After")))
 
 

@@ -7,7 +7,7 @@ file-side writes without events, and calls that fail before or after their effec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -67,6 +67,8 @@ class MemoryStore:
         self._policy = keys.policy_for(side)
         self._faults: list[_Fault] = []
         self._serial = count(1)
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        """Parts by number of each upload that is neither completed nor aborted."""
 
     def fail_next(self, call: str, error: FederationError, *, after_effect: bool = False) -> None:
         """Let the next *call* raise *error*, before its effect or after it (an answer that was lost)."""
@@ -118,7 +120,16 @@ class MemoryStore:
         del size_bytes
         await self._enter("begin_upload", key)
         keys.encode(key, self._policy)
-        return MemoryUpload(self, key, metadata, stamp)
+        upload = MemoryUpload(self, key, metadata, stamp, f"upload-{next(self._serial)}")
+        self.uploads[upload.upload_id] = {}
+        return upload
+
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> MemoryUpload:
+        """As in the port."""
+        del parts
+        return MemoryUpload(self, key, metadata, stamp, upload_id)
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
@@ -248,31 +259,41 @@ class MemoryReader:
 class MemoryUpload:
     """``ports.Upload`` into a dictionary."""
 
-    def __init__(self, store: MemoryStore, key: str, metadata: Metadata, stamp: OriginStamp | None) -> None:
+    def __init__(self, store: MemoryStore, key: str, metadata: Metadata, stamp: OriginStamp | None, upload_id: str) -> None:
         self._store = store
         self._key = key
         self._metadata = metadata
         self._stamp = stamp
-        self.parts: dict[int, bytes] = {}
+        self.upload_id = upload_id
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    def _parts(self) -> dict[int, bytes]:
+        parts = self._store.uploads.get(self.upload_id)
+        if parts is None:
+            raise Reobserve("the upload is forgotten", reason="precondition", key=self._key, side=self._store.side)
+        return parts
+
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
+        del md5
         await self._store._enter("put_part", self._key)  # noqa: SLF001 - one unit with MemoryStore
-        self.parts[number] = data
+        self._parts()[number] = data
+        return f"part-{number}"
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         """As in the port."""
         store = self._store
         await store._enter("complete", self._key)  # noqa: SLF001
         await store._condition(self._key, expected_etag, honoured=store.capabilities.conditional_complete)  # noqa: SLF001
-        ordered = [self.parts[number] for number in sorted(self.parts)]
+        ordered = [data for _, data in sorted(self._parts().items())]
         sums = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in ordered)
         etag = f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(ordered)}"
         del md5_hex
         result = store._store(self._key, b"".join(ordered), self._metadata, self._stamp, etag)  # noqa: SLF001
+        del store.uploads[self.upload_id]
         store._leave("complete")  # noqa: SLF001
         return result
 
     async def abort(self) -> None:
         """As in the port."""
-        self.parts.clear()
+        await self._store._enter("abort", self._key)  # noqa: SLF001
+        self._store.uploads.pop(self.upload_id, None)

@@ -42,19 +42,25 @@ async def begin(store: VastS3Store, key: str, name: str, stored: mapping.Stored)
 class S3Upload:
     """``ports.Upload``."""
 
-    def __init__(self, store: VastS3Store, key: str, name: str, upload_id: str, *, lossy: bool) -> None:
+    def __init__(
+        self, store: VastS3Store, key: str, name: str, upload_id: str, *, lossy: bool, etags: Mapping[int, str] | None = None
+    ) -> None:
         self._store = store
         self._key = key
         self._name = name
-        self._upload_id = upload_id
+        self.upload_id = upload_id
         self._lossy = lossy
-        self._etags: dict[int, str] = {}
+        self._etags = dict(etags or {})
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
-        request = self._part("UploadPart", number, {"Content-MD5": wire.md5_base64(data)}, data)
-        answer = await self._store.write(request)
-        self._etags[number] = self._store.result(answer.headers.get("ETag")).etag
+        sent = wire.md5_base64(data, md5)
+        answer = await self._store.write(self._part("UploadPart", number, {"Content-MD5": sent}, data))
+        etag = self._store.result(answer.headers.get("ETag")).etag
+        if s3_etag_kind(etag) is ETagKind.MD5 and etag.lower() != wire.md5_hex_of(sent):
+            raise RetryLater("a part arrived damaged", reason="checksum_mismatch", key=self._key, side=self._store.side)
+        self._etags[number] = etag
+        return etag
 
     async def copy_part(self, number: int, headers: Mapping[str, str]) -> None:
         """UploadPartCopy; *headers* name the source, its version and the range. Raises Reobserve."""
@@ -79,7 +85,7 @@ class S3Upload:
         )
         body = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</CompleteMultipartUpload>'
         headers = {"Content-Type": "application/xml", **conditions}
-        query = {"uploadId": self._upload_id}
+        query = {"uploadId": self.upload_id}
         request = Request("POST", "CompleteMultipartUpload", self._name, query, headers, body.encode(), self._key)
         try:
             return etag_in(await self._store.call_and_check(request), self._store.side)
@@ -88,14 +94,14 @@ class S3Upload:
 
     async def abort(self) -> None:
         """As in the port."""
-        query = {"uploadId": self._upload_id}
+        query = {"uploadId": self.upload_id}
         try:
             await self._store.call(Request("DELETE", "AbortMultipartUpload", self._name, query, key=self._key))
         except (NotPresent, Reobserve):
             return  # completed or aborted already
 
     def _part(self, operation: str, number: int, headers: Mapping[str, str], data: bytes | None) -> Request:
-        query = {"partNumber": str(number), "uploadId": self._upload_id}
+        query = {"partNumber": str(number), "uploadId": self.upload_id}
         return Request("PUT", operation, self._name, query, headers, data, self._key)
 
     def _expected(self, etag: str) -> str:

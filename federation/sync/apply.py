@@ -17,18 +17,21 @@ from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.guards import MASS_DELETE, content_name
 from federation.rules.precedence import logical_stamp
 from federation.rules.proof import same_content
+from federation.sync.budget import Room, flow
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
+from federation.sync.journal import Journal
 from federation.sync.observe import new_stamp
 from federation.sync.preserve import preserve_loser
-from federation.sync.transfer import still_the_same
+from federation.sync.transfer import Original, Target, still_the_same
 
 
 class DeleteHeld(Exception):
     """The delete budget is used up: this delete waits for a person (rule 8)."""
 
-    def __init__(self, delete_on: Side) -> None:
+    def __init__(self, delete_on: Side, deleted: Stamp | None = None) -> None:
         super().__init__(f"delete on {delete_on} is over the budget")
         self.delete_on = delete_on
+        self.deleted = deleted
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class Scene:
     """An operator asked for this pass."""
     reader: Reader | None = None
     data: bytes | None = None
+    room: Room | None = None
+    """Memory for ``data``."""
 
     def of(self, side: Side) -> Present | Absent:
         """What *side* holds."""
@@ -60,6 +65,15 @@ class Scene:
         if isinstance(here, Absent):
             raise AssertionError(f"{side} holds nothing, yet the decision reads it")  # noqa: TRY004 - a broken invariant
         return here
+
+    async def let_go(self) -> None:
+        """End the GET under way and give its memory back. Idempotent."""
+        reader, self.reader = self.reader, None
+        room, self.room = self.room, None
+        if reader is not None:
+            await reader.close()
+        if room is not None:
+            room.close()
 
 
 async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | None:
@@ -116,9 +130,14 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
         metadata_digest=scene.blob.metadata_digest,
         written=written,
         size_bytes=scene.blob.version.size_bytes,
-        lossy=scene.base.lossy if scene.base is not None else differs,
+        lossy=differs or any(_too_much(scene.present(side), side) for side in Side),
         vast_as_of_us=scene.vast_as_of_us,
     )
+
+
+def _too_much(here: Present, side: Side) -> bool:
+    """Whether *side* holds metadata that the other side cannot take."""
+    return mapping.shared(here.metadata, side) != here.metadata
 
 
 def _keep(scene: Scene, side: Side) -> Base:
@@ -145,18 +164,21 @@ async def _preserve(ctx: PairContext, scene: Scene, decision: Decision, *, copy_
     await preserve_loser(ctx, scene.key, (decision.preserve, loser), winner, decision.reason, copy_bytes=copy_bytes)
 
 
-def _carrying_back(scene: Scene, side: Side) -> Present:
-    """What *side* holds, with the metadata that it could not take of the agreed version it now replaces on the other side."""
-    source, target, base = scene.present(side), scene.of(side.other), scene.base
-    agreed = base is not None and base.lossy and isinstance(target, Present) and target.version.etag == base.etag(side.other)
-    if not agreed or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
+def _carrying_back(scene: Scene, decision: Decision) -> Present:
+    """The source, with the metadata that its side cannot hold of the version it now replaces on the other side.
+
+    Not of a version that loses: that is kept as a whole. Nor of what was written in a read-only zone.
+    """
+    side = decision.destination.other
+    source, target = scene.present(side), scene.of(side.other)
+    if decision.preserve is not None or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
         return source
     return replace(source, metadata=mapping.carried_back(source.metadata, target.metadata, side))
 
 
 async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = _carrying_back(scene, side), scene.of(decision.destination)
+    source, target = _carrying_back(scene, decision), scene.of(decision.destination)
     destination = ctx.stores[decision.destination]
     await _preserve(ctx, scene, decision, copy_bytes=True)
     written = logical_stamp(source, side, scene.rules)
@@ -164,51 +186,51 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     if scene.base is None or not scene.base.live or not ctx.transfer.is_small(source.version.size_bytes):
         # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
-        await ctx.state.intend(scene.lease, scene.key, _base(scene, side, source, written, other_etag="", md5=source.version.md5))
+        lossy = _too_much(source, side)
+        intent = _base(scene, side, source, written, other_etag="", md5=source.version.md5, lossy=lossy)
+        await ctx.state.intend(scene.lease, scene.key, intent)
     content = content_name(source.version.md5, source.version.size_bytes)
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):
         await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())
-    if ctx.transfer.is_small(source.version.size_bytes):
-        md5, result, as_of_us = await _copy_small(ctx, scene, destination, (side, source, written), expected)
-    else:
-        as_of_us = 0
-
-        async def confirm() -> None:
-            nonlocal as_of_us
-            await still_the_same(ctx.stores[side], scene.key, source)
-            as_of_us = await _as_of(ctx, scene, destination.side)
-
-        reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
-        try:
-            stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
-            copied = await ctx.transfer.send_large(
-                reader,
-                destination,
-                scene.key,
-                metadata=source.metadata,
-                stamp=stamp,
-                expected_etag=expected,
-                confirm=confirm,
-            )
-        finally:
-            await reader.close()
-        md5, result = copied.md5, copied.result
+    copy = _copy_small if ctx.transfer.is_small(source.version.size_bytes) else _copy_large
+    md5, result, as_of_us = await copy(ctx, scene, destination, (side, source, written), expected)
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
     return replace(base, vast_as_of_us=as_of_us)
+
+
+async def _copy_large(
+    ctx: PairContext, scene: Scene, destination: ObjectStore, origin: tuple[Side, Present, Stamp], expected: str | None
+) -> tuple[str, WriteResult, int]:
+    side, source, written = origin
+    await scene.let_go()  # its parts are asked for one by one
+    as_of_us = 0
+
+    async def confirm() -> None:
+        nonlocal as_of_us
+        await still_the_same(ctx.stores[side], scene.key, source)
+        as_of_us = await _as_of(ctx, scene, destination.side)
+
+    stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
+    copied = await ctx.transfer.send_large(
+        Original(ctx.stores[side], scene.key, source),
+        Target(destination, scene.key, source.metadata, stamp, expected),
+        journal=Journal(ctx.state, scene.lease, scene.key, ctx.stores, ctx.clock),
+        confirm=confirm,
+    )
+    return copied.md5, copied.result, as_of_us
 
 
 async def _copy_small(
     ctx: PairContext, scene: Scene, destination: ObjectStore, origin: tuple[Side, Present, Stamp], expected: str | None
 ) -> tuple[str, WriteResult, int]:
     side, source, written = origin
-    async with ctx.transfer.budget.take(source.version.size_bytes):
+    if scene.room is None:
+        scene.room = await ctx.transfer.budget.room(source.version.size_bytes, of=flow.get())
+    try:
+        if scene.data is None:
+            scene.reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
+            scene.data = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, source), scene.reader)
         data = scene.data
-        if data is None:
-            reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
-            try:
-                data = await ctx.transfer.read_small(reader)
-            finally:
-                await reader.close()
         await still_the_same(ctx.stores[side], scene.key, source)
         md5 = md5_hex(data)
         known = replace(source, version=replace(source.version, md5=md5))
@@ -216,11 +238,13 @@ async def _copy_small(
         as_of_us = await _as_of(ctx, scene, destination.side)
         result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
         return md5, result, as_of_us
+    finally:
+        await scene.let_go()
 
 
 async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     side = decision.destination.other
-    source, target = _carrying_back(scene, side), scene.present(decision.destination)
+    source, target = _carrying_back(scene, decision), scene.present(decision.destination)
     await _preserve(ctx, scene, decision, copy_bytes=False)
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
@@ -253,15 +277,17 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
     content = content_name(target.md5 or (scene.base.md5 if scene.base is not None else None), target.size_bytes)
     if content:
         await ctx.state.note_deleted(scene.key, content, now_us=ctx.clock.now_us())
+    gone = scene.of(on.other)
+    deleted = gone.deleted if isinstance(gone, Absent) else None
     if scene.delete_held:
-        raise DeleteHeld(on)  # until a person says otherwise, however much budget a new window has
+        raise DeleteHeld(on, deleted)  # until a person says otherwise, however much budget a new window has
     if await ctx.state.note(f"{MASS_DELETE}{on.other}"):
-        raise DeleteHeld(on)  # a scan knows before the first delete that they are too many (rule 8)
+        raise DeleteHeld(on, deleted)  # a scan knows before the first delete that they are too many (rule 8)
     granted = await ctx.state.reserve_delete(
         f"{on}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )
     if not granted:
-        raise DeleteHeld(on)
+        raise DeleteHeld(on, deleted)
 
 
 async def _reserve_revert(ctx: PairContext, scene: Scene, zone: Side) -> None:

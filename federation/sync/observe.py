@@ -20,7 +20,8 @@ def seal(key: str, metadata_digest: bytes) -> str:
 
 def complete(present: Present, key: str, side: Side, hint: Hint) -> Present:
     """Fill in the metadata digest, drop a stamp whose seal is broken, and take the time of the event that names this ETag."""
-    digest = metadata.digest(present.metadata)
+    # Of what the other side cannot hold nothing can be agreed on; without it both sides' digests compare.
+    digest = metadata.digest(metadata.shared(present.metadata, side))
     origin = present.origin
     if origin is not None and (origin.key_digest != seal(key, digest) or origin.side is side):
         origin = None
@@ -71,5 +72,5 @@ def new_stamp(key: str, source: Present, side: Side, written: Stamp) -> OriginSt
         etag=source.version.etag,
         written=written,
         md5=source.version.md5,
-        key_digest=seal(key, metadata.digest(metadata.held(source.metadata, side.other))),
+        key_digest=seal(key, metadata.digest(metadata.shared(metadata.held(source.metadata, side.other), side.other))),
     )

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, Park, RetryLater
-from federation.model import Side
+from federation.model import Side, Stamp
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.apply import DeleteHeld
 from federation.sync.sync_key import NotQuiet
 
-NOT_THE_KEYS_FAULT = frozenset({"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable"})
+NOT_THE_KEYS_FAULT = frozenset(
+    {"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable", "bulk_busy"}
+)
 """Reasons of RetryLater that say nothing about the key: they are retried for ever and never count as attempts."""
 
 
@@ -37,6 +39,7 @@ class ToHold:
     """Keep the delete for a person."""
 
     delete_on: Side
+    deleted: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int) -
         case NotQuiet():
             return Deferred(error.until_us, "", count_attempt=False)
         case DeleteHeld():
-            return ToHold(error.delete_on)
+            return ToHold(error.delete_on, error.deleted)
         case Halt():
             name = error.reason or "halted"
             back = Deferred(_later(now_us, _HALT_RECHECK_SECONDS), str(error), count_attempt=False)

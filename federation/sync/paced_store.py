@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from federation.errors import FederationError, RetryLater
@@ -13,6 +14,8 @@ from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteRes
 from federation.sync.pacing import Gate
 
 _T = TypeVar("_T")
+_QUICK_BYTES = 64 * 1024
+"""Calls that send no more than this tell how quickly the side answers."""
 
 
 @dataclass(slots=True)
@@ -71,77 +74,101 @@ class PacedStore:
     def ordered(self, value: bool) -> None:
         self._store.ordered = value
 
-    async def _call(self, call: Awaitable[_T], requests: int = 1) -> _T:
+    async def _call(
+        self, call: Callable[[], Awaitable[_T]], *, admitted: Callable[[], None] | None = None, size_bytes: int = 0
+    ) -> _T:
+        """One request, or what the store needs for one of the port's calls, that sends *size_bytes* of content.
+
+        *admitted* may still say no once there is a place for it.
+        """
+        place = await self.gate.enter(size_bytes)
+        try:
+            if admitted is not None:
+                admitted()
+        except FederationError:
+            place.close()
+            raise
         current = tally.get(None)
         if current is not None:
-            current.requests += requests
+            current.requests += 1
+        begun = self.gate.clock.monotonic_seconds()
         try:
-            result = await call
+            result = await call()
         except RetryLater as error:
             self.gate.failed(error)
             raise
         except FederationError:
             self.gate.succeeded()  # an answer, if not the one hoped for
             raise
+        finally:
+            place.close()
         self.gate.succeeded()
+        if size_bytes <= _QUICK_BYTES:
+            self.gate.answered(self.gate.clock.monotonic_seconds() - begun)
         return result
 
+    async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0) -> _T:
+        """As ``_call``, while the key is still ours."""
+        return await self._call(call, admitted=self._admit_write, size_bytes=size_bytes)
+
     def _admit_write(self) -> None:
-        self.gate.admit()
         still_ours = fence.get(None)
         if still_ours is not None:
             still_ours()
+        self.gate.admit()
 
     async def check(self) -> None:
         """As in the port; passes a closed gate, since it is how a side is found to be back."""
-        await self._call(self._store.check())
+        await self._call(self._store.check)
 
     async def probe(self) -> Capabilities:
         """As in the port."""
-        self.gate.admit()
-        return await self._call(self._store.probe())
+        return await self._call(self._store.probe, admitted=self.gate.admit)
 
     async def head(self, key: str) -> Present:
         """As in the port."""
-        self.gate.admit()
-        return await self._call(self._store.head(key))
+        return await self._call(lambda: self._store.head(key), admitted=self.gate.admit)
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
-        self.gate.admit()
-        return await self._call(self._store.open(key, if_match=if_match, start=start, length=length))
+        opening = partial(self._store.open, key, if_match=if_match, start=start, length=length)
+        return _PacedReader(await self._call(opening, admitted=self.gate.admit), self.gate)
 
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:
         """As in the port."""
-        self._admit_write()
-        result = await self._call(self._store.put(key, data, metadata, stamp=stamp, expected_etag=expected_etag))
+        put = partial(self._store.put, key, data, metadata, stamp=stamp, expected_etag=expected_etag)
+        result = await self.call_to_write(put, size_bytes=len(data))
         _wrote(len(data))
         return result
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
         """As in the port."""
-        self._admit_write()
-        upload = await self._call(self._store.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
+        upload = await self.call_to_write(lambda: self._store.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
         return _PacedUpload(upload, self)
+
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """As in the port."""
+        return _PacedUpload(self._store.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts), self)
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:
         """As in the port."""
-        self._admit_write()
-        return await self._call(self._store.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag))
+        return await self.call_to_write(
+            lambda: self._store.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag)
+        )
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
-        self._admit_write()
-        await self._call(self._store.delete(key, expected_etag=expected_etag))
+        await self.call_to_write(lambda: self._store.delete(key, expected_etag=expected_etag))
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port."""
-        self._admit_write()
-        return await self._call(self._store.copy(source_key, target_key, source_etag=source_etag))
+        return await self.call_to_write(lambda: self._store.copy(source_key, target_key, source_etag=source_etag))
 
     def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
         """As in the port; not paced, a scan paces itself."""
@@ -156,20 +183,44 @@ class PacedStore:
         await self._store.close()
 
 
+class _PacedReader:
+    """A GET whose bytes are paid for once they are there."""
+
+    def __init__(self, reader: Reader, gate: Gate) -> None:
+        self.present = reader.present
+        self._reader = reader
+        self._gate = gate
+
+    async def read(self) -> bytes:
+        data = await self._reader.read()
+        await self._gate.pay(len(data))
+        return data
+
+    async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
+        async for chunk in self._reader.chunks(size_bytes):
+            await self._gate.pay(len(chunk))
+            yield chunk
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+
 class _PacedUpload:
     """An upload whose calls are counted and reported too."""
 
     def __init__(self, upload: Upload, store: PacedStore) -> None:
         self._upload = upload
         self._store = store
+        self.upload_id = upload.upload_id
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        await self._store._call(self._upload.put_part(number, data))  # noqa: SLF001 - one unit with PacedStore
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        store, sending = self._store, partial(self._upload.put_part, number, data, md5=md5)
+        token = await store.call_to_write(sending, size_bytes=len(data))
         _wrote(len(data))
+        return token
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
-        self._store._admit_write()  # noqa: SLF001
-        return await self._store._call(self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))  # noqa: SLF001
+        return await self._store.call_to_write(partial(self._upload.complete, expected_etag=expected_etag, md5_hex=md5_hex))
 
     async def abort(self) -> None:
         await self._upload.abort()

@@ -1,25 +1,50 @@
-"""When to try again, and when to leave a side alone (design 8). The only retry policy: SDKs' own are switched down."""
+"""When and how fast to ask a side, and when to leave it alone (design 8). The only retry policy: SDKs' own are switched off."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from federation.backoff import LONGEST_BACKOFF_SECONDS, backoff_seconds
+from federation.bandwidth import Timetable
 from federation.errors import RetryLater
 from federation.model import Side
 from federation.ports import Clock
+from federation.sync.budget import FairPool, Room, flow
+from federation.sync.rates import AdaptiveLimit, TokenBucket
+
+TRIP_FAILURES = 3
+"""Failures in a row, without an answer between them, after which a side is left alone: one cut connection says little."""
+PROBE_SECONDS = 10.0
+"""How long the one probe of a side that was left alone may take before another is let through."""
+_PROBE_POLL_SECONDS = 0.1
+SMALL_BODY_BYTES = 256 * 1024
+"""Bodies up to this size do not wait behind parts of large objects for their share of the bandwidth."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaceLimits:
+    """See ``settings.PacingSettings``. ``processes`` of them share one endpoint."""
+
+    requests_per_second: float | None = None
+    bandwidth: Timetable | None = None
+    max_concurrency: int = 256
 
 
 @dataclass(slots=True)
 class Gate:
-    """Keeps callers away from a side that asked for rest or cannot be reached; opens by itself.
+    """What all calls to one endpoint pass: limits of rate, of bytes and of calls at once, and a circuit breaker.
 
-    Every call passes ``admit``, and reports with ``succeeded`` or ``failed``. ``failing_since_us`` is None while the last answer
-    was good, so status can say honestly that a side cannot be read (rule 9).
+    A call holds the place that ``enter`` gives and is reported with ``succeeded`` or ``failed``. The breaker closes the gate for
+    a Retry-After, else by back-off over failures in a row; then one probe is let through, and its answer opens the gate.
+    ``failing_since_us`` is None while the last answer was good, so status can say honestly that a side cannot be read (rule 9).
     """
 
     side: Side
     clock: Clock
+    limits: PaceLimits = PaceLimits()
+    jitter: Callable[[], float | None] = lambda: None
+    """For tests: see ``backoff.backoff_seconds``."""
     failures: int = 0
     closed_until_seconds: float = 0.0
     failing_since_us: int | None = None
@@ -27,13 +52,38 @@ class Gate:
     """Monotonic time of the last good answer."""
     last_error: str = ""
     throttles: int = field(default=0)
+    tripped: bool = False
+    """Closed, or open for one probe only."""
+    trips: int = 0
+    """Times it was closed since the last good answer."""
+    sharers: int = 1
+    """Processes that use this endpoint, of each rate each takes its part."""
+    adaptive: AdaptiveLimit = field(init=False)
+    _slots: FairPool = field(init=False)
+    _requests: TokenBucket = field(init=False)
+    _bytes: TokenBucket = field(init=False)
+    _few_bytes: TokenBucket = field(init=False)
+    _probe_until_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.adaptive = AdaptiveLimit(self.limits.max_concurrency)
+        self._slots = FairPool(self.adaptive.whole)
+        self._requests = TokenBucket(self.clock)
+        self._bytes = TokenBucket(self.clock)
+        self._few_bytes = TokenBucket(self.clock)
+
+    # ---------------------------------------------------------------------------------------------------- circuit breaker
 
     def closed_for_seconds(self) -> float:
-        """How long callers should stay away; 0 when open."""
-        return max(0.0, self.closed_until_seconds - self.clock.monotonic_seconds())
+        """How long callers should stay away; 0 when they may try."""
+        now = self.clock.monotonic_seconds()
+        wait = max(0.0, self.closed_until_seconds - now)
+        if wait == 0 and self.tripped and self._probe_until_seconds > now:
+            return _PROBE_POLL_SECONDS
+        return wait
 
     def admit(self) -> None:
-        """Raise RetryLater while the gate is closed, without sending anything."""
+        """Raise RetryLater while the gate is closed, without sending anything; of a half-open gate one caller is the probe."""
         wait = self.closed_for_seconds()
         if wait > 0:
             raise RetryLater(
@@ -42,21 +92,76 @@ class Gate:
                 side=self.side,
                 after_seconds=wait,
             )
+        if self.tripped:
+            self._probe_until_seconds = self.clock.monotonic_seconds() + PROBE_SECONDS
 
     def succeeded(self) -> None:
         """A call was answered."""
-        self.failures = 0
+        self.failures = self.trips = 0
+        self.tripped = False
         self.failing_since_us = None
         self.answered_seconds = self.clock.monotonic_seconds()
 
     def failed(self, error: RetryLater) -> None:
-        """A call was throttled or went unanswered: close for its Retry-After, else by back-off over consecutive failures."""
+        """A call was throttled or went unanswered."""
         self.throttles += 1
         self.last_error = str(error)
         if self.failing_since_us is None:
             self.failing_since_us = self.clock.now_us()
-        pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(self.failures, first_seconds=0.25)
+        now = self.clock.monotonic_seconds()
+        if error.after_seconds is not None or error.reason == "throttled":
+            self._resize(self.adaptive.throttled(now))
+        if error.after_seconds is not None:
+            self.close_until(now + min(error.after_seconds, LONGEST_BACKOFF_SECONDS))
+            return
+        if self.closed_until_seconds > now:
+            return  # sent before it was closed: it tells nothing new
         self.failures += 1
-        self.closed_until_seconds = max(
-            self.closed_until_seconds, self.clock.monotonic_seconds() + min(pause, LONGEST_BACKOFF_SECONDS)
-        )
+        if self.failures >= TRIP_FAILURES or self.tripped:
+            self.close_until(now + backoff_seconds(self.trips, jitter=self.jitter()))
+            self.trips += 1
+
+    def close_until(self, monotonic_seconds: float) -> None:
+        """Leave the side alone until then; also told by other processes."""
+        self.tripped = True
+        self._probe_until_seconds = 0.0
+        self.closed_until_seconds = max(self.closed_until_seconds, monotonic_seconds)
+
+    # -------------------------------------------------------------------------------------------------------------- pace
+
+    async def enter(self, size_bytes: int = 0) -> Room:
+        """Wait for a place among the calls under way and for the rates' leave to send *size_bytes*; the caller closes it."""
+        room = await self._slots.room(1, of=flow.get())
+        try:
+            await self.pay(size_bytes, requests=1)
+        except BaseException:
+            room.close()
+            raise
+        return room
+
+    async def pay(self, size_bytes: int, *, requests: int = 0) -> None:
+        """Wait as the rates ask: for what is about to be sent, or after bytes were read."""
+        limits = self.limits
+        if limits.requests_per_second is None and limits.bandwidth is None:
+            return
+        rate = limits.bandwidth.bytes_per_second(self.clock.now_us()) if limits.bandwidth is not None else None
+        wait = self._wait_for_bytes(size_bytes, self._part_of(rate))
+        wait = max(wait, self._requests.take(requests, self._part_of(limits.requests_per_second)))
+        if wait > 0:
+            await self.clock.sleep(wait)
+
+    def _wait_for_bytes(self, size_bytes: int, rate: float | None) -> float:
+        """Small bodies go first: they wait for each other only, and what they take the large ones wait for."""
+        all_of_it = self._bytes.take(size_bytes, rate)
+        return self._few_bytes.take(size_bytes, rate) if size_bytes <= SMALL_BODY_BYTES else all_of_it
+
+    def answered(self, seconds: float) -> None:
+        """How long a call took that moved few bytes: what the number of calls at once follows."""
+        self._resize(self.adaptive.answered(seconds, self.clock.monotonic_seconds()))
+
+    def _part_of(self, rate: float | None) -> float | None:
+        return None if rate is None else rate / self.sharers
+
+    def _resize(self, limit: int) -> None:
+        if limit != self._slots.total:
+            self._slots.resize(limit)

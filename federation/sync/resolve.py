@@ -13,6 +13,7 @@ from federation.model import Change, Present, Source
 from federation.ports import ObjectStore, State
 from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
+from federation.sync.transfer import Original, Target
 
 
 class Verdict(StrEnum):
@@ -62,17 +63,16 @@ async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore,
         return record.key
     kept = await _kept(store, record)
     expected_etag = current.version.etag if current is not None else None
+    original = Original(store, record.preserved_as, kept)
+    if not ctx.transfer.is_small(kept.version.size_bytes):
+        await ctx.transfer.send_large(original, Target(target, record.key, kept.metadata, None, expected_etag))
+        return record.key
     reader = await store.open(record.preserved_as, if_match=kept.version.etag)
     try:
-        if ctx.transfer.is_small(kept.version.size_bytes):
-            data = await ctx.transfer.read_small(reader)
-            await target.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
-        else:
-            await ctx.transfer.send_large(
-                reader, target, record.key, metadata=kept.metadata, stamp=None, expected_etag=expected_etag
-            )
+        data = await ctx.transfer.read_small(original, reader)
     finally:
         await reader.close()
+    await target.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
     return record.key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 LAST_DECISIONS = 50
@@ -45,6 +46,8 @@ class WorkerStats:
     """Requests spent on them; always 0 unless the engine is broken."""
     read_bytes: int = 0
     written_bytes: int = 0
+    on_line: Callable[[DecisionLine], None] | None = None
+    """Hears of every line, for metrics."""
     last: deque[DecisionLine] = field(default_factory=lambda: deque(maxlen=LAST_DECISIONS))
 
     def add(self, line: DecisionLine) -> None:
@@ -55,6 +58,8 @@ class WorkerStats:
         self.read_bytes += line.read_bytes
         self.written_bytes += line.written_bytes
         self.last.append(line)
+        if self.on_line is not None:
+            self.on_line(line)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""

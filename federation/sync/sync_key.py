@@ -18,6 +18,7 @@ from federation.rules.proof import copy_of
 from federation.sync.apply import Scene, apply, md5_hex
 from federation.sync.context import PairContext
 from federation.sync.observe import as_agreed, complete, delete_time, observe
+from federation.sync.transfer import Original
 
 ROUNDS = 4
 """Times one claim looks again after a failed precondition before the key goes back to the queue."""
@@ -117,15 +118,14 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
             if side is Side.VAST and content_in_doubt(here, scene.base, claim.hint):
                 return None
             await _require_quiet(ctx, scene, claim.hint)
-            here = await _with_small_content(ctx, scene, here)
+            here = await _with_small_content(ctx, scene, side, here)
             scene = _with(scene, side, here)
         decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
         if not _fits_fast_path(decision, side) or not await _as_assumed(ctx, scene, decision, side):
             return None
         return Synced(decision, await apply(ctx, scene, decision))
     finally:
-        if scene.reader is not None:
-            await scene.reader.close()
+        await scene.let_go()
 
 
 def _fits_fast_path(decision: Decision, side: Side) -> bool:
@@ -164,19 +164,23 @@ async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) ->
     if all(entry.etag is None for entry in entries) and claim.base is not None:
         # A delete to confirm, or "look at it": most often nothing is to be read.
         return _with(scene, side, await observe(store, key, claim.hint))
+    scene.room = await ctx.transfer.room_to_read()
     try:
-        reader = await store.open(key)
+        scene.reader = await store.open(key)
     except NotPresent:
         return _with(scene, side, Absent(delete_time(claim.hint, side)))
-    scene.reader = reader
-    return _with(scene, side, complete(reader.present, key, side, claim.hint))
+    finally:
+        if scene.reader is None:
+            await scene.let_go()
+    scene.room.shrink(scene.reader.present.version.size_bytes)
+    return _with(scene, side, complete(scene.reader.present, key, side, claim.hint))
 
 
-async def _with_small_content(ctx: PairContext, scene: Scene, here: Present) -> Present:
+async def _with_small_content(ctx: PairContext, scene: Scene, side: Side, here: Present) -> Present:
     """Read a small body at once when its hash is not known: it decides, and is needed anyway."""
     if scene.reader is None or here.version.md5 is not None or not ctx.transfer.is_small(here.version.size_bytes):
         return here
-    scene.data = await ctx.transfer.read_small(scene.reader)
+    scene.data = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, here), scene.reader)
     return replace(here, version=replace(here.version, md5=md5_hex(scene.data)))
 
 
@@ -188,6 +192,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     scene = await _scene(ctx, lease, claim)
     scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
     scene.base = recovered(scene.base, claim.intent, scene)
     await _require_quiet(ctx, scene, hint)
@@ -197,6 +202,16 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     decision, scene.delete_released = _verdict(decision, held)
     scene.delete_held = held is not None
     return Synced(decision, await apply(ctx, scene, decision))
+
+
+def _recall_delete(scene: Scene, held: Held | None) -> None:
+    """A delete that waits for a person keeps the time its event told: without it, it would lose against any older edit."""
+    if held is None:
+        return
+    side = held.delete_on.other
+    if scene.of(side) == Absent():
+        gone = Absent(held.deleted)
+        scene.blob, scene.vast = (gone, scene.vast) if side is Side.BLOB else (scene.blob, gone)
 
 
 async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
@@ -236,9 +251,7 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
     there = scene.of(source.other)
     if isinstance(there, Absent) or not _by_stamp(there, intent, source):
         return base
-    # The intent was noted before it was known how much of the metadata fits.
-    lossy = intent.lossy or there.metadata_digest != intent.metadata_digest
-    done = replace(intent, md5=there.version.md5 or intent.md5, lossy=lossy)
+    done = replace(intent, md5=there.version.md5 or intent.md5)
     etag = there.version.etag
     return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
 

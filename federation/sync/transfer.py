@@ -1,27 +1,45 @@
 """Moving the bytes of one object from one side to the other (design 8).
 
-Small objects go in one request each way. Large ones stream from one GET of one version into parts, and become visible in one
-conditional commit; a version that changes midway can therefore never be mixed with another.
+Small objects go in one request each way. Large ones go in parts, several at once: a ranged GET of exactly one version, a part
+with its own checksum, and one conditional commit at the end. What arrived is remembered, so that a transfer that ends early is
+gone on with; a version that changes midway can never be mixed with another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from federation.errors import FederationError, Reobserve, RetryLater
+from federation.backoff import backoff_seconds
+from federation.errors import FederationError, LeaseLost, NotPresent, Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, OriginStamp, Present
-from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
-from federation.sync.budget import ByteBudget
-from federation.sync.paced_store import tally
+from federation.ports import ObjectStore, Reader, Upload, WriteResult
+from federation.sync.budget import ByteBudget, Room, flow
+from federation.sync.bulk import BulkLane
+from federation.sync.journal import Journal, fingerprint
+from federation.sync.parts import PartPlan, plan_parts
+from federation.sync.reading import PIECE_BYTES, Extent, pieces, read_all
 from federation.telemetry import logger
 
-_MIB = 1024 * 1024
+if TYPE_CHECKING:
+    from _hashlib import HASH
+    from collections.abc import AsyncIterator
+
+    from federation.progress import TransferRecord
+
+_T = TypeVar("_T")
 _REMEMBERED = 1024
 _AGAIN_SECONDS = 1.0
+_PATIENCE = 6
+"""Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
+_DAMAGED = frozenset({"checksum_mismatch", "foreign_blocks"})
+"""Faults after which no part that was sent is believed. After a damaged reading they are: the next attempt reads everything
+again, compares each part with what was sent, and commits only when the whole is what the source holds."""
 _log = logger("fedplane.transfer")
 
 
@@ -42,30 +60,64 @@ class Copied:
     md5: str
 
 
-def part_size_bytes(size_bytes: int, preferred_bytes: int, capabilities: Capabilities) -> int:
-    """Bytes a part: *preferred_bytes*, more when the object would need more parts than the side allows, in whole MiB."""
-    needed = math.ceil(size_bytes / capabilities.max_parts)
-    part = max(preferred_bytes, capabilities.min_part_bytes, needed)
-    return math.ceil(part / _MIB) * _MIB
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What is copied: exactly the version *present* under *key*."""
+
+    store: ObjectStore
+    key: str
+    present: Present
+
+    def extent(self, start: int = 0, length: int | None = None) -> Extent:
+        """All of it, or a range."""
+        version = self.present.version
+        return Extent(self.store, self.key, version.etag, start, version.size_bytes if length is None else length)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where it goes, and what is written beside the content. ``expected_etag``: the version it replaces; None: none is there."""
+
+    store: ObjectStore
+    key: str
+    metadata: Metadata
+    stamp: OriginStamp | None
+    expected_etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """One large transfer at work: where it comes from and goes to, and what of it was there before (parts by number)."""
+
+    original: Original
+    upload: Upload
+    plan: PartPlan
+    done: dict[int, str]
+    journal: Journal | None
+    resumed: bool = False
 
 
 class Transfer:
     """Copies objects within one process-wide byte budget."""
 
-    def __init__(self, limits: TransferLimits, budget: ByteBudget) -> None:
+    def __init__(self, limits: TransferLimits, budget: ByteBudget, bulk: BulkLane | None = None) -> None:
         self.limits = limits
         self.budget = budget
+        self._bulk = bulk
         self._read_otherwise: dict[tuple[str, int, int], str] = {}
 
     def is_small(self, size_bytes: int) -> bool:
         """Whether the object moves in one request."""
         return size_bytes <= self.limits.small_object_bytes
 
-    async def read_small(self, reader: Reader) -> bytes:
-        """The whole body, checked against its announced size and MD5."""
-        data = await reader.read()
-        _read(len(data))
-        self.check_content(reader.present, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+    async def room_to_read(self) -> Room:
+        """Memory for an object whose size is not known before the GET is opened; shrink it when it is. The caller closes it."""
+        return await self.budget.room(self.limits.small_object_bytes, of=flow.get())
+
+    async def read_small(self, original: Original, reader: Reader) -> bytes:
+        """The whole body that *reader* began to read, checked against its announced size and MD5."""
+        data = await read_all(original.extent(), reader)
+        self.check_content(original.present, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
         return data
 
     def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
@@ -91,76 +143,189 @@ class Transfer:
 
     async def send_large(
         self,
-        reader: Reader,
-        destination: ObjectStore,
-        key: str,
+        original: Original,
+        target: Target,
         *,
-        metadata: Metadata,
-        stamp: OriginStamp | None,
-        expected_etag: str | None,
+        journal: Journal | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Copied:
-        """Stream *reader* into parts on *destination* and commit conditionally, after *confirm*, which may still say no.
+        """Send *original* in parts to *target* and commit conditionally, after *confirm*, which may still say no.
 
-        Raises as ``Upload.complete``, ``Reader`` and *confirm*.
+        With a *journal*, a transfer that ends early, by a fault or with the process, leaves its parts to the next attempt.
+        Raises as ``Upload.complete``, ``Reader``, *confirm* and ``plan_parts``, and RetryLater (bulk_busy).
         """
-        present = reader.present
-        size = present.version.size_bytes
-        part_bytes = part_size_bytes(size, self.limits.part_bytes, destination.capabilities)
-        # One chunk being read, one waiting for a lane, the others being sent.
-        async with self.budget.take(part_bytes * (self.limits.parallel_parts + 2)):
-            upload = await destination.begin_upload(key, metadata, stamp=stamp, size_bytes=size)
+        size_bytes = original.present.version.size_bytes
+        memory_bytes = self.budget.bulk_total
+        plan = plan_parts(size_bytes, self.limits.part_bytes, target.store.capabilities, memory_bytes=memory_bytes)
+        async with self._lane():
+            passage = await self._begin(original, target, plan, journal)
             try:
-                md5 = await self._send_parts(reader, upload, part_bytes)
-                self.check_content(present, size, md5)
+                md5 = await self._send_parts(passage)
+                self.check_content(original.present, size_bytes, md5)
                 if confirm is not None:
                     await confirm()
-                result = await upload.complete(expected_etag=expected_etag, md5_hex=md5)
-            except BaseException:
-                await _abort(upload)
+                result = await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
+                await _is_there(target, result, size_bytes)
+            except BaseException as error:
+                if journal is None or _given_up(error, passage):
+                    await _abandon(passage)
                 raise
+            if journal is not None:
+                with suppress(RetryLater):  # the record of a completed upload is cleared by the next sweep
+                    await journal.end()
         return Copied(result, md5)
 
-    async def _send_parts(self, reader: Reader, upload: Upload, part_bytes: int) -> str:
+    @asynccontextmanager
+    async def _lane(self) -> AsyncIterator[None]:
+        if self._bulk is None:
+            yield
+            return
+        async with self._bulk.turn():
+            yield
+
+    async def _begin(self, original: Original, target: Target, plan: PartPlan, journal: Journal | None) -> _Passage:
+        store, stamp = target.store, target.stamp
+        found: TransferRecord | None = None
+        print_ = fingerprint(original.present, target.metadata, stamp, plan.part_bytes)
+        if journal is not None:
+            found = await journal.resumable(store.side, print_)
+        if found is not None:
+            _log.info("going on with a transfer", key=target.key, parts=len(found.parts), of=plan.count)
+            tokens = {number: part.partition(" ")[2] for number, part in found.parts.items()}
+            upload = store.resume_upload(target.key, target.metadata, stamp=stamp, upload_id=found.upload_id, parts=tokens)
+            return _Passage(original, upload, plan, found.parts, journal, resumed=True)
+        upload = await store.begin_upload(target.key, target.metadata, stamp=stamp, size_bytes=plan.size_bytes)
+        passage = _Passage(original, upload, plan, {}, journal)
+        try:
+            if journal is not None:
+                await journal.begun(store.side, upload.upload_id, print_)
+        except FederationError:
+            await _abandon(passage)  # nobody would know that it is ours
+            raise
+        return passage
+
+    async def _send_parts(self, passage: _Passage) -> str:
+        """Read and send all parts, several at once; MD5 of the whole content, which takes them in order."""
         digest = hashlib.md5(usedforsecurity=False)
         lanes = asyncio.Semaphore(self.limits.parallel_parts)
-        number = 0
+        name = f"{flow.get()}/bulk"
+        before: asyncio.Future[None] | None = None
         try:
             async with asyncio.TaskGroup() as parts:
-                async for chunk in reader.chunks(part_bytes):
-                    number += 1
-                    _read(len(chunk))
-                    await asyncio.to_thread(digest.update, chunk)
+                for part in passage.plan.ranges():
                     await lanes.acquire()
-                    parts.create_task(self._send_part(upload, number, chunk, lanes))
+                    # Asked for in order: so the first part that is not through always has its memory, and the rest follow.
+                    room = await self.budget.room(part[2], of=name, bulk=True)
+                    after: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    task = parts.create_task(_send_part(passage, part, digest, before, after))
+                    task.add_done_callback(partial(_make_room, room, lanes))
+                    before = after
         except* FederationError as group:
             # One fault speaks for all: the first part that failed cancelled the others.
             raise _first(group) from None
         return digest.hexdigest()
 
-    @staticmethod
-    async def _send_part(upload: Upload, number: int, chunk: bytes, lanes: asyncio.Semaphore) -> None:
-        try:
-            await upload.put_part(number, chunk)
-        finally:
-            lanes.release()
-
     async def hash_object(self, store: ObjectStore, key: str, present: Present) -> str:
-        """MD5 of exactly the version *present*, by reading it. Raises Reobserve when it is no longer that version."""
-        reader = await store.open(key, if_match=present.version.etag)
-        digest = hashlib.md5(usedforsecurity=False)
-        try:
-            async with self.budget.take(self.limits.part_bytes):
-                async for chunk in reader.chunks(self.limits.part_bytes):
-                    _read(len(chunk))
-                    await asyncio.to_thread(digest.update, chunk)
-        finally:
-            await reader.close()
+        """MD5 of exactly the version *present*, by reading it.
+
+        Raises Reobserve when it is no longer that version, and RetryLater (bulk_busy) for a large one.
+        """
+        if self.is_small(present.version.size_bytes):
+            md5 = await self._hash(Original(store, key, present))
+        else:
+            async with self._lane():
+                md5 = await self._hash(Original(store, key, present))
         await still_the_same(store, key, present)
-        md5 = digest.hexdigest()
         if present.version.md5 not in (None, md5):
             self._remember(present, md5)
         return md5
+
+    async def _hash(self, original: Original) -> str:
+        digest = hashlib.md5(usedforsecurity=False)
+        async with self.budget.take(2 * PIECE_BYTES, of=flow.get()):
+            reader = await original.store.open(original.key, if_match=original.present.version.etag)
+            try:
+                async with aclosing(pieces(original.extent(), reader)) as parts:
+                    async for piece in parts:
+                        await asyncio.to_thread(digest.update, piece)
+            finally:
+                await reader.close()
+        return digest.hexdigest()
+
+
+async def _send_part(
+    passage: _Passage,
+    part: tuple[int, int, int],
+    digest: HASH,
+    before: asyncio.Future[None] | None,
+    after: asyncio.Future[None],
+) -> None:
+    """Read one part, hash it when those before it are, and send it unless it arrived in an earlier attempt."""
+    flow.set(f"{flow.get()}/bulk")
+    number, start, length = part
+    data = await _patiently(passage, partial(_read_part, passage, start, length))
+    if before is not None:
+        await before
+    md5 = await asyncio.to_thread(_hash_both, digest, data)
+    after.set_result(None)
+    if passage.done.get(number, "").partition(" ")[0] == md5.hex():
+        return
+    token = await _patiently(passage, partial(passage.upload.put_part, number, data, md5=md5))
+    if passage.journal is not None:
+        await passage.journal.part(number, md5.hex(), token)
+
+
+async def _read_part(passage: _Passage, start: int, length: int) -> bytes:
+    data = await read_all(passage.original.extent(start, length))
+    if len(data) != length:
+        raise RetryLater("the side answered with another range than was asked for", reason="content_mismatch")
+    return data
+
+
+async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeat one part's step for a while: a throttle or a cut costs that part, not a transfer of hours."""
+    for attempt in range(_PATIENCE):
+        try:
+            return await step()
+        except RetryLater as error:
+            if passage.journal is None:
+                raise
+            pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(attempt)
+            await passage.journal.clock.sleep(pause)
+    return await step()
+
+
+def _make_room(room: Room, lanes: asyncio.Semaphore, part: asyncio.Task[None]) -> None:
+    del part
+    room.close()
+    lanes.release()
+
+
+def _hash_both(whole: HASH, data: bytes) -> bytes:
+    whole.update(data)
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+async def _is_there(target: Target, result: WriteResult, size_bytes: int) -> None:
+    """Look at what was committed. Raises Reobserve when it is not there.
+
+    There are servers that confirm the end of an upload that they no longer hold, with the right ETag, and write nothing.
+    """
+    try:
+        version = (await target.store.head(target.key)).version
+    except NotPresent:
+        version = None
+    if version is None or (version.etag, version.size_bytes) != (result.etag, size_bytes):
+        text = "the object that was just completed is not there"
+        raise Reobserve(text, reason="precondition", key=target.key, side=target.store.side)
+
+
+def _given_up(error: BaseException, passage: _Passage) -> bool:
+    """Whether nothing that was sent is of use to a later attempt: not so when it was only interrupted."""
+    if isinstance(error, RetryLater):
+        # Of an upload that it forgot, a server may only say that it failed: begin anew, or it would fail for ever.
+        return error.reason in _DAMAGED or (passage.resumed and error.reason == "server_error")
+    return isinstance(error, Exception) and not isinstance(error, LeaseLost)
 
 
 def _identity(present: Present) -> tuple[str, int, int]:
@@ -176,21 +341,14 @@ async def still_the_same(store: ObjectStore, key: str, present: Present) -> None
         raise Reobserve("the file changed while it was read", reason="changed_while_read", key=key, side=store.side)
 
 
-async def _abort(upload: Upload) -> None:
-    try:
-        await asyncio.shield(upload.abort())
-    except FederationError:
-        # The fault that led here is the one to report; parts left behind are swept by the side's own lifecycle.
-        return
+async def _abandon(passage: _Passage) -> None:
+    with suppress(FederationError):  # the fault that led here is the one to report; what stays is recorded, and swept
+        await asyncio.shield(passage.upload.abort())
+        if passage.journal is not None:
+            await passage.journal.end()
 
 
 def _first(group: BaseExceptionGroup[FederationError]) -> FederationError:
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise AssertionError("an exception group is never empty")
-
-
-def _read(size_bytes: int) -> None:
-    current = tally.get(None)
-    if current is not None:
-        current.read_bytes += size_bytes

@@ -20,7 +20,10 @@ from federation.model import Side
 from federation.progress import Claim, HaltRecord, Held, Lease
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
+from federation.sync.budget import flow
+from federation.sync.bulk import give_way
 from federation.sync.context import PairContext
+from federation.sync.journal import sweep
 from federation.sync.leases import Leases
 from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
 from federation.sync.paced_store import Tally, fence, tally
@@ -33,6 +36,10 @@ from federation.telemetry import DECISION_LOGGER, logger
 _T = TypeVar("_T")
 _log = logger("fedplane.worker")
 _CLAIM_AT_MOST = 16
+_NEWEST_OF = 4
+"""Of each claim, one in so many is of the changes that came due last: a fresh one need not wait for a whole backlog."""
+_SWEEP_SECONDS = 600.0
+"""How often what is left of large transfers is looked for."""
 _APPLIED = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 _IDLE_POLL_SECONDS = 1.0
 _HALT_POLL_SECONDS = 1.0
@@ -59,6 +66,8 @@ class Worker:
         self._limits = limits
         self._leases = Leases(ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake)
         self._slots = asyncio.Semaphore(limits.concurrency)
+        self._aside = 0
+        """Keys at work that gave their slot back: large ones, which have a lane of their own."""
         self._ready: dict[int, None] = {}
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
@@ -90,7 +99,7 @@ class Worker:
     async def run(self) -> None:
         """Work until cancelled."""
         keeping = asyncio.create_task(self._leases.keep())
-        parts = [asyncio.create_task(part) for part in (self._poll(), self._claim_for_ever())]
+        parts = [asyncio.create_task(part) for part in (self._poll(), self._claim_for_ever(), self._sweep_for_ever())]
         try:
             done, _ = await asyncio.wait([keeping, *parts], return_when=asyncio.FIRST_COMPLETED)
             for part in done:
@@ -114,6 +123,23 @@ class Worker:
             for shard in list(self._leases.held):
                 self.wake(shard)
             await self._ctx.clock.sleep(_IDLE_POLL_SECONDS)
+
+    async def _sweep_for_ever(self) -> None:
+        """Clear away what is left of large transfers that nobody goes on with."""
+        ctx = self._ctx
+        while True:
+            await ctx.clock.sleep(_SWEEP_SECONDS)
+            for lease in list(self._leases.held.values()):
+                try:
+                    at_work = list(self._work.values())
+                    swept = await sweep(ctx.state, ctx.stores, lease, at_work=at_work, now_us=ctx.clock.now_us())
+                except LeaseLost:
+                    self._leases.lost(lease)
+                except RetryLater as error:
+                    _log.warning("the sweep of large transfers waits", shard=lease.shard, error=str(error))
+                else:
+                    if swept:
+                        _log.info("large transfers that nobody went on with were cleared away", shard=lease.shard, count=swept)
 
     async def _claim_for_ever(self) -> None:
         while True:
@@ -164,11 +190,12 @@ class Worker:
     async def _claim_from(self, lease: Lease) -> None:
         await self._slots.acquire()
         self._slots.release()
-        free = self._limits.concurrency - len(self._work)
+        free = self._limits.concurrency - len(self._work) + self._aside
         limit = max(1, min(_CLAIM_AT_MOST, free))
+        now_us = self._ctx.clock.now_us()
         try:
             await self._reclaim(lease)
-            claims = await self._ctx.state.claim(lease, limit=limit, now_us=self._ctx.clock.now_us())
+            claims = await self._ctx.state.claim(lease, limit=limit, now_us=now_us, newest=limit // _NEWEST_OF)
         except LeaseLost:
             self._leases.lost(lease)
             return
@@ -183,9 +210,10 @@ class Worker:
             self.wake(lease.shard)
         for claim in claims:
             await self._slots.acquire()
-            task = asyncio.create_task(self._work_on(lease, claim))
+            slot = _Slot(self._slots, self._step_aside)
+            task = asyncio.create_task(self._work_on(lease, claim, slot))
             self._work[task] = claim.hint.key
-            task.add_done_callback(self._worked)
+            task.add_done_callback(partial(self._worked, slot))
 
     async def _reclaim(self, lease: Lease) -> None:
         """Now and then, between two claims: no key can be on its way to us then."""
@@ -197,15 +225,20 @@ class Worker:
         if lost:
             _log.warning("claims forgotten by the state taken up again", shard=lease.shard, keys=lost)
 
-    def _worked(self, task: asyncio.Task[None]) -> None:
+    def _step_aside(self, change: int) -> None:
+        self._aside += change
+
+    def _worked(self, slot: _Slot, task: asyncio.Task[None]) -> None:
         del self._work[task]
-        self._slots.release()
+        slot.end()
 
     # --------------------------------------------------------------------------------------------------------- one key
 
-    async def _work_on(self, lease: Lease, claim: Claim) -> None:
+    async def _work_on(self, lease: Lease, claim: Claim, slot: _Slot) -> None:
         cost = Tally()
         tally.set(cost)
+        flow.set(self._ctx.name)
+        give_way.set(slot.give_way)
         fence.set(partial(self._leases.require, lease))
         started = self._ctx.clock.monotonic_seconds()
         synced: Synced | None = None
@@ -259,7 +292,7 @@ class Worker:
                 return "parked"
             case ToHold():
                 since_us = claim.held.since_us if claim.held is not None else now
-                held = Held(key=key, delete_on=what.delete_on, reason="delete_budget", since_us=since_us)
+                held = Held(key, what.delete_on, "delete_budget", since_us, deleted=what.deleted)
                 await self._persist(lambda: state.hold(lease, key, generation, held))
                 return "held"
             case ToHalt():
@@ -324,6 +357,29 @@ class Worker:
         self.stats.add(line)
         bug = error is not None and not isinstance(error, FederationError | NotQuiet | DeleteHeld)
         self._log.log(logging.ERROR if bug else logging.INFO, "decision", **_fields(line), exc_info=error if bug else None)
+
+
+class _Slot:
+    """One of the worker's places, given back when its key is done or steps aside, whichever comes first."""
+
+    def __init__(self, slots: asyncio.Semaphore, aside: Callable[[int], None]) -> None:
+        self._slots = slots
+        self._aside = aside
+        self._is_aside = False
+
+    def give_way(self) -> None:
+        """Let others have the place; the key goes on in a lane of its own. Idempotent."""
+        if not self._is_aside:
+            self._is_aside = True
+            self._aside(1)
+            self._slots.release()
+
+    def end(self) -> None:
+        """The key is done."""
+        if self._is_aside:
+            self._aside(-1)
+        else:
+            self._slots.release()
 
 
 @dataclass(frozen=True, slots=True)

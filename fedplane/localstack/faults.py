@@ -30,6 +30,10 @@ class RequestFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Connections closed instead of answered."""
     cut_after_effect: bool = False
     """The server did the work and only the answer is lost."""
+    cut_midway: Share = 0.0
+    """Connections closed in the middle of an object's content, read or written."""
+    corrupt: Share = 0.0
+    """Contents in which one byte is changed, read or written; the headers stay as they are."""
     client: str = ""
     """``fedplane`` or ``user``: only requests of that client; empty: all."""
     for_seconds: float | None = None
@@ -50,6 +54,8 @@ def check(faults: Faults) -> None:
         ("events", "duplicate", faults.events.duplicate),
         ("requests", "error", faults.requests.error),
         ("requests", "cut", faults.requests.cut),
+        ("requests", "cut_midway", faults.requests.cut_midway),
+        ("requests", "corrupt", faults.requests.corrupt),
     ):
         if not 0 <= value <= 1:
             raise ValueError(f"{place}.{name} is a share between 0 and 1, not {value}")

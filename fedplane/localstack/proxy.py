@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NoReturn
 from urllib.parse import parse_qsl, unquote
 
 import aiohttp
@@ -17,6 +18,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from fedplane.localstack.content_faults import READING, SENDING, ContentFault, in_one
 from fedplane.localstack.faults import RequestFaults
 
 _HOP_BY_HOP = frozenset({
@@ -138,7 +140,8 @@ class Proxy:
             await asyncio.sleep(faults.latency_ms / 1000)
         if faults.error and self._random.random() < faults.error:
             self.injected["errors"] += 1
-            await request.read()
+            async for _ in request.content.iter_any():  # read whatever its size, so that the connection can be used on
+                continue
             body, headers = self._watcher.refusal()
             if faults.retry_after_seconds is not None:
                 headers["Retry-After"] = str(faults.retry_after_seconds)
@@ -149,16 +152,29 @@ class Proxy:
 
     def _cut(self, request: web.BaseRequest) -> None:
         self.injected["cuts"] += 1
+        self._close(request)
+
+    def _close(self, request: web.BaseRequest) -> NoReturn:
         if request.transport is not None:
             request.transport.abort()
         raise web.HTTPServiceUnavailable
 
+    def _content_fault(self, faults: RequestFaults | None, call: _Call, of: frozenset[str], size: int | None) -> ContentFault:
+        applies = faults if call.operation in of else None
+        return ContentFault(applies, self._random, size or 0, lambda name: self.injected.update([name]))
+
     async def _forward(self, request: web.BaseRequest, call: _Call, faults: RequestFaults | None) -> web.StreamResponse:
         assert self._session is not None  # noqa: S101 - open() came first
         headers = CIMultiDict((name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP)
+        fault = self._content_fault(faults, call, SENDING, request.content_length)
         whole = _is_small(request.content_length) and "Transfer-Encoding" not in request.headers
         body = await request.read() if whole else None
-        data = body if whole else self._count(request.content.iter_any(), call, "request")
+        data: AsyncIterator[bytes] | bytes | None = body
+        if body is None:
+            data = fault.passed(self._count(request.content.iter_any(), call, "request"))
+        elif fault.any:
+            data = fault.passed(in_one(body))
+            headers["Content-Length"] = str(len(body))
         url = URL(f"{self._upstream}{call.raw_path}", encoded=True)
         try:
             async with self._session.request(
@@ -170,16 +186,19 @@ class Proxy:
                 if faults is not None and faults.cut_after_effect and self._random.random() < faults.cut:
                     await self._tell(request, call, body, answer, await answer.read())
                     self._cut(request)
-                return await self._answer(request, call, body, answer)
+                fault = self._content_fault(faults, call, READING, answer.content_length if answer.ok else 0)
+                return await self._answer(request, call, body, answer, fault)
+        except ConnectionResetError:
+            self._close(request)
         except aiohttp.ClientError as error:
             self.injected["upstream_faults"] += 1
             raise web.HTTPBadGateway(text=f"the server behind the proxy does not answer: {type(error).__name__}") from error
 
     async def _answer(
-        self, request: web.BaseRequest, call: _Call, body: bytes | None, answer: aiohttp.ClientResponse
+        self, request: web.BaseRequest, call: _Call, body: bytes | None, answer: aiohttp.ClientResponse, fault: ContentFault
     ) -> web.StreamResponse:
         headers = CIMultiDict((name, value) for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP)
-        if request.method != "HEAD" and _is_small(answer.content_length) and answer.content_length is not None:
+        if request.method != "HEAD" and _is_small(answer.content_length) and answer.content_length is not None and not fault.any:
             content = await answer.read()
             self.bytes[call.client, call.operation, "answer"] += len(content)
             headers.popall("Content-Length", None)
@@ -188,7 +207,7 @@ class Proxy:
         response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
         await response.prepare(request)
         if request.method != "HEAD":
-            async for chunk in self._count(answer.content.iter_any(), call, "answer"):
+            async for chunk in fault.passed(self._count(answer.content.iter_any(), call, "answer")):
                 await response.write(chunk)
         await response.write_eof()
         await self._tell(request, call, body, answer, None)

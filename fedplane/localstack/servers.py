@@ -59,22 +59,22 @@ def kafka_mock(address_file: Path, topic: str, state_dir: Path) -> ManagedProces
     return ManagedProcess("kafka", command, log=state_dir / "log" / "kafka.log", ready=ready)
 
 
-def kafka_apache(port: int, controller_port: int, state_dir: Path, tools: Path) -> ManagedProcess:
-    """Apache Kafka, one node, its own controller (facts/local-stack.md Kafka)."""
+def kafka_apache(port: int, controller_port: int, state_dir: Path, tools: Path, *, properties: str = "") -> ManagedProcess:
+    """Apache Kafka, one node, its own controller (facts/local-stack.md Kafka). *properties*: lines that override ours."""
     libs = tools / f"kafka-{KAFKA_VERSION}" / "libs"
     java = shutil.which("java")
     if java is None or not libs.is_dir():
         raise ServerFailed("Apache Kafka is not installed: run `make full-stack` (needs JDK 17 and Maven), or use --kafka mock.")
     home = state_dir / "kafka"
     home.mkdir(parents=True, exist_ok=True)
-    properties = home / "server.properties"
-    properties.write_text(_kafka_properties(port, controller_port, home))
+    file = home / "server.properties"
+    file.write_text(_kafka_properties(port, controller_port, home) + properties)
     classpath = f"{libs}/*"
-    cluster = secrets.token_urlsafe(16)
+    cluster = "A" + secrets.token_urlsafe(16)[1:]  # one that begins with a dash would be taken for an option
     start = (
         f'set -e; if [ ! -f "{home}/data/meta.properties" ]; then '
-        f'"{java}" -cp "{classpath}" kafka.tools.StorageTool format -t {cluster} -c "{properties}"; fi; '
-        f'exec "{java}" -Xmx256m -Xms64m -XX:+UseSerialGC -cp "{classpath}" kafka.Kafka "{properties}"'
+        f'"{java}" -cp "{classpath}" kafka.tools.StorageTool format -t {cluster} -c "{file}"; fi; '
+        f'exec "{java}" -Xmx256m -Xms64m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "{classpath}" kafka.Kafka "{file}"'
     )
     log = state_dir / "log" / "kafka.log"
     return ManagedProcess("kafka", ["/bin/sh", "-c", start], log=log, ready=lambda: port_answers(port))

@@ -14,14 +14,20 @@ import time
 import traceback
 from collections.abc import Callable
 
+from tests.acceptance import stages_change_feed as feed
 from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_input as wrong
+from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
+from tests.acceptance import stages_peer as peer
 from tests.acceptance import stages_scan as scans
+from tests.acceptance import stages_transfer as transfer
 from tests.acceptance.lab import HOME, Results
 
-STAGES: dict[str, Callable[[Results], None]] = {
+Stages = dict[str, Callable[[Results], None]]
+
+STAGES: Stages = {
     "real_input": converge.real_input,
     "second_run": converge.second_run,
     "live": live.live,
@@ -37,21 +43,39 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "bucket_away": scans.bucket_away,
 }
 
+SOURCES: Stages = {
+    "feed_alone": feed.feed_alone,
+    "feed_exactly_once": feed.feed_exactly_once,
+    "feed_killed": feed.feed_killed,
+    "kafka_killed": kafka.kafka_killed,
+}
+TRANSFER: Stages = {
+    "resumed": transfer.resumed,
+    "parallel": transfer.parallel,
+    "faulty": transfer.faulty,
+    "peer": peer.peer,
+    "bulk": transfer.bulk,
+}
+HUGE: Stages = {"huge": transfer.huge}
+"""Needs 16 GiB of disk."""
+GROUPS: dict[str, Stages] = {"first": STAGES, "sources": SOURCES, "transfer": TRANSFER, "huge": HUGE}
+ALL: Stages = {name: stage for group in GROUPS.values() for name, stage in group.items()}
+
 
 def main() -> int:
     """Run the chosen stages; 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all")
+    parser.add_argument("stages", nargs="*", choices=[[], *GROUPS, *ALL], help="groups or stages; default: the group 'first'")
     parser.add_argument("--quick", action="store_true", help="smaller and shorter")
     parser.add_argument("--full", action="store_true", help="versitygw and Apache Kafka instead of moto and the mock broker")
     given = parser.parse_args()
     results = Results(quick=given.quick, full=given.full)
-    for name in given.stages or STAGES:
+    for name in [stage for wanted in given.stages or ["first"] for stage in GROUPS.get(wanted, [wanted])]:
         results.stage = name
-        print(f"== {name}: {(STAGES[name].__doc__ or '').splitlines()[0]}", flush=True)
+        print(f"== {name}: {(ALL[name].__doc__ or '').splitlines()[0]}", flush=True)
         started = time.monotonic()
         try:
-            STAGES[name](results)
+            ALL[name](results)
         except Exception as error:
             traceback.print_exc()
             results.check("the stage runs to its end", False, repr(error)[:200])

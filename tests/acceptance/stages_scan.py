@@ -130,9 +130,11 @@ def _lose(the: Lab, side: str, count: int, share: int, name: str) -> None:
     keys = sorted(verify.names(the.sides)[0])
     lost = keys[: count * share // 100]
     losing: BlobUser | VastUser = VastUser(the.info, direct=True) if side == "vast" else BlobUser(the.info, direct=True)
+    the.stop_engine()  # a mass delete that a scan meets as a whole; what trickles in is bounded by the delete budget
     for key in lost:
         losing.delete(key)
     losing.close()
+    the.start_engine()
     waits = the.until("it waits for a person", lambda: _waits(the, len(lost)), 90, every=1.0)
     results.check(f"{side}, {name}: the deletes wait for a person", waits is not None, the.status()["held"])
     time.sleep(6)  # three more scans

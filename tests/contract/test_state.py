@@ -151,6 +151,20 @@ async def test_a_key_marked_while_it_is_worked_on_stays_dirty_with_only_the_news
     assert again.base == AGREED
 
 
+async def test_after_a_settle_lag_counts_from_the_earliest_change_since(state: State, clock: TestClock) -> None:
+    """Also where that one merged with a later one of the same version: two deletes, with a new object between them."""
+
+    def deleted(at_us: int) -> Change:
+        return Change("k", Side.BLOB, Source.EVENT_GRID, deleted=True, at=Stamp(at_us, 1, StampOrigin.EVENT))
+
+    await state.mark([event("k", at_us=10)])
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+    await state.mark([deleted(20), event("k", etag="0x8DCA", at_us=22), deleted(30)])
+    assert not await state.settle(lease, "k", claim.hint.generation, AGREED)
+    assert (await state.backlog()).oldest_us_by_side == {Side.BLOB: 20, Side.VAST: None}
+
+
 async def test_a_deferred_key_waits_and_counts_its_attempts(state: State, clock: TestClock) -> None:
     """It is not due before its time; a mark meanwhile brings it forward."""
     await state.mark([event("k")])

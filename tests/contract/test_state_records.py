@@ -9,7 +9,8 @@ import pytest
 
 from federation.model import Base, Change, Metadata, Side, Source, Stamp
 from federation.ports import State
-from federation.progress import ConflictRecord, Cursor, DeadLetter, DeleteBudget, DeleteTally, HaltRecord, Held
+from federation.progress import ConflictRecord, Cursor, DeadLetter, DeadTally, DeleteBudget, DeleteTally, HaltRecord, Held
+from federation.state import memory_records, redis_state
 from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
 
 BIG = DeleteBudget(count=1000, share=1.0, window_seconds=3600)
@@ -38,7 +39,7 @@ async def test_parked_keys_come_back_on_news_and_by_an_operator(state: State, cl
 
 
 async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock) -> None:
-    """The verdict reaches the worker with the claim; news drops the hold, so that it is decided anew."""
+    """The verdict reaches the worker with the claim, beside whatever news there is; a settle ends it."""
     held = Held("k", Side.VAST, "delete_budget", 7)
     await state.mark([event("k", etag=None)])
     lease = await lease_of(state, "k")
@@ -52,6 +53,7 @@ async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock)
     assert judged.held is not None
     assert judged.held.verdict == "released"
     await state.mark([event("k", etag="0x8DCC")])
+    assert not await state.settle(lease, "k", judged.hint.generation, None)
     assert await state.held() == []
 
 
@@ -158,7 +160,7 @@ async def test_held_deletes_that_are_renames_are_counted_among_the_held(state: S
 
 
 async def test_a_held_delete_survives_being_told_again(state: State) -> None:
-    """Scans and repeated events tell of the same delete; only news of a version ends the wait for a person."""
+    """Scans and repeated events tell of the same delete and of the version it met; only a settle ends the wait for a person."""
     await state.mark([event("k")])
     lease = await lease_of(state, "k")
     [claim] = await state.claim(lease, limit=1, now_us=2**52)
@@ -166,6 +168,11 @@ async def test_a_held_delete_survives_being_told_again(state: State) -> None:
     await state.mark([Change("k", Side.BLOB, Source.RECONCILER, deleted=True), Change("k", Side.VAST, Source.RECONCILER)])
     assert [one.key for one in await state.held()] == ["k"]
     await state.mark([event("k", etag="0x8DBACK")])
+    [claim] = await state.claim(lease, limit=1, now_us=2**52)
+    assert [one.key for one in await state.held()] == ["k"]
+    assert claim.held is not None
+
+    await state.settle(lease, "k", claim.hint.generation, AGREED)
     assert await state.held() == []
 
 
@@ -246,3 +253,24 @@ async def test_dead_letters_are_kept_whole_and_in_order(state: State) -> None:
     for letter in letters:
         await state.bury(letter)
     assert await state.dead_letters() == letters
+    assert (await state.backlog()).dead.kept == 3
+
+
+async def test_dead_letters_are_bounded_by_count_and_bytes(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are dropped and counted; the tally tells how much is kept and when each source buried last."""
+    for module in (memory_records, redis_state):
+        monkeypatch.setattr(module, "DEAD_LETTERS", 3)
+        monkeypatch.setattr(module, "DEAD_LETTER_BYTES", 1000)
+    assert (await state.backlog()).dead == DeadTally()
+    letters = [DeadLetter("event_grid_queue" if n % 2 else "vast_events", "r", b"x" * 100, n) for n in range(5)]
+    for letter in letters:
+        await state.bury(letter)
+    assert await state.dead_letters() == letters[2:]
+    tally = (await state.backlog()).dead
+    assert (tally.kept, tally.dropped, tally.newest_us) == (3, 2, {"vast_events": 4, "event_grid_queue": 3})
+    assert 300 < tally.kept_bytes <= 1000
+    await state.bury(DeadLetter("vast_events", "r", b"y" * 600, 9))
+    assert [letter.at_us for letter in await state.dead_letters()] == [9]
+    await state.bury(DeadLetter("vast_events", "r", b"z" * 2000, 10))
+    tally = (await state.backlog()).dead
+    assert (await state.dead_letters(), tally.kept_bytes, tally.dropped) == ([], 0, 7)

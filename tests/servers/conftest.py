@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
+from federation.state.embedded import EmbeddedRedis
 from fedplane.localstack.info import StackInfo, StackOptions
 from fedplane.localstack.stack import LocalStack
 from tests.servers.stack_lab import SIDES, Lab
@@ -59,3 +61,12 @@ def lab(open_lab: Lab) -> Iterator[Lab]:
 def key() -> str:
     """A new name."""
     return f"dir/{uuid4().hex}"
+
+
+@pytest_asyncio.fixture
+async def own_redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
+    """A real Redis that the test may stop and start."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    await server.start()
+    yield server
+    await server.stop()

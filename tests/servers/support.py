@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from federation.clock import SystemClock
 from federation.errors import RetryLater
 from federation.model import Change
-from federation.ports import Source
+from federation.ports import ChangeSink, Source
 from federation.progress import MarkResult
+from federation.settings import RedisSettings
+from federation.state.embedded import EmbeddedRedis, connect
+from federation.state.redis_state import RedisState
 
 PATIENCE_SECONDS = 15.0
 
@@ -51,6 +54,22 @@ class Sink:
         return [change.key for call in self.calls for change in call]
 
 
+@dataclass
+class Counting:
+    """``ports.ChangeSink`` over a real one, whose failures it counts."""
+
+    inner: ChangeSink
+    failed: int = 0
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """As in the port."""
+        try:
+            return await self.inner.mark(changes)
+        except RetryLater:
+            self.failed += 1
+            raise
+
+
 async def eventually(check: Callable[[], bool | Awaitable[bool]], what: str) -> None:
     """Wait until *check* is true; AssertionError saying *what* after ``PATIENCE_SECONDS``."""
     try:
@@ -74,3 +93,13 @@ async def running(source: Source) -> AsyncIterator[asyncio.Task[None]]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@asynccontextmanager
+async def state_in(server: EmbeddedRedis) -> AsyncIterator[RedisState]:
+    """A new pair's state in *server*."""
+    client, _ = await connect(RedisSettings(url=f"unix://{server.socket}"))
+    state = RedisState(client, "pair", shards=4, clock=SystemClock())
+    await state.open()
+    yield state
+    await state.close()

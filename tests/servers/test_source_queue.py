@@ -14,11 +14,15 @@ import pytest
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
+from federation.clock import SystemClock
 from federation.payloads.event_grid import BlobScope
+from federation.ports import ChangeSink
 from federation.sources import event_grid_queue
 from federation.sources.event_grid_queue import EventGridQueue, open_queue
+from federation.state.embedded import EmbeddedRedis
+from federation.state.memory_state import MemoryState
 from fedplane.localstack.info import StackInfo
-from tests.servers.support import QuickClock, Sink, eventually, running
+from tests.servers.support import Counting, QuickClock, Sink, eventually, running, state_in
 
 pytestmark = pytest.mark.servers
 ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/acct"
@@ -34,15 +38,17 @@ class Lab:
     queue: QueueClient
     poison: QueueClient
     sink: Sink = field(default_factory=Sink)
-    gaps: int = 0
+    gaps: list[str] = field(default_factory=list)
+    state: MemoryState = field(default_factory=lambda: MemoryState("pair", shards=1, clock=SystemClock()))
 
-    def source(self) -> EventGridQueue:
+    def source(self, sink: ChangeSink | None = None) -> EventGridQueue:
         """A new one."""
         url, text = f"{self.info.queue_endpoint}/{self.name}", self.info.connection_string()
-        return open_queue(url, text, None, scope=SCOPE, sink=self.sink, clock=QuickClock(), on_gap=self._gap)
+        sink, clock = sink or self.sink, QuickClock()
+        return open_queue(url, text, None, scope=SCOPE, sink=sink, clock=clock, on_gap=self._gap, state=self.state)
 
-    def _gap(self) -> None:
-        self.gaps += 1
+    def _gap(self, prefix: str = "") -> None:
+        self.gaps.append(prefix)
 
     async def send(self, *events: Any) -> None:  # noqa: ANN401 - any JSON
         """Each as Event Grid does: one event a message, base64."""
@@ -149,6 +155,60 @@ async def test_a_malformed_message_is_kept_and_the_stream_goes_on(lab: Lab, cont
     assert source.health()["dead_lettered"] == 1
 
 
+@pytest.mark.parametrize("content", ["x" * 65_500, '"' * 40_000, "ü" * 32_750], ids=["full", "escaped", "wide"])
+async def test_a_malformed_message_that_fills_a_message_is_kept_too(lab: Lab, content: str) -> None:
+    """What leaves no room for its reason is moved untouched, and the reason after it; the stream goes on."""
+    await lab.queue.send_message(content)
+    await lab.send(_event("after"))
+    async with running(lab.source()):
+        await eventually(lab.empty, "the queue is empty")
+    whole, reason = [message.content async for message in lab.poison.receive_messages()]
+    assert whole == content
+    assert json.loads(reason)["reason"]
+    assert lab.sink.keys == ["after"]
+
+
+async def test_a_malformed_message_is_told_by_the_state_and_waits_for_ever(lab: Lab) -> None:
+    """Status and `fedplane events dead` know of it, and the poison queue never forgets it."""
+    await lab.queue.send_message("no base64!")
+    async with running(lab.source()):
+        await eventually(lab.empty, "the queue is empty")
+    assert [(one.source, one.raw) for one in await lab.state.dead_letters()] == [("event_grid_queue", b"no base64!")]
+    [message] = await lab.poison.peek_messages()
+    assert message.expires_on is not None
+    assert message.expires_on.year == 9999
+
+
+async def test_while_marks_fail_nothing_else_is_received(lab: Lab) -> None:
+    """One round is held, however many wait; then all are marked."""
+    await lab.send(*(_event(str(number)) for number in range(70)))
+    lab.sink.failures = 20
+    source = lab.source()
+    async with running(source):
+        await eventually(lambda: lab.sink.failed == 19, "the mark was tried again and again")
+        assert source.health()["received"] == 32
+        await eventually(lab.empty, "the queue is empty")
+    assert sorted(lab.sink.keys, key=int) == [str(number) for number in range(70)]
+
+
+async def test_redis_gone_and_back_loses_nothing(lab: Lab, own_redis: EmbeddedRedis) -> None:
+    """While the real Redis is stopped one round is held and the rest stays in the queue; then every event is marked."""
+    async with state_in(own_redis) as state:
+        sink = Counting(state)
+        source = lab.source(sink)
+        async with running(source):
+            await lab.send(_event("before"))
+            await eventually(lab.empty, "the queue is empty")
+            await own_redis.stop()
+            await lab.send(*(_event(f"meanwhile/{number}") for number in range(100)))
+            await eventually(lambda: sink.failed > 8, "the mark was tried again and again")
+            assert int(source.health()["received"] or 0) <= 1 + 32
+            assert await lab.left() == 100
+            await own_redis.start()
+            await eventually(lab.empty, "the queue is empty")
+        assert (await state.backlog()).dirty == 101
+
+
 async def test_what_is_not_ours_is_counted_and_deleted(lab: Lab) -> None:
     """Another account's or container's events are no poison: they are refused by reason."""
     await lab.send(_event("a", "other"), _event("b", "other"), _event("c", topic=ACCOUNT + "x"), _event("ours"))
@@ -165,7 +225,7 @@ async def test_an_event_for_a_scan_asks_for_one(lab: Lab) -> None:
     await lab.send(_event("dir", kind="DirectoryRenamed"))
     async with running(lab.source()):
         await eventually(lab.empty, "the queue is empty")
-    assert (lab.gaps, lab.sink.keys) == (1, [])
+    assert (lab.gaps, lab.sink.keys) == (["", "dir/"], [])
 
 
 async def test_a_missing_queue_is_told_and_awaited(lab: Lab) -> None:

@@ -21,6 +21,7 @@ from federation import settings, wiring
 from federation.clock import SystemClock
 from federation.payloads.event_grid import BlobScope
 from federation.ports import ChangeSink
+from federation.sources.event_grid_http import Target
 from federation.sources.event_grid_webhook import EventGridWebhook
 from federation.state.redis_state import RedisState
 from fedplane.localstack.info import StackInfo
@@ -63,7 +64,7 @@ class Client:
 @asynccontextmanager
 async def _webhook(sink: ChangeSink, secret: str | None = SECRET, gaps: list[str] | None = None) -> AsyncIterator[Client]:
     found: list[str] = [] if gaps is None else gaps
-    source = EventGridWebhook("127.0.0.1:0", secret, SCOPE, sink, lambda: found.append("gap"))
+    source = EventGridWebhook("127.0.0.1:0", Target(SCOPE, sink, secret, lambda prefix="": found.append(prefix)))
     async with running(source), aiohttp.ClientSession() as session:
         await asyncio.wait_for(source.bound.wait(), 5)
         yield Client(source, session)
@@ -195,7 +196,7 @@ async def test_an_event_for_a_scan_asks_for_one() -> None:
     gaps: list[str] = []
     async with _webhook(Sink(), gaps=gaps) as client:
         assert (await client.post(_event("dir", kind="DirectoryDeleted")))[0] == 200
-    assert gaps == ["gap"]
+    assert gaps == ["dir/"]
 
 
 async def test_it_stops_and_frees_its_port() -> None:

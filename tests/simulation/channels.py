@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,9 @@ from urllib.parse import quote
 from azure.core.exceptions import ResourceNotFoundError, ServiceRequestError
 from kafka.errors import KafkaConnectionError
 
+from federation.keys import encode, policy_for
 from federation.model import Side
+from federation.sources.kafka_reader import Polled
 from tests.simulation.loop import UNIT
 from tests.simulation.script import Rates
 
@@ -43,7 +45,7 @@ def blob_event(key: str, etag: str | None, at_us: int) -> bytes:
     return json.dumps(
         {
             "topic": ACCOUNT,
-            "subject": f"/blobServices/default/containers/{CONTAINER}/blobs/{key}",
+            "subject": f"/blobServices/default/containers/{CONTAINER}/blobs/{encode(key, policy_for(Side.BLOB))}",
             "eventType": f"Microsoft.Storage.{kind}",
             "eventTime": datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f0Z"),
             "id": "e",
@@ -54,7 +56,7 @@ def blob_event(key: str, etag: str | None, at_us: int) -> bytes:
 
 def vast_event(key: str, name: str, etag: str | None, at_us: int) -> bytes:
     """As VAST sends it."""
-    item = {"key": quote(key, safe="/"), "size": 1} | ({"eTag": etag} if etag is not None else {})
+    item = {"key": quote(encode(key, policy_for(Side.VAST)), safe="/"), "size": 1} | ({"eTag": etag} if etag is not None else {})
     record = {
         "eventName": name,
         "eventTime": datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -191,9 +193,11 @@ class QueueEnd:
 class Record:
     """A Kafka record."""
 
+    partition: int
     offset: int
     value: bytes
     told: Told
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Topic:
@@ -207,7 +211,7 @@ class Topic:
         """Append."""
         number = sum(told.key.encode()) % PARTITIONS
         records = self.partitions[number]
-        records.append(Record(len(records), told.body, told))
+        records.append(Record(number, len(records), told.body, told))
 
     def truncate(self) -> None:
         """Retention passed everything there is."""
@@ -217,14 +221,13 @@ class Topic:
 class TopicEnd:
     """Stands in for the thread with kafka-python in ``federation.sources.vast_kafka``; made by the source itself."""
 
-    def __init__(self, options: dict[str, Any], topic: str, position: dict[str, int]) -> None:
+    def __init__(self, options: dict[str, Any], topic: str) -> None:
         del topic
         self._topic: Topic = options["sim_topic"]
         self._rng: Random = options["sim_rng"]
         self._rates: Callable[[], Rates] = options["sim_rates"]
         self._count: Callable[[str], None] = options["sim_count"]
-        self._position = {int(name): at for name, at in position.items()}
-        self.gaps = 0
+        self._position: dict[int, int] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -232,24 +235,41 @@ class TopicEnd:
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def poll(self) -> dict[int, list[Record]]:
-        """As the real one: some records by partition, or nothing after a while."""
+    async def _go(self) -> None:
         await asyncio.sleep(self._rng.uniform(0, 0.05))
         if self._rng.random() < self._rates().broker:
             self._count("broker call failed")
             raise KafkaConnectionError("broker away")
-        batch: dict[int, list[Record]] = {}
-        for number, records in enumerate(self._topic.partitions):
-            at = self._position.get(number, self._topic.first[number])
+
+    async def topic(self) -> tuple[frozenset[int], str]:
+        """As the real one; nobody makes the topic anew."""
+        await self._go()
+        return frozenset(range(PARTITIONS)), ""
+
+    async def assign(self, positions: Mapping[int, int | None]) -> dict[int, int]:
+        """As the real one."""
+        await self._go()
+        self._position = {one: self._topic.first[one] if at is None else at for one, at in positions.items()}
+        return dict(self._position)
+
+    async def behind(self) -> int:
+        """As the real one."""
+        return sum(len(self._topic.partitions[one]) - at for one, at in self._position.items())
+
+    async def poll(self) -> Polled:
+        """As the real one: some records by partition, or nothing after a while."""
+        await self._go()
+        polled = Polled()
+        for number, at in self._position.items():
             if at < self._topic.first[number]:
-                self.gaps += 1
-                at = self._topic.first[number]
-            if found := records[at : at + _POLL_AT_MOST]:
-                batch[number] = found
+                polled.restarted[number] = self._position[number] = self._topic.first[number]
+                return polled
+            if found := self._topic.partitions[number][at : at + _POLL_AT_MOST]:
+                polled.records[number] = list(found)
             self._position[number] = at + len(found)
-        if not batch:
+        if not polled.records:
             await asyncio.sleep(0.5)
-        return batch
+        return polled
 
 
 def unit_name() -> str:

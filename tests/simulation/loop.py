@@ -2,8 +2,8 @@
 
 Time moves only when nothing is ready, then straight to the next timer. Which ready task runs next is drawn from the seed, as a
 priority that depends on the task's serial number and step alone: so the order in which a set happened to be walked changes
-nothing, and a seed replays exactly. Tasks belong to simulated processes; a killed process never runs again, not even its
-``finally``.
+nothing, and a seed replays exactly. To cut a failing run down, only some of the choices are drawn (``Spans``). Tasks belong to
+simulated processes; a killed process never runs again, not even its ``finally``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Stuck(Exception):
     """Nothing is ready and no timer is set, or far too many steps were taken."""
 
 
+Spans = tuple[tuple[int, int], ...]
+"""Which choices of the schedule are drawn, by their number, as half-open spans; all others are first come, first served."""
+
+
 class Unit:
     """What is killed and paused as one: a simulated process."""
 
@@ -60,8 +64,11 @@ class _Known:
 class SimLoop:
     """See the module. Only what the engine uses of a loop is there; anything else is an AttributeError."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, drawn: Spans | None = None) -> None:
         self._seed = seed & _MASK
+        self._drawn = drawn
+        self.choices = 0
+        """How often a task became ready, and its turn was chosen."""
         self._now = 0.0
         self._soon: deque[asyncio.Handle] = deque()
         self._ready: list[tuple[int, int, asyncio.Handle]] = []
@@ -147,9 +154,16 @@ class SimLoop:
             self._soon.append(handle)  # bookkeeping of futures; not a choice
             return
         known.steps += 1
+        self.choices += 1
+        heapq.heappush(self._ready, (self._turn(known), next(self._serial), handle))
+
+    def _turn(self, known: _Known) -> int:
+        """The priority of a ready task, the lowest first."""
+        if self._drawn is not None and not any(start <= self.choices < end for start, end in self._drawn):
+            return _MASK >> 1  # behind half of the drawn ones, and in order among themselves
         draw = ((self._seed ^ (known.serial * _MIX)) + known.steps * 0xBF58476D1CE4E5B9) & _MASK
         draw = ((draw ^ (draw >> 30)) * 0x94D049BB133111EB) & _MASK
-        heapq.heappush(self._ready, (draw ^ (draw >> 31), next(self._serial), handle))
+        return draw ^ (draw >> 31)
 
     # ------------------------------------------------------------------------------------------------------ processes
 

@@ -7,23 +7,26 @@ are superseded. Everything else must end as the current value of both sides, or 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from federation.metadata import digest
-from federation.model import SECOND_US, Base, Metadata, Mode, Side
+from federation.model import SECOND_US, Base, Foreign, Metadata, Mode, Side
 from federation.progress import ConflictRecord
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import _Object
+from federation.sync.preserve import CONFLICTS_PREFIX
 from tests.simulation.script import Script
 from tests.simulation.sides import Server
+from tests.simulation.values import Value, agreed_digest, has_big, md5_of, plain, value_of
 
-Value = tuple[bytes, tuple[tuple[str, str], ...]]
 BUDGET_SECONDS = 600.0
 LWW_SLACK_US = 3_600_000
 """A second of precision on either side, clock uncertainty as set, uncertainty of two skew measurements and their errors."""
 
 
+GRANTED_SECONDS = 60.0
+"""How long a delete that was granted before the state lost that may be under way."""
 SURE_TIE_US = 50_000
 """Closer than any uncertainty: the tie winner must win."""
 
@@ -56,6 +59,8 @@ class Oracle:
     """Hears of everything that changes. ``violations`` says what went wrong, in words."""
 
     script: Script
+    known: Callable[[], MemoryState]
+    """The state as it is now."""
     servers: dict[Side, Server] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     partial: set[tuple[str, bytes]] = field(default_factory=set)
@@ -64,7 +69,21 @@ class Oracle:
     deletes: dict[tuple[Side, str], float] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     """Keys of held deletes that the operator released."""
-    state_lost: bool = False
+    rejected: dict[tuple[str, Side], float] = field(default_factory=dict)
+    """Held deletes that the operator refused: key, side of the delete, and when."""
+    concerned: dict[str, float] = field(default_factory=dict)
+    """Keys of which the state lost something, and when it last did."""
+    lost_at: float | None = None
+    """When the state last lost anything."""
+    late: set[str] = field(default_factory=set)
+    """Keys that a process created which no longer held the lease."""
+    undone: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    """Of a key in a read-only zone the versions that the engine has undone."""
+    user_acts: Counter[tuple[Side, str]] = field(default_factory=Counter)
+    gone: dict[tuple[Side, str], float] = field(default_factory=dict)
+    """When a user last deleted the key on that side."""
+    wrote: Callable[[Side, str, _Object | None, _Object | None], None] = field(default=lambda *_: None)
+    """Told of the engine's writes first (claims.Claims)."""
     values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
     """The users' writes that an object stands for."""
@@ -76,6 +95,17 @@ class Oracle:
         """Note a violation once."""
         if what not in self.violations:
             self.violations.append(what)
+
+    @property
+    def state_lost(self) -> bool:
+        """Whether the state ever lost anything."""
+        return self.lost_at is not None
+
+    def lost(self, keys: set[str]) -> None:
+        """The state lost what it knew of *keys*, and who had been granted what."""
+        self.lost_at = asyncio.get_running_loop().time()
+        self.concerned.update(dict.fromkeys(keys, self.lost_at))
+        self.deletes.clear()
 
     # ------------------------------------------------------------------------------------------------------------ writes
 
@@ -96,7 +126,7 @@ class Oracle:
         )
         if base is not None and base.live:
             same = base.md5 == md5_of(held.data)
-            write.agreed_again = same and base.metadata_digest == digest(held.metadata)
+            write.agreed_again = same and base.metadata_digest == agreed_digest(held.metadata)
         self.writes.append(write)
         self.values.setdefault((key, write.value), []).append(write)
         self.embodied[side, key] = [write]
@@ -114,6 +144,7 @@ class Oracle:
     def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, base: Base | None) -> None:
         """A user on *side* overwrites or deletes *held*."""
         if how == "delete":
+            self.gone[side, key] = asyncio.get_running_loop().time()
             true_us = self.servers[side].clock.now_us() - self.servers[side].clock.ahead_us()
             self.delete_times.setdefault((side, key), []).append(true_us)
         if held is None:
@@ -125,8 +156,14 @@ class Oracle:
             # Nobody but the user can know that he saw our copy, if it went before we had recorded it (no base, no delete).
             agreed = base if base is not None and base.live else Base()
             unrecorded = agreed.etag(side) != held.etag and (how == "delete" or write.side is not side)
+            unrecorded = unrecorded and self._may_be_copied(side, key, held)
             # Nor can he have seen what the other side's user wrote and we had not agreed on, be it the same bytes.
             write.unagreed = unrecorded or (write.side is not side and agreed.etag(write.side) not in write.etags)
+
+    def _may_be_copied(self, side: Side, key: str, held: _Object) -> bool:
+        """Whether a copy of *held* is on the other side, or on its way there."""
+        there = self.servers[side.other].objects.get(key)
+        return key in self.known()._dirty or (there is not None and value_of(there) == value_of(held))
 
     def raced(self, side: Side, key: str) -> None:
         """A write came between look and unconditional write, where the server honours no condition (design, rule 5)."""
@@ -141,11 +178,17 @@ class Oracle:
             for side in Side:
                 self.embodied[side, key] = list(both.values())
 
-    def engine_changed(self, side: Side, key: str, after: _Object | None) -> None:
+    def engine_changed(self, side: Side, key: str, before: _Object | None, after: _Object | None) -> None:
         """The engine wrote or deleted something of the users' namespace."""
-        self.mutations += 1
         self._metadata_race(side, key)
-        self.embodied.pop((side, key), None)
+        self.wrote(side, key, before, after)
+        replaced = self.embodied.pop((side, key), [])
+        if before is not None and replaced and all(write.side is side for write in replaced):
+            self._undone(side, key, before, after)
+        if after is None:
+            self._permitted(side, key, foreign=any(write.side is side for write in replaced))
+        elif before is not None:
+            self._kept_what_did_not_fit(side, key, before, after)
         if after is None:
             self._guarded(side, key)
             return
@@ -172,8 +215,41 @@ class Oracle:
         if key not in self.released:
             # A second delete of one key costs nothing more.
             self.deletes = {one: at for one, at in self.deletes.items() if at > now - BUDGET_SECONDS} | {(side, key): now}
-            if len(self.deletes) > self.script.delete_budget and not self.state_lost:
+            granted_before = self.lost_at is not None and now < self.lost_at + GRANTED_SECONDS
+            if len(self.deletes) > self.script.delete_budget and not granted_before:
                 self.fail(f"{len(self.deletes)} deletes within {BUDGET_SECONDS:g} s, {self.script.delete_budget} allowed")
+
+    def _undone(self, side: Side, key: str, before: _Object, after: _Object | None) -> None:
+        """A write in a read-only zone is undone: no more often than the settings say, within the hour that a world lasts."""
+        if self.script.mode.writable(side) or self.state_lost or (after is None and (side.other, key) in self.gone):
+            return
+        if after is not None and value_of(after) == value_of(before):
+            return
+        undone = self.undone.setdefault(key, set())
+        undone.add((before.etag, before.modified.at_us))
+        if len(undone) > self.script.revert_limit:
+            self.fail(f"{side}:{key} was put back {len(undone)} times, {self.script.revert_limit} are allowed")
+
+    def _permitted(self, side: Side, key: str, *, foreign: bool) -> None:
+        """A delete by the engine: one that the settings and the operator allow."""
+        removal = foreign and not self.script.mode.writable(side) and self.script.foreign is Foreign.PRESERVE_AND_REMOVE
+        if not removal and not any((one, key) in self.gone for one in Side):
+            self.fail(f"{side}:{key} was deleted, which no user has deleted on either side")
+        if side in self.script.deletes_ignored and not removal:
+            self.fail(f"a delete was carried to {side}:{key}, where deletes are ignored")
+        refused = self.rejected.get((key, side))
+        if refused is not None and max(self.gone.get((side.other, key), -1.0), self.gone.get((side, key), -1.0)) < refused:
+            self.fail(f"the delete of {side}:{key} was carried out although the operator rejected it")
+
+    def _kept_what_did_not_fit(self, side: Side, key: str, before: _Object, after: _Object) -> None:
+        """What VAST could not take of Blob's metadata is not erased by what comes back from there, or it is preserved."""
+        if side is not Side.BLOB or not has_big(before) or has_big(after) or key in self.concerned:
+            return
+        copies = [held for name, held in self.servers[side].objects.items() if name.startswith(f"{CONFLICTS_PREFIX}{key}~")]
+        copied = any((one.data, one.metadata.user) == (before.data, before.metadata.user) for one in copies)
+        records = [one for one in self.known()._conflicts.values() if one.key == key and one.loser_metadata is not None]
+        if not copied and not any(one.loser_metadata == before.metadata for one in records):
+            self.fail(f"metadata that VAST could not take was erased on {side}:{key}")
 
     def again(self, side: Side, key: str, held: _Object) -> None:
         """A user wrote or touched what is there: the same version, later."""
@@ -197,7 +273,10 @@ class Oracle:
         held = {side: server.objects.get(key) for side, server in self.servers.items()}
         now = {side: value_of(one) if one is not None else None for side, one in held.items()}
         parked = state._parked.get(key)
-        kept = self._kept_alone(key, state, now) or (parked is not None and parked.reason == "revert_limit")
+        told_off = parked is not None and parked.reason == "revert_limit"
+        if told_off:
+            self._told_off(key)
+        kept = self._kept_alone(key, now) or told_off
         if now[Side.BLOB] != now[Side.VAST] and not kept:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
         gone = all(value is None for value in now.values())
@@ -207,15 +286,33 @@ class Oracle:
             current = write.value in now.values() if kept else all(value == write.value for value in now.values())
             if not current and not self._preserved(write, records) and not self._only_in_the_state(write):
                 self.fail(f"lost: #{write.number} {write.value!r} of {write.side}:{key}; now {now!r}")
+        refused = max((at for (name, _), at in self.rejected.items() if name == key), default=None)
+        if gone and refused is not None and not any(at >= refused for (_, name), at in self.gone.items() if name == key):
+            self.fail(f"the delete of {key} was rejected, and the object is gone")
         self._resurrected(key, now)
 
-    def _kept_alone(self, key: str, state: MemoryState, now: dict[Side, Value | None]) -> bool:
-        base = state._base.get(key)
-        one_sided = base is not None and not base.deleted and bool(base.blob_etag) != bool(base.vast_etag)
-        if not one_sided or self.script.mode is Mode.TWO_WAY:
+    def _told_off(self, key: str) -> None:
+        """Parked for being put back too often: somebody must have changed it more often than that, in a read-only zone."""
+        zones = [side for side in Side if not self.script.mode.writable(side)]
+        if not any(self.user_acts[zone, key] > self.script.revert_limit for zone in zones):
+            self.fail(f"parked as put back too often, which it was not: {key}")
+
+    def _kept_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
+        """One side may hold what the other does not: where deletes are ignored, and what a read-only zone's users made."""
+        present = [side for side in Side if now[side] is not None]
+        if len(present) != 1:
             return False
-        zone = Side.BLOB if self.script.mode is Mode.VAST_MASTER else Side.VAST
-        return now[zone] is not None and now[zone.other] is None
+        [side] = present
+        mode, value = self.script.mode, now[side]
+        first = min((write.when for write in self.values.get((key, value or (b"", ())), [])), default=0.0)
+        gone = self.gone.get((side.other, key), -1.0)
+        # Where the side may be written to, what was written after the delete travels; in a read-only zone it stays beside it.
+        if side in self.script.deletes_ignored and mode.writable(side.other) and gone >= (first if mode.writable(side) else 0.0):
+            return True
+        if mode.writable(side):
+            return False
+        foreign = key in self.concerned or any(write.side is side for write in self.embodied.get((side, key), []))
+        return foreign and (self.script.foreign is Foreign.KEEP or (key, side) in self.rejected)
 
     def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
         content, metadata = write.value
@@ -224,7 +321,7 @@ class Oracle:
                 copy = self.servers[record.loser_side].objects.get(record.preserved_as)
                 if copy is not None and value_of(copy) == write.value:
                     return True
-            elif record.loser_metadata is not None and record.loser_metadata.user == metadata:
+            elif record.loser_metadata is not None and plain(record.loser_metadata) == metadata:
                 md5 = md5_of(content)
                 same = [
                     one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata
@@ -239,11 +336,13 @@ class Oracle:
         And to a base that went back in time a content of old is the agreed one, however new it is.
         """
         twins = [one for one in self.writes if one.key == write.key and one.value[0] == write.value[0] and one is not write]
-        return self.state_lost and bool(twins)
+        return write.key in self.concerned and bool(twins)
 
     def _resurrected(self, key: str, now: dict[Side, Value | None]) -> None:
         value = now[Side.BLOB]
-        if self.state_lost or not self.script.stamps or value is None or value != now[Side.VAST]:
+        if key in self.concerned or not self.script.stamps or value is None or value != now[Side.VAST]:
+            return
+        if key in self.late or any(name == key for name, _ in self.rejected):
             return
         writes = self.values.get((key, value), [])
         if writes and all(one.superseded and not one.unagreed and not one.raced for one in writes):
@@ -276,7 +375,11 @@ class Oracle:
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""
-        if self.state_lost or not self.script.stamps or not record.loser_etag:
+        if record.key in self.concerned or not self.script.stamps or not record.loser_etag:
+            return False
+        let_go = record.loser_side in self.script.deletes_ignored and (record.winner_side, record.key) in self.gone
+        if let_go and "-" in record.loser_etag:
+            # Once its delete was ignored nothing is agreed on, and no hash proves that a large object is our copy: it is kept.
             return False
         return not any(
             (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes
@@ -286,18 +389,3 @@ class Oracle:
         """When users wrote what *side* held under *etag*; empty when that cannot be told for sure."""
         found = [one.etags[etag] for one in self.writes if (one.key, one.side) == (key, side) and etag in one.etags]
         return found[0] if len(found) == 1 else []
-
-
-def md5_of(content: bytes) -> str:
-    """As both services tell it."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def value_of(held: _Object) -> Value:
-    """What a user would compare."""
-    return held.data, held.metadata.user
-
-
-def with_tag(text: str) -> Metadata:
-    """User metadata of one name."""
-    return Metadata(user=(("tag", text),)) if text else Metadata()

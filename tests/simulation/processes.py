@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from random import Random
@@ -17,6 +17,7 @@ from federation.model import Side
 from federation.ports import Source, State
 from federation.settings import Settings
 from federation.sources import build, vast_kafka
+from federation.sources.common import OnGap
 from federation.sources.event_grid_queue import EventGridQueue
 from federation.sources.vast_kafka import VastKafka
 from federation.wiring import PairRuntime, open_pair
@@ -24,14 +25,15 @@ from fedplane import heartbeat, pair_engine
 from fedplane.pair_engine import PairEngine
 from tests.simulation.channels import ACCOUNT, BUCKET, CONTAINER, QueueEnd, TopicEnd, unit_name
 from tests.simulation.loop import UNIT, Unit
-from tests.simulation.sides import Client
+from tests.simulation.script import Script
+from tests.simulation.sides import START_US, Client
 from tests.simulation.statebox import StateEnd
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-START_US = 1_700_000_000_000_000
 _RESTART_SECONDS = 2.0
+NEVER_SECONDS = 1e9
 
 
 class ProcessClock:
@@ -104,12 +106,15 @@ class Process(Unit):
         client = Client(
             world.servers[side], self.rng, world.rates, world.count, off, self.listings_failed, page=world.script.page
         )
+        client.asked = world.progress.claims.asked
         client.capabilities = world.servers[side].capabilities
         return client
 
-    def sources(self, runtime: PairRuntime, on_gap: Callable[[], None]) -> list[Source]:
+    def sources(self, runtime: PairRuntime, on_gap: OnGap) -> list[Source]:
         """Both sources, over the simulated queue and topic."""
         world, sink, clock = self.world, runtime.sink, runtime.context.clock
+        if not world.script.scans:
+            on_gap = _no_scan  # a cursor that the other process moved is no gap: the events must do it alone
         ends = [
             QueueEnd(queue, self.rng, world.rates, world.count, world.progress.acknowledged)
             for queue in (world.queue, world.poison)
@@ -124,7 +129,12 @@ class Process(Unit):
             "sim_count": world.count,
         }
         vast = build.vast_scope(runtime.settings)
-        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap)]
+        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap, owner=self.name)]
+
+
+def _no_scan(prefix: str = "") -> None:
+    """Where a source would ask for a scan."""
+    del prefix
 
 
 def current() -> Process:
@@ -158,7 +168,7 @@ def replaced() -> Iterator[None]:
             (wiring, "_vast_store", lambda *_: current().client(Side.VAST)),
             (wiring, "owner_name", unit_name),
             (pair_engine, "build_sources", lambda runtime, *, on_gap: current().sources(runtime, on_gap)),
-            (vast_kafka, "_Reader", TopicEnd),
+            (vast_kafka, "Reader", TopicEnd),
             (heartbeat, "process_name", unit_name),
             (heartbeat, "rss_bytes", lambda: 0),
             (heartbeat, "cpu_seconds", lambda: 0.0),
@@ -167,8 +177,11 @@ def replaced() -> Iterator[None]:
         yield
 
 
-def settings_of(script: Any, *, other: bool) -> Settings:
-    """What an operator would have written for *script*. *other*: the second process runs under another version of it."""
+def settings_of(script: Script, *, other: bool, later: bool) -> Settings:
+    """What an operator would have written for *script*.
+
+    *other*: the second process runs under another version of it. *later*: so does everything that was started again.
+    """
     return Settings.model_validate(
         {
             "pair": [
@@ -190,15 +203,21 @@ def settings_of(script: Any, *, other: bool) -> Settings:
                     },
                     "rules": {
                         "tie_winner": script.tie_winner,
+                        "foreign": script.foreign,
+                        **{f"deletes_to_{side}": "ignore" for side in script.deletes_ignored},
                         "delete_budget_count": script.delete_budget,
                         "delete_budget_share": 1.0,
-                        "revert_limit": 1000,
+                        "revert_limit": script.revert_limit,
                         "clock_uncertainty_seconds": 0.7 if other else 0.5,
                     },
                 }
             ],
-            "reconcile": {"interval_seconds": script.scan_seconds, "quiet_seconds": 6.0 if other else 5.0, "on_start": not other},
+            "reconcile": {
+                "interval_seconds": script.scan_seconds if script.scans else NEVER_SECONDS,
+                "quiet_seconds": 6.0 if other else 4.0 if later else 5.0,
+                "on_start": script.scans and not other,
+            },
             "worker": {"shards": script.shards, "concurrency": 2 if other else 4, "lease_seconds": 10.0, "drain_seconds": 5.0},
-            "transfer": {"small_object_bytes": 64, "part_bytes": 32, "parallel_parts": 2},
+            "transfer": {"small_object_bytes": 16 if later else 64, "part_bytes": 20 if later else 32, "parallel_parts": 2},
         }
     )

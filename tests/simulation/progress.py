@@ -13,11 +13,12 @@ from federation.metadata import digest
 from federation.model import Base, Change, Side
 from federation.state.memory_state import MemoryState
 from tests.simulation.channels import Told
-from tests.simulation.oracle import Oracle, Write, md5_of
+from tests.simulation.claims import ROUNDING_US, SLACK_US, Claims
+from tests.simulation.oracle import Oracle, Write
+from tests.simulation.sides import START_US
+from tests.simulation.values import md5_of
 
-ROUNDING_US = 2
-SLACK_US = 500_000
-"""How long after our own write on VAST a change of the same content may be taken for its echo (docs/adr/0001)."""
+_Waiting = list[tuple[int, int]]
 
 
 @dataclass
@@ -29,16 +30,22 @@ class Progress:
     losses: Callable[[], int]
     """How often the state was lost or went back."""
     marked: dict[tuple[Side, str], float] = field(default_factory=dict)
-    outstanding: dict[tuple[Side, str], int] = field(default_factory=dict)
-    """Marked and not yet settled: time of the earliest change."""
+    outstanding: dict[tuple[Side, str], _Waiting] = field(default_factory=dict)
+    """Marked and not yet settled: the time of each change, and the serial number of its mark."""
+    claims: Claims = field(init=False)
     agreed_since: dict[str, float] = field(default_factory=dict)
     """Keys that both sides held by the base, with the virtual time since when."""
     settled: dict[str, float] = field(default_factory=dict)
     """Keys whose absence both sides agreed on, with the virtual time since when."""
     _taken: dict[str, int] = field(default_factory=dict)
     _claimed: dict[str, int] = field(default_factory=dict)
+    _claimed_at: dict[str, float] = field(default_factory=dict)
     _lost: int = 0
     _serial: count[int] = field(default_factory=lambda: count(1))
+
+    def __post_init__(self) -> None:
+        self.claims = Claims(self.oracle)
+        self.oracle.wrote = self.claims.wrote
 
     def _forget_if_lost(self) -> None:
         """What was outstanding is not known any more."""
@@ -54,10 +61,13 @@ class Progress:
         if taken:
             self._taken[change.key] = next(self._serial)
             if change.at is not None:
-                place = change.side, change.key
-                self.outstanding[place] = min(self.outstanding.get(place, change.at.at_us), change.at.at_us)
+                waiting = self.outstanding.setdefault((change.side, change.key), [])
+                # Of a time in whole seconds any moment of that second may be the true one.
+                waiting.append((change.at.at_us + change.at.precision_us - 1, self._taken[change.key]))
             if not dirty and change.deleted:
                 self._known_delete(change)
+            elif not dirty:
+                self.claims.taken(change, self.state()._base.get(change.key))
         else:
             self._news_dropped(change)
 
@@ -90,17 +100,21 @@ class Progress:
         if name == "mark":
             self.marked.update(((change.side, change.key), now) for change in arguments[0])
         elif name == "claim":
-            self._claimed.update((claim.hint.key, next(self._serial)) for claim in result)
+            for claim in result:
+                self._claimed[claim.hint.key], self._claimed_at[claim.hint.key] = next(self._serial), now
+                self.claims.claimed(claim)
         elif name in {"settle", "park", "hold"}:
+            self.claims.ended(arguments[1], name)
             self._ended(name, arguments, now)
         self._lag_is_honest()
 
     def _ended(self, name: str, arguments: tuple[Any, ...], now: float) -> None:
         key = arguments[1]
-        self.outstanding = {place: at for place, at in self.outstanding.items() if place[1] != key}
+        for side in Side:
+            self.outstanding[side, key] = [one for one in self.outstanding.get((side, key), []) if self._is_newer(side, key, one)]
         news = self._taken.get(key, 0) > self._claimed.get(key, sys.maxsize)
         # After a failover numbers repeat: an old claim's settle may take a newer hint for its own. The scan finds what it told.
-        if news and key not in self.state()._dirty and not self.losses():
+        if news and key not in self.state()._dirty and key not in self.oracle.concerned:
             self.oracle.fail(f"{name} dropped what was marked for {key} meanwhile")
         if name == "settle":
             base = self.state()._base.get(key)  # what came of it: a repeat has no effect
@@ -114,11 +128,19 @@ class Progress:
             else:
                 self.agreed_since.pop(key, None)
 
+    def _is_newer(self, side: Side, key: str, waiting: tuple[int, int]) -> bool:
+        """Whether a change was marked after the claim that has ended, and happened after it too: that one is not yet applied."""
+        at_us, serial = waiting
+        happened = (at_us - START_US - self.oracle.servers[side].clock.ahead_us()) / 1e6
+        newer = serial > self._claimed.get(key, sys.maxsize) and happened > self._claimed_at.get(key, 0.0)
+        return newer and key in self.state()._dirty
+
     def _lag_is_honest(self) -> None:
         """The oldest change that was marked and not yet applied is never younger in the state than in truth (rule 9)."""
         dirty = self.state()._dirty.values()
         for side in Side:
-            ours = min((at for place, at in self.outstanding.items() if place[0] is side), default=None)
+            waiting = [one for place, them in self.outstanding.items() if place[0] is side for one in them]
+            ours = min((at for at, _ in waiting), default=None)
             told = min((one.since_us[side] for one in dirty if side in one.since_us), default=None)
             if ours is not None and (told is None or told > ours):
                 self.oracle.fail(f"lag of {side} under-reported: a change of {ours} is waiting, the oldest told is {told}")

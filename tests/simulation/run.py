@@ -18,11 +18,8 @@ import structlog
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.mutants.mutant import Mutant
 from tests.simulation.script import Script, draw
-from tests.simulation.shrink import shrink
+from tests.simulation.shrink import Run, shrink
 from tests.simulation.world import Outcome, World
-
-THEMED = 4001
-"""Where the hunt for mutants begins: seeds from here on dwell on something (script.draw)."""
 
 
 def simulate(script: Script, *, traced: bool = False) -> Outcome:
@@ -56,18 +53,33 @@ def main() -> int:
     return many(options.these or range(options.first, options.first + options.seeds))
 
 
+def _run(script: Script) -> Run:
+    outcome = simulate(script)
+    return Run(outcome.violations, outcome.choices)
+
+
 def replay(script: Script, *, whole: bool) -> int:
     """One seed with its trace; a failing one is cut down first."""
     if not whole and simulate(script).violations:
-        script = shrink(script, lambda candidate: simulate(candidate).violations)
+        script = shrink(script, _run)
     outcome = simulate(script, traced=True)
     print("\n".join(outcome.trace))
     print(f"\n{script.seed}: {script.mode}, tie winner {script.tie_winner}, {script.processes} process(es), {script.rates}")
     print(f"skew {script.skew_us}, drift {script.drift_ppm}, conditions honoured {script.conditions}, stamps {script.stamps}")
+    print(f"deletes ignored on {script.deletes_ignored}, foreign {script.foreign}, revert limit {script.revert_limit}")
+    print(f"operator rejects {script.rejects}, scans {script.scans}, settings change {script.new_settings}")
+    print("schedule: " + _schedule_text(script, outcome))
     for act in sorted((*script.users, *script.faults), key=lambda act: act.at):
         print(f"  {act}")
     print("\n".join(outcome.violations) or "no violation")
     return 1 if outcome.violations else 0
+
+
+def _schedule_text(script: Script, outcome: Outcome) -> str:
+    if script.drawn is None:
+        return f"all {outcome.choices} choices drawn"
+    drawn = sum(end - start for start, end in script.drawn)
+    return f"first come, first served but for {drawn} of {outcome.choices} choices: {list(script.drawn)}"
 
 
 def many(seeds: Iterable[int]) -> int:
@@ -116,7 +128,7 @@ def mutants(chosen: list[Mutant]) -> int:
 def _hunt(name: str) -> tuple[str, int | None, str]:
     mutant = next(one for one in MUTANTS if one.name == name)
     with mutant.on():
-        for count, seed in enumerate(range(THEMED, THEMED + mutant.within), start=1):
+        for count, seed in enumerate(range(mutant.first, mutant.first + mutant.within), start=1):
             violations = one_seed(seed).violations
             if violations:
                 return name, count, f"seed {seed}: {violations[0]}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from federation.model import Mode, Side
+from federation.model import Foreign, Mode, Side
+from tests.simulation.loop import Spans
 
 KEYS = ("a", "b/c", "d e+f", "\u00e9/g.h", "k5", "k6")
+AWKWARD = {"a": "a:b", "b/c": 'q?"/x.', "d e+f": "d\\e+ f", "\u00e9/g.h": "\u00e9//g|h", "k5": "..", "k6": "\uff1ak/"}
+"""Keys in their place that one side or the other has to spell in another way."""
 PROCESSES = ("p1", "p2")
 
 
@@ -47,6 +50,8 @@ class Rates:
     event_late: float = 0.0
     late_seconds: float = 60.0
     latency_seconds: float = 0.02
+    listing_cut: float = 0.0
+    """A page of a listing breaks off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,23 @@ class Script:
     users: tuple[Act, ...]
     faults: tuple[Act, ...]
     mixed_settings: bool = False
+    new_settings: bool = False
+    """Whoever starts again does so under other settings, of those that may change."""
+    deletes_ignored: tuple[Side, ...] = ()
+    """Sides to which deletes are not carried."""
+    foreign: Foreign = Foreign.KEEP
+    revert_limit: int = 1000
+    rejects: bool = False
+    """The operator refuses some of the held deletes."""
+    patience_seconds: float = 0.0
+    """How long a held delete waits for the operator."""
+    rich: bool = False
+    """Users write several metadata entries, and some that VAST has no room for."""
+    versioned: bool = False
+    scans: bool = True
+    """Without: what converges does so by events alone."""
+    drawn: Spans | None = None
+    """Choices of the schedule that are drawn; None: all of them."""
 
     @property
     def end(self) -> float:
@@ -114,17 +136,33 @@ _FAULT_KINDS = (
 )
 
 
-_THEMED_FROM = 4001
+OPTIONED_FROM = 2_000_001
+"""From here on settings and users' habits are drawn too that were not before."""
+THEMED_FROM = 4001
 """Seeds below keep the scripts they had when they found something."""
 
 
 def draw(seed: int) -> Script:
     """The script of *seed*: any mixture, or (of most seeds above 4,000) one that dwells on something."""
+    script = _themed(seed)
+    if seed < OPTIONED_FROM:
+        return script
+    rng = Random(f"options {seed}")
+    if seed % 8 == 0:
+        return _events_alone(script, rng)
+    if seed % 8 == 4:
+        return _contests(script, rng)
+    if seed % 16 == 2:
+        return _riches(script, rng)
+    return rng.choice((_plain, _optioned, _optioned, _zone))(script, rng)
+
+
+def _themed(seed: int) -> Script:
     script = _mixture(seed)
     rng = Random(f"theme {seed}")
-    if seed >= _THEMED_FROM and seed % 10 == 0:
+    if seed >= THEMED_FROM and seed % 10 == 0:
         return _uploads_again(script, rng)
-    if seed < _THEMED_FROM or rng.random() < 0.4:
+    if seed < THEMED_FROM or rng.random() < 0.4:
         return script
     return rng.choice((_duel, _deaths, _stale_workers, _failovers, _deletes, _files))(script, rng)
 
@@ -194,6 +232,84 @@ def _files(script: Script, rng: Random) -> Script:
     users = _dense(rng, ("put", "put", "file", "file_touch", "file_touch", "delete", "file_rename", "metadata"), 30.0)
     rates = replace(script.rates, latency_seconds=0.02)
     return replace(script, users=tuple(_on_vast(act) for act in users), rates=rates, mode=Mode.TWO_WAY)
+
+
+def _plain(script: Script, rng: Random) -> Script:
+    del rng
+    return script
+
+
+def _optioned(script: Script, rng: Random) -> Script:
+    """Whatever an operator may set, and what users may do about names, metadata and uploads."""
+    if rng.random() < 0.3:
+        script = replace(script, delete_budget=2, rejects=True)
+    if rng.random() < 0.3:
+        script = _spelled(script)
+    users = tuple(_slowly(act, rng) if act.kind == "large" else act for act in script.users)
+    ignored = tuple(side for side in Side if rng.random() < 0.2)
+    cut = rng.choice([0.0, 0.3])
+    return replace(
+        script,
+        users=users,
+        deletes_ignored=ignored,
+        rich=rng.random() < 0.4,
+        versioned=rng.random() < 0.5,
+        new_settings=rng.random() < 0.3,
+        rates=replace(script.rates, listing_cut=cut),
+    )
+
+
+def _zone(script: Script, rng: Random) -> Script:
+    """A read-only zone, its stubborn users, and what may be set for it."""
+    mode = rng.choice((Mode.BLOB_MASTER, Mode.VAST_MASTER))
+    foreign = rng.choice(list(Foreign))
+    return replace(_optioned(script, rng), mode=mode, foreign=foreign, revert_limit=rng.choice([1, 2, 1000]))
+
+
+def _contests(script: Script, rng: Random) -> Script:
+    """What both sides hold is edited on one and deleted on the other, a few seconds apart; most events come."""
+    users = []
+    for index, key in enumerate(KEYS[:3]):
+        side, at = rng.choice(list(Side)), rng.uniform(20.0, 30.0)
+        users.append(Act(index * 0.5, "put", rng.choice(list(Side)), key, number=3 * index))
+        users.append(Act(at, rng.choice(("put", "put", "metadata")), side, key, number=3 * index + 1))
+        users.append(Act(at + rng.uniform(-9.0, 12.0), "delete", side.other, key, number=3 * index + 2))
+    rates = replace(script.rates, event_lost=rng.choice([0.0, 0.2]), slow=rng.choice([0.0, 0.1]))
+    users.sort(key=lambda act: act.at)
+    script = replace(script, users=tuple(users), rates=rates, mode=Mode.TWO_WAY, delete_budget=rng.choice([1000, 1]))
+    return replace(script, patience_seconds=rng.choice([0.0, 45.0]))
+
+
+def _riches(script: Script, rng: Random) -> Script:
+    """Metadata that VAST has no room for, and changes of the rest of it on either side."""
+    users = _dense(rng, ("put", "put", "metadata", "metadata", "file", "delete"), rng.choice([15.0, 60.0]))
+    users = tuple(replace(_on_vast(act), number=act.number | 1) for act in users)
+    return replace(script, users=users, rich=True)
+
+
+def _spelled(script: Script) -> Script:
+    users = tuple(
+        replace(act, key=AWKWARD.get(act.key, act.key), other=AWKWARD.get(act.other, act.other)) for act in script.users
+    )
+    return replace(script, users=users)
+
+
+def _slowly(act: Act, rng: Random) -> Act:
+    return replace(act, kind="upload", amount=rng.uniform(0.1, 15.0)) if rng.random() < 0.5 else act
+
+
+_TOLD_KINDS = ("put", "put", "put", "large", "equal", "again", "empty", "delete", "delete", "rename", "copy")
+_FAULTS_OF_EVENTS = frozenset({"crash", "pause", "state_away", "side_away", "replay", "graceful"})
+
+
+def _events_alone(script: Script, rng: Random) -> Script:
+    """No scan, and no event is lost: late, twice, in any order. Users do only what events tell of: no files."""
+    users = _dense(rng, _TOLD_KINDS, rng.choice([3.0, 15.0, 60.0]))
+    if rng.random() < 0.3:
+        users = _spelled(replace(script, users=users)).users
+    faults = tuple(act for act in script.faults if act.kind in _FAULTS_OF_EVENTS)
+    rates = replace(script.rates, event_lost=0.0)
+    return replace(script, users=users, faults=faults, rates=rates, scans=False)
 
 
 def _on_vast(act: Act) -> Act:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from random import Random
@@ -18,6 +18,8 @@ from tests.simulation.script import Rates
 _T = TypeVar("_T")
 Changed = Callable[["Server", str, "_Object | None", "_Object | None"], None]
 SKEW_ERROR_US = 90_000
+START_US = 1_700_000_000_000_000
+"""True time at the start of a world."""
 FILE_ETAG = "48ed760a74"
 
 
@@ -141,6 +143,7 @@ class Client:
         self._count = count
         self._page = page
         self._off_us = off_us
+        self.asked: Callable[[str], None] = lambda _: None
         self._skew_error_us = rng.randint(-SKEW_ERROR_US, SKEW_ERROR_US)
 
     async def _go(self) -> None:
@@ -172,7 +175,9 @@ class Client:
         after = self._rng.uniform(0.1, 5) if kind == "throttled" else None
         return RetryLater(kind, reason=kind, side=self.side, after_seconds=after)
 
-    async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _call(self, call: Callable[[], Awaitable[_T]], key: str = "") -> _T:
+        if key:
+            self.asked(key)
         await self._go()
         try:
             result = await call()
@@ -193,13 +198,13 @@ class Client:
 
     async def head(self, key: str) -> Present:
         """As in the port."""
-        return await self._call(lambda: self._seen(key, self._server.head(key)))
+        return await self._call(lambda: self._seen(key, self._server.head(key)), key)
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
         opened = self._server.open
-        reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)))
-        return _Reader(self, self._server, key, reader)
+        reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)), key)
+        return _Reader(self, self._server, key, reader, start)
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
@@ -210,26 +215,35 @@ class Client:
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:
         """As in the port."""
-        return await self._call(lambda: self._server.put(key, data, metadata, stamp=stamp, expected_etag=expected_etag))
+        put = partial(self._server.put, key, data, metadata, stamp=stamp, expected_etag=expected_etag)
+        return await self._call(put, key)
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
         """As in the port."""
-        upload = await self._call(lambda: self._server.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
+        begin = partial(self._server.begin_upload, key, metadata, stamp=stamp, size_bytes=size_bytes)
+        upload = await self._call(begin, key)
         return _Upload(self, upload)
+
+    def resume_upload(
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
+    ) -> Upload:
+        """As in the port."""
+        return _Upload(self, self._server.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts))
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
     ) -> WriteResult:
         """As in the port."""
-        return await self._call(lambda: self._server.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag))
+        replace = partial(self._server.replace_metadata, key, metadata, stamp=stamp, expected_etag=expected_etag)
+        return await self._call(replace, key)
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
-        await self._call(lambda: self._server.delete(key, expected_etag=expected_etag))
+        await self._call(lambda: self._server.delete(key, expected_etag=expected_etag), key)
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port."""
-        return await self._call(lambda: self._server.copy(source_key, target_key, source_etag=source_etag))
+        return await self._call(lambda: self._server.copy(source_key, target_key, source_etag=source_etag), source_key)
 
     async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
         """As in the port: page by page, each as old as when it was asked for."""
@@ -240,11 +254,23 @@ class Client:
             except FederationError:
                 self.listings_failed.append(asyncio.get_running_loop().time())
                 raise
-            for entry in page:
+            cut = self._cut(len(page))
+            for entry in page[:cut]:
                 yield entry
+            if cut < len(page):
+                self.listings_failed.append(asyncio.get_running_loop().time())
+                raise RetryLater("the listing was cut short", reason="cut_short", side=self.side)
             if len(page) < self._page:
                 return
             after = page[-1].key
+
+    def _cut(self, length: int) -> int:
+        """How many entries of a page come before the answer breaks off."""
+        rate = self._rates().listing_cut
+        if not length or not rate or self._rng.random() >= rate:
+            return length
+        self._count("listing cut short")
+        return self._rng.randrange(length)
 
     async def _list_page(self, prefix: str, after: str) -> tuple[ListEntry, ...]:
         entries = [entry async for entry in self._server.list(prefix=prefix, start_after=after)]
@@ -261,7 +287,8 @@ class Client:
 class _Reader:
     """A GET under way. A file written meanwhile gives old bytes and new ones."""
 
-    def __init__(self, client: Client, server: Server, key: str, reader: MemoryReader) -> None:
+    def __init__(self, client: Client, server: Server, key: str, reader: MemoryReader, start: int) -> None:
+        self._start = start
         self.present = reader.present
         self._client = client
         self._server = server
@@ -272,7 +299,7 @@ class _Reader:
         live = self._server.objects.get(self._key)
         if self.present.version.etag_kind is not ETagKind.FILE_SIDE or live is None or not live.etag.startswith(FILE_ETAG):
             return self._data
-        return live.data.ljust(len(self._data))[: len(self._data)]
+        return live.data[self._start :].ljust(len(self._data))[: len(self._data)]
 
     async def read(self) -> bytes:
         """As in the port."""
@@ -295,9 +322,10 @@ class _Upload:
     def __init__(self, client: Client, upload: Upload) -> None:
         self._client = client
         self._upload = upload
+        self.upload_id = upload.upload_id
 
-    async def put_part(self, number: int, data: bytes) -> None:
-        await self._client._call(lambda: self._upload.put_part(number, data))
+    async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        return await self._client._call(lambda: self._upload.put_part(number, data, md5=md5))
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         return await self._client._call(lambda: self._upload.complete(expected_etag=expected_etag, md5_hex=md5_hex))

@@ -22,10 +22,11 @@ Observer = Callable[[str, tuple[Any, ...], dict[str, Any], Any], None]
 class StateBox:
     """Redis, as the proven twin of ``RedisState``; its contents can go back in time or be lost."""
 
-    def __init__(self, shards: int, heard: Heard, stolen: Callable[[str], None]) -> None:
+    def __init__(self, shards: int, heard: Heard, stolen: Callable[[str], None], lost: Callable[[set[str]], None]) -> None:
         self._shards = shards
         self._heard = heard
         self._stolen = stolen
+        self._lost = lost
         self.away_until = 0.0
         self.inner = self._fresh()
         self._kept: dict[str, Any] | None = None
@@ -36,8 +37,9 @@ class StateBox:
 
     def flush(self) -> None:
         """Everything is gone."""
+        before = dict(vars(self.inner))
         self.inner = self._fresh()
-        self.losses += 1
+        self._tell(before)
 
     def keep(self) -> None:
         """What a replica has now."""
@@ -49,9 +51,21 @@ class StateBox:
         """The replica takes over: the tail is lost."""
         if self._kept is None:
             return
+        before = dict(vars(self.inner))
         vars(self.inner).update(self._kept)
         self._kept = None
+        self._tell(before)
+
+    def _tell(self, before: dict[str, Any]) -> None:
+        """Say which keys the loss concerns: those of which something else is known now, or that were at work then."""
         self.losses += 1
+        after = vars(self.inner)
+        keys = set(before["_dirty"]) | set(after["_dirty"])
+        for name in ("_base", "_intents", "_parked", "_held"):
+            old, new = before[name], after[name]
+            keys |= {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        keys |= {record.key for name, record in before["_conflicts"].items() if name not in after["_conflicts"]}
+        self._lost(keys)
 
 
 class _Observed(MemoryState):

@@ -8,9 +8,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from federation.model import Side
-from tests.simulation.script import Act, draw
+from tests.simulation.script import Act, Script, draw
 from tests.simulation.seeds import FORMERLY_FAILING
-from tests.simulation.shrink import kind_of, shrink
+from tests.simulation.shrink import Run, kind_of, shrink
 
 ROOT = Path(__file__).resolve().parents[2]
 FRESH = 500
@@ -25,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_no_rule_is_broken_in_fresh_worlds() -> None:
     """Every day brings other seeds; a failing one is printed and can be replayed."""
     day = (datetime.now(UTC).date() - date(2026, 1, 1)).days
-    done = run("--seeds", str(FRESH), "--first", str(1_000_000 + day * FRESH))
+    done = run("--seeds", str(FRESH), "--first", str(2_000_000 + day * FRESH))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{FRESH} seeds, 0 with violations" in done.stdout
 
@@ -55,14 +55,27 @@ def test_every_deliberate_defect_is_caught() -> None:
 def test_a_failing_script_is_cut_down_to_what_fails() -> None:
     """Only the acts without which it would not fail are left."""
 
-    def violations(script: object) -> list[str]:
-        acts = {act.kind for act in script.users}  # type: ignore[attr-defined]
-        return ["lost: something"] if {"put", "delete"} <= acts else []
+    def run_of(script: Script) -> Run:
+        acts = {act.kind for act in script.users}
+        return Run(["lost: something"] if {"put", "delete"} <= acts else [], 100)
 
-    script = next(one for one in map(draw, range(1, 100)) if violations(one))
-    small = shrink(script, violations)
+    script = next(one for one in map(draw, range(1, 100)) if run_of(one).violations)
+    small = shrink(script, run_of)
     assert sorted(act.kind for act in small.users) == ["delete", "put"]
-    assert (small.faults, small.processes, small.rates.call_before) == ((), 1, 0.0)
+    assert (small.faults, small.processes, small.rates.call_before, small.drawn) == ((), 1, 0.0, ())
+
+
+def test_a_schedule_is_cut_down_to_the_choices_that_matter() -> None:
+    """All others are made in order of arrival."""
+
+    def run_of(script: Script) -> Run:
+        drawn = ((0, 1000),) if script.drawn is None else script.drawn
+        matter = all(any(start <= choice < end for start, end in drawn) for choice in (3, 700))
+        return Run(["lost: something"] if matter else [], 1000)
+
+    small = shrink(draw(1), run_of)
+    assert small.drawn is not None
+    assert sum(end - start for start, end in small.drawn) <= 4
 
 
 def test_violations_are_of_one_kind_whatever_their_particulars() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from federation.model import PRESERVED_PREFIX, Metadata, Side
 from federation.stores.memory import _Object
-from tests.simulation.oracle import value_of, with_tag
 from tests.simulation.script import Act
 from tests.simulation.sides import FILE_ETAG, Server
+from tests.simulation.values import md5_of, rich_tags, with_tag, without_big
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -42,12 +41,12 @@ class Users:
 
     def _write(self, act: Act, server: Server, key: str, data: bytes, metadata: Metadata) -> None:
         held = server.objects.get(key)
-        if held is not None and value_of(held) == (data, metadata.user) and server.side is Side.VAST:
-            server.put_now(key, bytes(bytearray(data)), metadata, hashlib.md5(data, usedforsecurity=False).hexdigest())
+        if held is not None and (held.data, held.metadata) == (data, metadata) and held.etag == md5_of(data):
+            server.put_now(key, bytes(bytearray(data)), metadata, held.etag)
             self._world.oracle.again(server.side, key, server.objects[key])
             return  # the same version once more: nothing of it can be told apart
         self.supersede(server.side, key, held, how="overwrite")
-        server.put_now(key, bytes(bytearray(data)), metadata, hashlib.md5(data, usedforsecurity=False).hexdigest())
+        server.put_now(key, bytes(bytearray(data)), metadata, md5_of(data))
         self._acknowledge(act, server, key)
 
     def _acknowledge(self, act: Act, server: Server, key: str, *, metadata_only: bool = False) -> None:
@@ -60,14 +59,21 @@ class Users:
     # ----------------------------------------------------------------------------------------------------- S3 and Blob users
 
     def _put(self, act: Act, server: Server) -> None:
-        self._write(act, server, act.key, self._text(act), with_tag(f"t{act.number}" if act.number % 3 == 0 else ""))
+        tag = f"t{act.number}" if act.number % 3 == 0 else ""
+        rich = rich_tags(act.number, server.side) if self._world.script.rich else with_tag(tag)
+        self._write(act, server, act.key, self._text(act), rich)
 
     def _large(self, act: Act, server: Server) -> None:
         data = self._text(act).ljust(_LARGE_BYTES, b".")
         self.supersede(server.side, act.key, server.objects.get(act.key), how="overwrite")
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest() + "-2"
+        etag = md5_of(data) + "-2"
         server.put_now(act.key, data, with_tag(""), etag)
         self._acknowledge(act, server, act.key)
+
+    def _upload(self, act: Act, server: Server) -> None:
+        """An upload in parts that takes its time: nothing is there before it is completed, and some never are."""
+        if act.number % 4:
+            asyncio.get_running_loop().call_later(act.amount, self._large, act, server)
 
     def _empty(self, act: Act, server: Server) -> None:
         self._write(act, server, act.key, b"", with_tag(""))
@@ -76,7 +82,8 @@ class Users:
         """The bytes that the other side holds, written by a user who knows nothing of us."""
         there = self._world.servers[server.side.other].objects.get(act.key)
         if there is not None:
-            self._write(act, server, act.key, there.data, there.metadata)
+            metadata = there.metadata if server.side is Side.BLOB else without_big(there.metadata)
+            self._write(act, server, act.key, there.data, metadata)
 
     def _again(self, act: Act, server: Server) -> None:
         """An old content comes back."""
@@ -106,7 +113,7 @@ class Users:
             return
         self.supersede(server.side, act.other, server.objects.get(act.other), how="overwrite")
         data = bytes(bytearray(held.data))
-        server.put_now(act.other, data, held.metadata, hashlib.md5(data, usedforsecurity=False).hexdigest(), held.stamp)
+        server.put_now(act.other, data, held.metadata, md5_of(data), held.stamp)
         self._acknowledge(act, server, act.other)
 
     def _rename(self, act: Act, server: Server) -> None:

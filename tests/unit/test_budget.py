@@ -22,20 +22,20 @@ async def test_budget_is_never_exceeded_and_served_in_order() -> None:
     await asyncio.sleep(0)
 
     assert log == ["a"]
-    assert budget.free_bytes == 4
+    assert budget.free == 4
 
     release.set()
     await asyncio.gather(*tasks)
     assert log == ["a", "b", "c"]
-    assert budget.free_bytes == 10
+    assert budget.free == 10
 
 
 async def test_a_request_above_the_total_gets_the_total() -> None:
     """An object larger than the whole budget still moves, alone."""
     budget = ByteBudget(10)
     async with budget.take(1_000):
-        assert budget.free_bytes == 0
-    assert budget.free_bytes == 10
+        assert budget.free == 0
+    assert budget.free == 10
 
 
 async def test_cancelling_a_waiter_gives_nothing_away() -> None:
@@ -56,7 +56,7 @@ async def test_cancelling_a_waiter_gives_nothing_away() -> None:
 
     release.set()
     await asyncio.gather(first, small)
-    assert budget.free_bytes == 10
+    assert budget.free == 10
 
 
 async def test_cancelling_in_the_tick_of_the_grant_returns_the_bytes() -> None:
@@ -70,4 +70,4 @@ async def test_cancelling_in_the_tick_of_the_grant_returns_the_bytes() -> None:
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
-    assert budget.free_bytes == 10
+    assert budget.free == 10

@@ -210,7 +210,7 @@ async def test_a_source_that_changes_while_it_is_read_is_read_again(side: Side) 
         await world.write(side, "a", "tre " * 40)
 
     happened = at_call(world, side.other, "begin_upload", rewritten)
-    await world.step()
+    await work(world)
     await work(world)
 
     assert happened

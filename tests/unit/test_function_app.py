@@ -1,43 +1,36 @@
-"""The Azure Functions app: what the host would find, and what the functions answer, on in-memory state."""
+"""The Azure Functions app: what the functions answer, on in-memory state."""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
-import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import azure.functions as func
 import pytest
 import structlog
+from azure.functions.eventgrid import EventGridEventInConverter
+from azure.functions.meta import Datum
 
-import function_app
 from federation import wiring
 from federation.clock import SystemClock
 from federation.errors import RetryLater, UsageError
-from federation.model import Change, Side
+from federation.model import Change, Side, Stamp, StampOrigin
 from federation.ports import Clock, State
 from federation.progress import DeadLetter, MarkResult
 from federation.settings import PairSettings, Settings
 from federation.state.memory_state import MemoryState
 from function_app import pairs
+from reconciler.wanted import asked
+from tests.unit.function_index import index
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/acct"
 SECRET = "made-up shared secret"
-FUNCTIONS = {
-    "event_grid_queue": [("queueTrigger", "message")],
-    "events": [("httpTrigger", "req"), ("http", "$return")],
-    "health": [("httpTrigger", "req"), ("http", "$return")],
-}
 
 
 class _State(MemoryState):
@@ -116,15 +109,8 @@ def _message(body: object) -> func.QueueMessage:
     return func.QueueMessage(id="1", body=content)
 
 
-@cache
-def _index() -> list[func.Function]:
-    """What the host gets; azure-functions makes the list once a process only."""
-    found: list[func.Function] = function_app.app.get_functions()
-    return found
-
-
 async def _call(name: str, argument: object) -> Any:  # noqa: ANN401 - whatever the function returns
-    [found] = [one for one in _index() if one.get_function_name() == name]
+    [found] = [one for one in index() if one.get_function_name() == name]
     return await found.get_user_function()(argument)
 
 
@@ -165,74 +151,6 @@ async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     structlog.reset_defaults()
 
 
-# ------------------------------------------------------------------------------------------------------------------ the index
-
-
-def test_the_index_lists_exactly_the_functions() -> None:
-    """Each function once, with its bindings, and their names are such as the host accepts (no underscore)."""
-    found = {one.get_function_name(): [(binding.type, binding.name) for binding in one.get_bindings()] for one in _index()}
-    assert found == FUNCTIONS
-    for bindings in found.values():
-        assert all(name == "$return" or re.fullmatch(r"[a-zA-Z][a-zA-Z0-9]{0,127}", name) for _, name in bindings)
-
-
-def test_the_bindings_say_what_the_host_needs() -> None:
-    """Queue and connection come from app settings; the webhook takes deliveries and handshakes; nobody needs a host key."""
-    queue, events, health = (json.loads(one.get_function_json())["bindings"][0] for one in _index())
-    assert (queue["queueName"], queue["connection"]) == ("%FEDERATION_QUEUE_NAME%", "FEDERATION_QUEUE")
-    assert (events["route"], sorted(events["methods"]), events["authLevel"]) == ("events", ["OPTIONS", "POST"], "ANONYMOUS")
-    assert (health["route"], health["methods"], health["authLevel"]) == ("health", ["GET"], "ANONYMOUS")
-
-
-def test_the_worker_finds_one_app_with_light_imports() -> None:
-    """From the app's root: the package wins over the shim, holds one FunctionApp, and indexing imports no SDK of a service."""
-    code = """
-import importlib, sys
-module = importlib.import_module("function_app")
-import azure.functions as func
-apps = [name for name, value in vars(module).items() if isinstance(value, func.FunctionApp)]
-functions = sorted(one.get_function_name() for one in module.app.get_functions())
-heavy = sorted({"redis", "boto3", "obstore", "aiohttp", "kafka", "azure.storage.queue", "azure.identity"} & set(sys.modules))
-print(module.__file__, apps, functions, heavy, sep="|")
-"""
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    file, apps, functions, heavy = done.stdout.strip().split("|")
-    assert Path(file) == ROOT / "function_app" / "__init__.py"
-    assert (apps, functions, heavy) == ("['app']", str(sorted(FUNCTIONS)), "[]")
-
-
-def test_the_root_shim_offers_the_same_app() -> None:
-    """The file the host looks for is there, and whoever does run it gets the same app."""
-    spec = importlib.util.spec_from_file_location("shim", ROOT / "function_app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.app is function_app.app
-
-
-def test_host_settings_keep_messages_while_redis_is_away() -> None:
-    """A message whose mark failed comes back for days, not five times; an idle queue is looked at within seconds."""
-    host = json.loads((ROOT / "host.json").read_text())
-    queues = host["extensions"]["queues"]
-    assert (host["version"], host["extensionBundle"]["version"]) == ("2.0", "[4.*, 5.0.0)")
-    assert queues["visibilityTimeout"] == "00:00:30"
-    assert queues["maxDequeueCount"] * 30 > 3 * 86_400
-    assert queues["batchSize"] <= 32
-    assert queues["messageEncoding"] == "none", "decode_queue_text reads both base64 and plain text"
-    assert queues["maxPollingInterval"] == "00:00:02"
-
-
-def test_what_is_not_deployed_holds_nothing_that_is() -> None:
-    """.funcignore leaves in what the app imports."""
-    lines = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and not line.startswith("#")]
-    needed = {"function_app", "function_app.py", "federation", "reconciler", "host.json", "requirements.txt", "federation.toml"}
-    assert not needed & set(lines)
-    assert {"tests", ".venv", "local.settings.json", "infra", "fedplane"} <= set(lines)
-
-
 # ------------------------------------------------------------------------------------------------------------------ the queue
 
 
@@ -242,6 +160,42 @@ async def test_a_message_is_marked_for_its_pair(app: App) -> None:
         assert await _call("event_grid_queue", _message(_event("models", name))) is None
     assert (await app.dirty("one"), await app.dirty("two")) == (0, 2)
     assert app.opened == ["one", "two"]
+
+
+def _decoded(event: dict[str, Any]) -> Any:  # noqa: ANN401 - the worker picks the class
+    """The event as the worker gives it to the function."""
+    return EventGridEventInConverter.decode(Datum(json.dumps(event), "json"), trigger_metadata=None)
+
+
+@pytest.mark.parametrize("cloud", [False, True], ids=["event-grid", "cloud-events"])
+async def test_a_single_event_of_the_trigger_is_marked(app: App, cloud: bool) -> None:
+    """Of either schema, with its version and its time to the microsecond."""
+    event = _event()
+    if cloud:
+        names = {"topic": "source", "eventType": "type", "eventTime": "time"}
+        event = {names.get(name, name): value for name, value in event.items()} | {"specversion": "1.0"}
+    await _call("event_grid", _decoded(event))
+    assert (await app.dirty("one"), await app.dirty("two")) == (1, 0)
+    hint, *_ = await app.states["one"].explain("a.txt")
+    assert hint is not None
+    assert [(entry.etag, entry.at) for entry in hint.blob] == [("0x8DC1", Stamp(1_700_000_000_123_456, 1, StampOrigin.EVENT))]
+
+
+async def test_the_trigger_fails_while_redis_is_away(app: App) -> None:
+    """Event Grid then sends the event again."""
+    await _call("event_grid", _decoded(_event()))
+    app.states["one"].away = True
+    with pytest.raises(RetryLater):
+        await _call("event_grid", _decoded(_event(name="b")))
+
+
+async def test_a_directory_event_asks_the_engine_for_a_scan(app: App) -> None:
+    """Through the state, before the message is acknowledged: no function scans."""
+    event = _event(name="dir") | {"eventType": "Microsoft.Storage.DirectoryDeleted"}
+    await _call("event_grid_queue", _message(event))
+    assert set(await asked(app.states["one"])) == {"dir/"}
+    assert (await app.post([_event(name="x") | {"eventType": "Microsoft.Storage.DirectoryDeleted"}])).status_code == 200
+    assert set(await asked(app.states["one"])) == {"dir/", "x/"}
 
 
 @pytest.mark.parametrize("body", [b"not base64!", b"\xff\xfe", b"bm90IEpTT04="])
@@ -316,6 +270,18 @@ async def test_the_secret_may_be_in_the_address(app: App) -> None:
     request = func.HttpRequest("POST", "https://app/api/events", params={"code": SECRET}, body=json.dumps(_event()).encode())
     answer = await _call("events", request)
     assert (answer.status_code, await app.dirty()) == (200, 1)
+
+
+async def test_a_pair_may_ask_for_a_token_instead(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one nothing is taken; the handshake of CloudEvents brings none."""
+    monkeypatch.setenv("FEDERATION_CONFIG", str(_settings(tmp_path, "one:datasets", secret=False)))
+    for name, value in (("TENANT", "contoso.example"), ("AUDIENCE", "api://fedplane")):
+        monkeypatch.setenv(f"FEDERATION__PAIR__0__BLOB__EVENTS__WEBHOOK_ENTRA_{name}", value)
+    for headers in ({}, {"Authorization": "Bearer none"}):
+        answer = await app.post(_event(), secret=None, **headers)
+        assert (answer.status_code, "token" in answer.get_body().decode()) == (401, True)
+    assert (await app.post(b"", secret=None, method="OPTIONS")).status_code == 200
+    assert await app.dirty() == 0
 
 
 async def test_a_pair_without_a_secret_takes_nothing_by_http(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

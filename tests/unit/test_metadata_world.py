@@ -51,6 +51,19 @@ async def test_an_edit_on_the_poorer_side_erases_nothing_it_never_held(size: int
     assert done.decision.action is Action.NOTHING
 
 
+@pytest.mark.parametrize("before", [RICH, replace(RICH, user=(("small", "1"),))], ids=["again", "for the first time"])
+async def test_what_was_written_beside_an_edit_is_not_erased_by_it(before: Metadata) -> None:
+    """Blob's user writes what VAST cannot hold, and nothing else that is new, while VAST's user writes: both stay."""
+    world = await copied(before)
+    await world.write(Side.BLOB, KEY, "one", metadata=RICH)
+    world.later()
+    await world.write(Side.VAST, KEY, "two", metadata=await there(world, Side.VAST))
+    await world.step()
+    assert await world.both(KEY) == ("two", "two")
+    assert await there(world, Side.BLOB) == RICH
+    assert not await world.state.conflicts()
+
+
 async def test_a_file_write_on_the_poorer_side_erases_nothing() -> None:
     """An NFS client knows no metadata at all."""
     world = await copied(RICH)
@@ -75,6 +88,17 @@ async def test_after_the_state_was_lost_nothing_is_erased_either() -> None:
     await fresh.write(Side.VAST, KEY, "two", metadata=await there(fresh, Side.VAST))
     await fresh.step()
     assert await there(fresh, Side.BLOB) == RICH
+
+
+async def test_metadata_alone_travels_from_where_not_all_of_it_fits() -> None:
+    """A change of VAST's metadata reaches Blob, and what VAST could not hold stays there."""
+    world = await copied(RICH)
+    held = await there(world, Side.VAST)
+    world.later()
+    await world.write(Side.VAST, KEY, "one", metadata=replace(held, cache_control="no-store"))
+    await world.step()
+    assert await there(world, Side.BLOB) == replace(RICH, cache_control="no-store")
+    assert not await world.state.conflicts()
 
 
 async def test_a_read_only_zone_is_reverted_whole() -> None:

@@ -21,6 +21,14 @@ ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storage
 SCOPE = BlobScope(ACCOUNT, "datasets", "", lambda name: keys.decode(name, keys.policy_for(Side.BLOB)))
 AT = Stamp(1_700_000_000_123_456, 1, StampOrigin.EVENT)
 
+OF_NO_BLOB = [
+    "LifecyclePolicyCompleted",
+    "StorageTaskQueued",
+    "StorageTaskCompleted",
+    "StorageTaskAssignmentQueued",
+    "StorageTaskAssignmentCompleted",
+]
+
 
 def _subject(name: str, container: str = "datasets") -> str:
     return f"/blobServices/default/containers/{container}/blobs/{name}"
@@ -64,9 +72,13 @@ def _body(*events: Any) -> bytes:  # noqa: ANN401 - any JSON
         ("BlobCreated", {"api": "PutBlob", "eTag": "0x8DC1", "contentLength": 0}, "0x8DC1", False),
         ("BlobCreated", {"api": "CreateFile", "eTag": "0x8DC1", "contentLength": 0}, None, False),
         ("BlobCreated", {"api": "FlushWithClose", "eTag": "0x8DC2", "contentLength": 5}, "0x8DC2", False),
+        ("BlobCreated", {"api": "SftpCommit", "eTag": "0x8DC3", "contentLength": 5}, "0x8DC3", False),
         ("BlobDeleted", {"api": "DeleteBlob"}, None, True),
+        ("BlobDeleted", {"api": "DeleteFile"}, None, True),
+        ("BlobDeleted", {"api": "SftpRemove"}, None, True),
         ("BlobTierChanged", {"api": "SetBlobTier", "eTag": "0x8DC1"}, None, False),
         ("AsyncOperationInitiated", {"api": "SetBlobTier"}, None, False),
+        ("AsyncOperationInitiated", {"api": "CopyBlob"}, None, False),
     ],
 )
 def test_each_event_names_one_change(
@@ -93,27 +105,6 @@ def test_each_event_names_one_change(
 def test_names_come_through_as_they_are(name: str) -> None:
     """The subject is split at the first separators only, so whatever a blob's name holds stays in it."""
     assert [change.key for change in parse(_body(_grid("BlobCreated", name)), SCOPE).changes] == [name]
-
-
-def test_a_mangled_name_asks_for_a_scan() -> None:
-    """A name with U+FFFD cannot be trusted: nothing is marked, and a scan is asked for."""
-    parsed = parse(_body(_grid("BlobCreated", "photo-\ufffd.jpg")), SCOPE)
-    assert (parsed.changes, parsed.needs_scan, parsed.ignored["unreadable_name"]) == ([], True, 1)
-
-
-@pytest.mark.parametrize("kind", ["DirectoryCreated", "DirectoryRenamed", "DirectoryDeleted"])
-def test_directory_events_ask_for_a_scan(kind: str) -> None:
-    """A directory event may stand for many blobs, which only a scan can name."""
-    parsed = parse(_body(_grid(kind, "dir")), SCOPE)
-    assert (parsed.changes, parsed.needs_scan, parsed.ignored["directory"]) == ([], True, 1)
-
-
-def test_a_rename_marks_what_it_names_and_asks_for_a_scan() -> None:
-    """The end of a rename that the subject names is marked; the other end is for a scan to find."""
-    data = {"api": "RenameFile", "sourceUrl": "https://acct/datasets/old", "destinationUrl": "https://acct/datasets/new"}
-    parsed = parse(_body(_grid("BlobRenamed", "new", data=data)), SCOPE)
-    assert [change.key for change in parsed.changes] == ["new"]
-    assert parsed.needs_scan
 
 
 @pytest.mark.parametrize(
@@ -177,9 +168,8 @@ def test_a_name_that_no_key_has_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("Microsoft.Storage.BlobInventoryPolicyCompleted", "other_type"),
-        ("Microsoft.Storage.LifecyclePolicyCompleted", "other_type"),
-        ("Microsoft.Storage.NotThoughtOfYet", "other_type"),
+        *((f"Microsoft.Storage.{name}", "other_type") for name in OF_NO_BLOB),
+        ("Microsoft.Storage.NotThoughtOfYet", "unknown_type"),
         ("Microsoft.Resources.ResourceWriteSuccess", "unknown_type"),
         ("Microsoft.EventGrid.SubscriptionDeletedEvent", "unknown_type"),
     ],

@@ -123,6 +123,22 @@ async def test_a_side_found_empty_halts_the_pair_and_deletes_nothing(side: Side)
     assert await pair.state.dirty_keys(limit=9) == []
 
 
+async def test_a_side_that_is_being_filled_for_the_first_time_was_not_emptied() -> None:
+    """A listing that was empty when it was asked says nothing about what a worker has copied there since."""
+    pair = _Pair()
+    await pair.put(Side.VAST, "k")
+
+    async def filled_meanwhile(call: str, _: str) -> None:
+        if call == "list" and not (await pair.state.backlog()).objects:
+            lease = await pair.state.acquire(0, owner="t", ttl_seconds=60)
+            assert lease is not None
+            await pair.state.settle(lease, "k", 0, Base(blob_etag="b", vast_etag="v", size_bytes=1))
+            await pair.state.release(lease)
+
+    pair.raw[Side.BLOB]._hook = filled_meanwhile
+    assert (await pair.scanner.scan()).halted == ""
+
+
 async def test_a_missing_container_is_a_halt_and_no_delete() -> None:
     """Could not read is never absent."""
     pair = _Pair()

@@ -324,7 +324,8 @@ def test_a_pair_is_named_by_name_or_index(file: Path, which: str) -> None:
 
 def test_lists_are_written_as_json(file: Path) -> None:
     """Brokers of the event topic."""
-    settings = read(file, FEDERATION__PAIR__0__VAST__EVENTS__BOOTSTRAP='["a:9092", "b:9092"]')
+    topic = {"FEDERATION__PAIR__0__VAST__EVENTS__TOPIC": "t"}
+    settings = read(file, FEDERATION__PAIR__0__VAST__EVENTS__BOOTSTRAP='["a:9092", "b:9092"]', **topic)
     assert settings.pair[0].vast.events.bootstrap == ("a:9092", "b:9092")
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from federation.event_settings import BlobEventSettings
 from federation.model import Base, Change, Mode, Side, Source, Stamp, StampOrigin
 from federation.progress import UNION_NOTE, DeadLetter, HaltRecord
-from federation.settings import BlobEventSettings, BlobSettings, PairSettings, VastEventSettings, VastSettings
+from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
 from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
 from fedplane.status import PairStatus, pair_status
@@ -87,7 +88,7 @@ def settings(*, blob_events: bool = True, vast_events: bool = True, webhook: boo
             bucket="b",
             access_key_env="A",
             secret_key_env="S",
-            events=VastEventSettings(bootstrap=("k:1",) if vast_events else (), topic="t"),
+            events=VastEventSettings(bootstrap=("k:1",) if vast_events else (), topic="t", canary_seconds=0),
         ),
     )
 
@@ -339,9 +340,19 @@ async def test_counts_are_passed_on() -> None:
     assert lease is not None
     for claim in await state.claim(lease, limit=9, now_us=NOW):
         await state.settle(lease, claim.hint.key, claim.hint.generation, Base("b", "v"))
-    await state.bury(DeadLetter("vast_events", "no JSON", b"x", NOW))
+    await state.bury(DeadLetter("vast_events", "no JSON", b"x", scan().started_us - 1))
     found = await pair_status(state, settings(), NOW)
     assert (found.objects, found.dead_letters, found.state) == (2, 1, "in_step")
+
+
+@pytest.mark.parametrize(("source", "side"), [("event_grid_pull", Side.BLOB), ("vast_events", Side.VAST)])
+async def test_a_record_nobody_could_read_is_a_doubt_until_a_whole_scan(source: str, side: Side) -> None:
+    """Of the side whose events they are: what it told of is not known."""
+    state = await build(Known())
+    await state.bury(DeadLetter(source, "no JSON", b"x", scan().started_us))
+    found = (await pair_status(state, settings(), NOW)).directions
+    assert (found[f"{side}_to_{side.other}"].lag_seconds, found[f"{side.other}_to_{side}"].lag_seconds) == (None, 0.0)
+    assert "fedplane events dead" in found[f"{side}_to_{side.other}"].unknown_because[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- converged
@@ -352,7 +363,7 @@ async def test_each_direction_says_as_of_when_it_is_applied_and_the_pair_the_ear
     state = MemoryState("p", shards=2, clock=StillClock())
     await Book(state).keep(scan(600))
     at = Stamp(ago(30), 1, StampOrigin.CHANGE_FEED)
-    feed = {"connected": 1, "since_us": ago(900), "watermark_us": ago(20)}
+    feed = {"connected": 1, "from_us": ago(900), "as_of_us": ago(20)}
     await say(state, beat(sources={"event_grid_queue": CONNECTED, "vast_events": CONNECTED, "change_feed": feed}))
     found = await pair_status(state, settings(), NOW)
     assert found.directions[BLOB_TO_VAST].converged_as_of_us == ago(20)

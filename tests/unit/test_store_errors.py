@@ -116,3 +116,13 @@ def test_no_code_of_the_azure_sdk_falls_to_a_dangerous_class() -> None:
     for status in range(300, 600):
         kind, _ = faults.meaning(Side.BLOB, status, "")
         assert kind is not NotPresent
+
+
+@pytest.mark.parametrize(
+    "words", ["Provided contentMD5 doesn't match.", "The size of the request body 5 mismatches the content-length 9."]
+)
+def test_bytes_that_arrived_damaged_are_sent_again(words: str) -> None:
+    """However the service words it: nothing was written, and nothing is wrong with the key."""
+    body = f"<Error><Code>InvalidOperation</Code><Message>{words}</Message></Error>".encode()
+    refused = faults.refusal(400, {"x-ms-error-code": "InvalidOperation"}, body)
+    assert faults.meaning(Side.BLOB, refused.status, refused.code) == (RetryLater, "checksum_mismatch")

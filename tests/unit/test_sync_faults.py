@@ -9,7 +9,7 @@ import pytest
 from federation.errors import RetryLater
 from federation.model import Change, Metadata, Mode, Side, Source
 from federation.progress import DeleteBudget, Held
-from federation.rules.decision import Action
+from federation.rules.decision import Action, Reason
 from federation.sync.apply import DeleteHeld
 from federation.sync.sync_key import NotQuiet, sync_key
 from tests.unit.world import World
@@ -202,6 +202,28 @@ async def test_a_held_delete_stays_held_whatever_time_and_scans_bring() -> None:
     assert await world.both(held[0][0]) == (None, held[0][0])
 
 
+async def test_a_released_delete_is_as_late_as_its_event_said() -> None:
+    """A delete that beat an older edit and was held is carried out on a person's word, though its event is long gone."""
+    world = World()
+    world.ctx = dataclasses.replace(world.ctx, delete_budget=DeleteBudget(count=0, share=1.0, window_seconds=60))
+    await world.write(Side.BLOB, "a", "one")
+    await world.step()
+    world.later()
+    await world.write(Side.VAST, "a", "two")
+    world.later(60)
+    await world.remove(Side.BLOB, "a")
+    assert await _work_and_hold(world) == ["a"]
+    await world.look("a")
+    assert await _work_and_hold(world) == ["a"]
+
+    await world.state.judge(["a"], verdict="released", now_us=world.clock.now_us())
+    [synced] = await world.step()
+    assert synced.decision.reason is Reason.DELETE_BEATS_EDIT
+    assert await world.both("a") == (None, None)
+    [record] = await world.state.conflicts()
+    assert await world.text(Side.VAST, record.preserved_as) == "two"
+
+
 async def _work_and_hold(world: World) -> list[str]:
     """One pass of a worker over what is dirty; the keys that are held after it."""
     lease = await world.state.acquire(0, owner="t", ttl_seconds=60) or world.lease
@@ -211,7 +233,7 @@ async def _work_and_hold(world: World) -> list[str]:
         try:
             synced = await sync_key(world.ctx, lease, claim)
         except DeleteHeld as wait:
-            held = Held(claim.hint.key, wait.delete_on, "delete_budget", world.clock.now_us())
+            held = Held(claim.hint.key, wait.delete_on, "delete_budget", world.clock.now_us(), deleted=wait.deleted)
             await world.state.hold(lease, claim.hint.key, claim.hint.generation, held)
         else:
             await world.state.settle(lease, claim.hint.key, claim.hint.generation, synced.base)

@@ -1,22 +1,21 @@
-"""Planning and moving the bytes of one object."""
+"""Moving the bytes of one object."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from federation.errors import Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, Present, Side, Stamp, Version
-from federation.ports import Capabilities
 from federation.stores.memory import MemoryReader, MemoryStore
 from federation.sync.budget import ByteBudget
-from federation.sync.transfer import Transfer, TransferLimits, part_size_bytes, still_the_same
-
-_TIB = 1024**4
-_MIB = 1024**2
+from federation.sync.reading import PIECE_BYTES, read_all
+from federation.sync.transfer import Original, Target, Transfer, TransferLimits, still_the_same
 
 
 class _Clock:
@@ -28,21 +27,6 @@ class _Clock:
 
     async def sleep(self, seconds: float) -> None:
         raise AssertionError(f"nothing here waits {seconds} s")
-
-
-@given(st.integers(1, 5 * _TIB), st.sampled_from([1, 5 * _MIB, 8 * _MIB, 64 * _MIB]), st.sampled_from([1, 10_000, 50_000]))
-def test_parts_always_fit_the_side(size: int, preferred: int, max_parts: int) -> None:
-    """Any size up to 5 TiB fits into the parts a side allows, none smaller than it accepts."""
-    part = part_size_bytes(size, preferred, Capabilities(max_parts=max_parts))
-
-    assert part * max_parts >= size
-    assert part >= max(preferred, Capabilities().min_part_bytes)
-    assert part % _MIB == 0
-
-
-def test_the_preferred_part_size_is_kept_where_it_fits() -> None:
-    """Parts do not grow without need."""
-    assert part_size_bytes(1024 * _MIB, 8 * _MIB, Capabilities()) == 8 * _MIB
 
 
 def _present(size: int, etag: str = "e", kind: ETagKind = ETagKind.OPAQUE, md5: str | None = None) -> Present:
@@ -69,35 +53,109 @@ def test_the_same_other_content_read_twice_is_believed() -> None:
         transfer.check_content(_present(3, etag="f", md5="aa"), 3, "bb")
 
 
+async def _bulk(size: int, *, on: Side = Side.BLOB, md5: bool = True) -> Original:
+    """An object of *size* bytes that tells every byte's place, on a side of its own."""
+    store = MemoryStore(on, clock=_Clock())
+    await store.put("k", _content(size), Metadata(), stamp=None, expected_etag=None)
+    present = await store.head("k")
+    return Original(store, "k", present if md5 else replace(present, version=replace(present.version, md5=None)))
+
+
+def _content(size: int) -> bytes:
+    return bytes(number * 7 % 251 for number in range(size))
+
+
+def _target(store: MemoryStore, expected: str | None = None) -> Target:
+    return Target(store, "k", Metadata(), None, expected)
+
+
+def _of(calls: list[tuple[str, str]], name: str) -> int:
+    return sum(call == name for call, _ in calls)
+
+
+@pytest.mark.parametrize("size", [11, 19, 20, 21, 29, 30, 31, 95])
+async def test_sizes_around_a_part_arrive_whole(size: int) -> None:
+    """One byte less, as many and one more than whole parts: the same bytes, in as many parts as are needed and no more."""
+    vast = MemoryStore(Side.VAST, clock=_Clock())
+    vast.capabilities = replace(vast.capabilities, min_part_bytes=1)
+    transfer = Transfer(TransferLimits(10, 10, 3), ByteBudget(64))
+    copied = await transfer.send_large(await _bulk(size), _target(vast))
+
+    assert vast.objects["k"].data == _content(size)
+    assert copied.md5 == hashlib.md5(_content(size), usedforsecurity=False).hexdigest()
+    assert _of(vast.calls, "put_part") == -(-size // 10)
+    assert transfer.budget.free == 64
+
+
+async def test_a_stream_that_is_cut_is_taken_up_by_range_where_it_ended() -> None:
+    """No byte is asked for twice, the rest is asked for of the same version, and the content is whole."""
+    original = await _bulk(3 * PIECE_BYTES)
+    opened: list[tuple[str | None, int, int | None]] = []
+    store = cast("MemoryStore", original.store)
+    real = store.open
+
+    async def cut_once(key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        opened.append((if_match, start, length))
+        reader = await real(key, if_match=if_match, start=start, length=length)
+        return _CutReader(reader.present, reader._data) if len(opened) == 1 else reader
+
+    store.open = cut_once  # type: ignore[method-assign]
+    data = await read_all(original.extent())
+
+    assert data == _content(3 * PIECE_BYTES)
+    etag = original.present.version.etag
+    assert opened == [(etag, 0, 3 * PIECE_BYTES), (etag, PIECE_BYTES, 2 * PIECE_BYTES)]
+
+
 class _CutReader(MemoryReader):
     async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
         yield self._data[:size_bytes]
-        raise RetryLater("the connection was cut", reason="unreachable")
+        raise RetryLater("the connection was cut", reason="cut_short")
 
 
-async def test_a_cut_stream_leaves_nothing_behind() -> None:
-    """A source that breaks midway: the upload is aborted, nothing becomes visible, the fault is told."""
-    store = MemoryStore(Side.VAST, clock=_Clock())
-    transfer = Transfer(TransferLimits(10, 10, 2), ByteBudget(1 << 30))
-    data = b"x" * 3 * _MIB
+async def test_a_source_that_changes_midway_is_never_mixed() -> None:
+    """The version is part of every ranged GET: another one ends the transfer, nothing is visible, no part stays."""
+    original, vast = await _bulk(100), MemoryStore(Side.VAST, clock=_Clock())
+    source = cast("MemoryStore", original.store)
+    etag = original.present.version.etag
 
-    with pytest.raises(RetryLater, match="cut"):
-        await transfer.send_large(
-            _CutReader(_present(len(data)), data), store, "k", metadata=Metadata(), stamp=None, expected_etag=None
-        )
-    assert store.objects == {}
+    async def rewrite(call: str, key: str) -> None:
+        if call == "open" and _of(source.calls, "open") == 4 and source.objects[key].etag == etag:
+            await source.put(key, b"other", Metadata(), stamp=None, expected_etag=etag)
+
+    source._hook = rewrite
+    transfer = Transfer(TransferLimits(10, 10, 2), ByteBudget(1 << 20))
+    with pytest.raises(Reobserve):
+        await transfer.send_large(original, _target(vast))
+    assert (vast.objects, vast.uploads) == ({}, {})
+
+
+async def test_damaged_bytes_are_never_committed() -> None:
+    """A part damaged on its way to us: the whole content does not match, nothing is committed, no part is believed."""
+    original, vast = await _bulk(100), MemoryStore(Side.VAST, clock=_Clock())
+    source = cast("MemoryStore", original.store)
+    real = source.open
+
+    async def damaged(key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        reader = await real(key, if_match=if_match, start=start, length=length)
+        return MemoryReader(reader.present, b"!" + reader._data[1:] if start == 50 else reader._data)
+
+    source.open = damaged  # type: ignore[method-assign]
+    transfer = Transfer(TransferLimits(10, 10, 2), ByteBudget(1 << 20))
+    with pytest.raises(RetryLater) as caught:
+        await transfer.send_large(original, _target(vast))
+    assert caught.value.reason == "content_mismatch"
+    assert (vast.objects, vast.uploads) == ({}, {})
 
 
 async def test_a_destination_that_changed_meanwhile_is_not_overwritten() -> None:
     """The commit is conditional on what was decided from."""
-    store = MemoryStore(Side.BLOB, clock=_Clock())
+    store = MemoryStore(Side.VAST, clock=_Clock())
     transfer = Transfer(TransferLimits(10, 10, 2), ByteBudget(1 << 30))
     await store.put("k", b"theirs", Metadata(), stamp=None, expected_etag=None)
 
     with pytest.raises(Reobserve):
-        await transfer.send_large(
-            MemoryReader(_present(20), b"y" * 20), store, "k", metadata=Metadata(), stamp=None, expected_etag=None
-        )
+        await transfer.send_large(await _bulk(20), _target(store))
     assert store.objects["k"].data == b"theirs"
 
 
@@ -108,9 +166,36 @@ async def test_a_failing_part_is_told_as_itself() -> None:
     store.fail_next("put_part", RetryLater("503", reason="throttled", after_seconds=1))
 
     with pytest.raises(RetryLater, match="503"):
-        await transfer.send_large(
-            MemoryReader(_present(20), b"y" * 20), store, "k", metadata=Metadata(), stamp=None, expected_etag=None
-        )
+        await transfer.send_large(await _bulk(20), _target(store))
+    assert transfer.budget.free == 1 << 30
+
+
+async def test_the_memory_of_200_transfers_of_mixed_sizes_stays_within_the_budget() -> None:
+    """However many are under way, no more bytes are being read or sent at once than the budget holds; all arrive."""
+    vast = MemoryStore(Side.VAST, clock=_Clock())
+    budget = ByteBudget(40)
+    transfer = Transfer(TransferLimits(10, 10, 3), budget)
+    most = 0
+
+    async def watch(call: str, key: str) -> None:
+        nonlocal most
+        del call, key
+        await asyncio.sleep(0)
+        most = max(most, budget.total - budget.free)
+
+    vast._hook = watch
+    sizes = [11 + number * 37 % 90 for number in range(200)]
+
+    async def one(number: int, size: int) -> None:
+        target = Target(vast, f"k{number}", Metadata(), None, None)
+        await transfer.send_large(await _bulk(size), target)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for number, size in enumerate(sizes):
+            group.create_task(one(number, size))
+    assert [len(vast.objects[f"k{number}"].data) for number in range(200)] == sizes
+    assert 0 < most <= 40
+    assert budget.free == 40
 
 
 async def test_a_file_that_changes_while_it_is_read_is_noticed() -> None:

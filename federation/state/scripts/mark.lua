@@ -1,8 +1,8 @@
 -- Make keys of one shard dirty (design 4 and 5).
--- KEYS  1 due ZSET, 2 since:blob ZSET, 3 since:vast ZSET, 4 hint HASH, 5 claimed HASH, 6 parked HASH, 7 held HASH, 8 seq,
---       9.. base bucket HASHes of the changes
+-- KEYS  1 due ZSET, 2 since:blob ZSET, 3 since:vast ZSET, 4 hint HASH, 5 claimed HASH, 6 parked HASH, 7 seq,
+--       8.. base bucket HASHes of the changes
 -- ARGV  1 now_us, 2 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast), source bit, etag ("" unknown),
---       deleted, at_us (-1 unknown), precision_us, origin, not_before_us, by_operator, place of its bucket from 1;
+--       deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket from 1;
 --       3.. of each change 16 bytes of key digest and the packed etag (cmsgpack of Redis reads text only)
 -- Returns how many changes were not echoes.
 local ENTRIES = 4
@@ -61,26 +61,29 @@ local function add(entries, etag, deleted, at, precision, origin, generation)
 end
 
 for n, change in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local key, side, source, etag, deleted, at, precision, origin, not_before, by_operator, bucket = unpack(change)
+  local key, side, source, etag, deleted, at, precision, origin, not_before, bucket = unpack(change)
   local digest, packed = string.sub(ARGV[2 + n], 1, 16), string.sub(ARGV[2 + n], 17)
-  local record = redis.call("HGET", KEYS[8 + bucket], digest)
+  local record = redis.call("HGET", KEYS[7 + bucket], digest)
   local known = redis.call("HGET", KEYS[4], key)
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
   if known or not is_echo(record, side, packed, deleted == 1, at) then
     marked = marked + 1
-    local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}}
+    local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}, {-1, -1}}
+    local claimed = redis.call("HGET", KEYS[5], key)
+    -- Of what was marked after the last claim the earliest time a side: entries of one version keep only the later one.
+    if not hint[7] or tonumber(claimed or -1) == hint[1] then hint[7] = {-1, -1} end
+    local since = at >= 0 and at or now
+    if hint[7][1 + side] < 0 or since < hint[7][1 + side] then hint[7][1 + side] = since end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
-    hint[1] = redis.call("INCR", KEYS[8])
+    hint[1] = redis.call("INCR", KEYS[7])
     hint[4] = bit.bor(hint[4], source)
     hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, hint[1])
     redis.call("HSET", KEYS[4], key, cmsgpack.pack(hint))
-    redis.call("ZADD", KEYS[2 + side], "LT", at >= 0 and at or now, key)
-    if redis.call("HEXISTS", KEYS[5], key) == 0 then
+    redis.call("ZADD", KEYS[2 + side], "LT", since, key)
+    if not claimed then
       redis.call("ZADD", KEYS[1], "LT", math.max(now, not_before), key)
     end
     redis.call("HDEL", KEYS[6], key)
-    -- A held delete waits for a person (rule 8): only news of a version ends that, never a repeat of the delete.
-    if not by_operator and packed ~= "" and deleted == 0 then redis.call("HDEL", KEYS[7], key) end
   end
 end
 return marked

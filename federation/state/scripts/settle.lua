@@ -34,17 +34,13 @@ end
 
 hint[2], hint[3] = 0, ""
 for side = 0, 1 do
-  local newer, since = {}, nil
+  local newer = {}
   for _, entry in ipairs(hint[5 + side]) do
-    if entry[6] > generation then
-      newer[#newer + 1] = entry
-      local at = entry[3] >= 0 and entry[3] or now
-      if not since or at < since then since = at end
-    end
+    if entry[6] > generation then newer[#newer + 1] = entry end
   end
   hint[5 + side] = newer
   redis.call("ZREM", KEYS[3 + side], key)
-  if since then redis.call("ZADD", KEYS[3 + side], since, key) end
+  if hint[7][1 + side] >= 0 then redis.call("ZADD", KEYS[3 + side], hint[7][1 + side], key) end
 end
 redis.call("HSET", KEYS[5], key, cmsgpack.pack(hint))
 redis.call("ZADD", KEYS[2], now, key)

@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from tests.simulation.script import THEMED_FROM
+
 
 @dataclass(frozen=True, slots=True)
 class Swap:
@@ -28,6 +30,8 @@ class Mutant:
     what: str
     swaps: Callable[[], list[Swap]]
     within: int = 400
+    first: int = THEMED_FROM
+    """Where the hunt begins."""
 
     @contextmanager
     def on(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from federation.model import Base, Change, Side
-from federation.progress import Cursor
 from federation.sources import event_grid_queue, vast_kafka
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_state import MemoryState
@@ -43,12 +42,9 @@ def _lease_unchecked() -> list[Swap]:
 def _cursor_before_marks() -> list[Swap]:
     original = vast_kafka.VastKafka._take
 
-    async def take(self: Any, batch: Any, cursor: Any) -> Any:
-        position = dict(cursor.position) if cursor is not None else {}
-        position |= {str(partition): records[-1].offset + 1 for partition, records in batch.items()}
-        moved = Cursor(position, self._digest, self._clock.now_us())
-        await self._state.move_cursor(self.name, cursor, moved)
-        return await original(self, batch, moved)
+    async def take(self: Any, records: Any) -> Any:
+        await self._move({partition: batch[-1].offset + 1 for partition, batch in records.items()})
+        return await original(self, records)
 
     return [Swap(vast_kafka.VastKafka, "_take", take)]
 
@@ -140,7 +136,7 @@ def _state_gone_back_unnoticed() -> list[Swap]:
     async def require(*_: Any) -> None:
         return None
 
-    return [Swap(vast_kafka.VastKafka, "_require_cursor", require)]
+    return [Swap(vast_kafka.VastKafka, "_require_cursors", require)]
 
 
 PROGRESS = [

@@ -1,0 +1,84 @@
+"""Reading one version of an object, whole or a range of it, through connections that are cut."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from federation.errors import RetryLater
+from federation.ports import ObjectStore, Reader
+from federation.sync.paced_store import tally
+
+PIECE_BYTES = 1024 * 1024
+_ONE_PIECE_BYTES = 256 * 1024
+_FRUITLESS = 2
+"""Times in a row a reading is taken up again that yields nothing."""
+_CUT = frozenset({"cut_short", "unreachable", "timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes ``[start, start+length)`` of the version *etag* under *key*."""
+
+    store: ObjectStore
+    key: str
+    etag: str
+    start: int
+    length: int
+
+
+async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator[bytes, None]:
+    """The bytes of *extent* in pieces of at most ``PIECE_BYTES``; a stream that is cut is taken up where it ended, by range.
+
+    *reader*: a GET of exactly this extent that is under way already; the caller closes it. Raises Reobserve when the object is
+    another version by then, and RetryLater when nothing more comes.
+    """
+    got, fruitless, first = 0, 0, reader
+    while True:
+        begun = got
+        current = first or await extent.store.open(
+            extent.key, if_match=extent.etag, start=extent.start + got, length=extent.length - got
+        )
+        try:
+            async for piece in current.chunks(PIECE_BYTES):
+                got += len(piece)
+                _read(len(piece))
+                yield piece
+        except RetryLater as error:
+            fruitless = fruitless + 1 if got == begun else 0
+            if fruitless >= _FRUITLESS or error.reason not in _CUT:
+                raise
+        finally:
+            if first is None:
+                await current.close()
+        first = None
+        if got >= extent.length:
+            return
+        if got == begun and fruitless == 0:
+            raise RetryLater("the answer ended early", reason="cut_short", key=extent.key, side=extent.store.side)
+
+
+async def read_all(extent: Extent, reader: Reader | None = None) -> bytes:
+    """The bytes of *extent* in one. Raises as ``pieces``; a length other than announced is the caller's to find."""
+    if reader is not None and extent.length <= _ONE_PIECE_BYTES:
+        try:
+            data = await reader.read()
+        except RetryLater as error:
+            if error.reason not in _CUT or not extent.length:
+                raise
+        else:
+            _read(len(data))
+            return data
+        reader = None
+    if not extent.length:
+        return b""
+    async with aclosing(pieces(extent, reader)) as parts:
+        got = [piece async for piece in parts]
+    return got[0] if len(got) == 1 else b"".join(got)
+
+
+def _read(size_bytes: int) -> None:
+    current = tally.get(None)
+    if current is not None:
+        current.read_bytes += size_bytes

@@ -1,0 +1,149 @@
+"""Beside ``rclone copy`` on the same servers in one run: wall time, processor time, memory and requests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedplane.localstack.info import TOOLS_DIR
+from tests.acceptance.lab import Lab, Results, lab
+from tests.acceptance.stages_transfer import KIB, MIB, content, seed
+
+RCLONE = "github.com/rclone/rclone@v1.75.1"
+TUNED = ("--fast-list", "--transfers", "16", "--checkers", "16", "--s3-no-head", "--s3-no-check-bucket", "--metadata=false")
+_SMALL, _LARGE = "small", "large"
+
+
+@dataclass
+class Cost:
+    """What one copy of everything cost one process."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    rss_mib: int
+
+    def told(self) -> dict[str, float]:
+        """For the results."""
+        return {"wall_s": round(self.wall_seconds, 1), "cpu_s": round(self.cpu_seconds, 1), "rss_mib": self.rss_mib}
+
+
+def rclone_binary() -> str | None:
+    """The peer; built by the Go toolchain the first time; None where there is none."""
+    binary = TOOLS_DIR.absolute() / "bin" / "rclone"
+    if binary.is_file():
+        return str(binary)
+    go = shutil.which("go")
+    if shutil.which("rclone") or go is None:
+        return shutil.which("rclone")
+    environment = {**os.environ, "GOBIN": str(binary.parent)}
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    built = subprocess.run([go, "install", RCLONE], env=environment, capture_output=True, timeout=1800, check=False)
+    return str(binary) if built.returncode == 0 else None
+
+
+def peer(results: Results) -> None:
+    """20,000 x 1 KiB and 20 x 64 MiB, both directions, by rclone and by the engine, past the event proxies."""
+    binary = rclone_binary()
+    if binary is None:
+        print("        not run: needs rclone, or Go to build it")
+        return
+    for kind, count, size in ((_LARGE, 20, 64 * MIB), (_SMALL, 2_000 if results.quick else 20_000, KIB)):
+        with lab(results, f"peer_{kind}", {}) as the:
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda n, size=size: seed(the, "blob", f"{n:05d}", content(str(n), size)), range(count)))
+            _compare(the, binary, kind, count)
+
+
+def _compare(the: Lab, binary: str, kind: str, count: int) -> None:
+    s3, container = the.sides.s3, the.info["container"]
+    s3.create_bucket(Bucket="rclone-there")
+    there = [
+        _rclone(the, binary, f"blob:{container}", "vast:rclone-there"),
+        _engine(the, "there", count, {"VAST__BUCKET": the.sides.bucket}),
+    ]
+    _tell(the, f"{kind}_blob_to_vast", there, count)
+    for name in ("rclone-back", "engine-back"):
+        _create_container(the, name)
+    back = [
+        _rclone(the, binary, "vast:rclone-there", "blob:rclone-back"),
+        _engine(the, "back", count, {"VAST__BUCKET": "rclone-there", "BLOB__CONTAINER": "engine-back"}),
+    ]
+    _tell(the, f"{kind}_vast_to_blob", back, count)
+
+
+def _create_container(the: Lab, name: str) -> None:
+    from azure.storage.blob import BlobServiceClient  # noqa: PLC0415 - once
+
+    with BlobServiceClient(the.info["blob_direct_endpoint"], credential=_key(the)) as service:
+        service.create_container(name)
+
+
+def _key(the: Lab) -> dict[str, str]:
+    return {"account_name": the.info["account_name"], "account_key": the.info["account_key"]}
+
+
+def _tell(the: Lab, name: str, costs: list[Cost], count: int) -> None:
+    rclone, engine = costs
+    the.results.figure(f"{name}_rclone", rclone.told())
+    the.results.figure(f"{name}_engine", engine.told())
+    ratios = (engine.wall_seconds / rclone.wall_seconds, engine.cpu_seconds / rclone.cpu_seconds)
+    the.results.figure(f"{name}_engine_to_rclone_wall_cpu", [round(ratio, 2) for ratio in ratios])
+    the.results.figure(f"{name}_engine_cpu_ms_an_object", round(1000 * engine.cpu_seconds / count, 2))
+
+
+def _rclone(the: Lab, binary: str, source: str, target: str) -> Cost:
+    environment = {
+        **os.environ,
+        "RCLONE_CONFIG": os.devnull,
+        "RCLONE_CONFIG_BLOB_TYPE": "azureblob",
+        "RCLONE_CONFIG_BLOB_ACCOUNT": the.info["account_name"],
+        "RCLONE_CONFIG_BLOB_KEY": the.info["account_key"],
+        "RCLONE_CONFIG_BLOB_ENDPOINT": the.info["blob_direct_endpoint"],
+        "RCLONE_CONFIG_VAST_TYPE": "s3",
+        "RCLONE_CONFIG_VAST_PROVIDER": "Other",
+        "RCLONE_CONFIG_VAST_ACCESS_KEY_ID": the.info["access_key"],
+        "RCLONE_CONFIG_VAST_SECRET_ACCESS_KEY": the.info["secret_key"],
+        "RCLONE_CONFIG_VAST_ENDPOINT": the.info["s3_direct_endpoint"],
+        "RCLONE_CONFIG_VAST_FORCE_PATH_STYLE": "true",
+    }
+    started = time.monotonic()
+    with (the.home / "rclone.log").open("ab") as log:
+        process = subprocess.Popen([binary, "copy", *TUNED, source, target], env=environment, stdout=log, stderr=log)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    the.results.check(f"rclone copies {source} to {target}", process.returncode == 0)
+    return Cost(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss // KIB)
+
+
+def _engine(the: Lab, name: str, count: int, places: dict[str, str]) -> Cost:
+    """``fedplane run`` from its start, with nothing known, until all *count* keys were decided; its listing included."""
+    the.log = the.home / f"{name}.jsonl"
+    the.log.unlink(missing_ok=True)
+    text = the.environment["FEDPLANE_STACK_BLOB"].replace(the.info["blob_endpoint"], the.info["blob_direct_endpoint"])
+    the.environment |= {f"FEDERATION__PAIR__0__{place}": value for place, value in places.items()}
+    the.environment |= {
+        "FEDPLANE_STACK_BLOB": text,
+        "FEDERATION__PAIR__0__NAME": name,
+        "FEDERATION__PAIR__0__BLOB__ACCOUNT_URL": the.info["blob_direct_endpoint"],
+        "FEDERATION__PAIR__0__VAST__ENDPOINT": the.info["s3_direct_endpoint"],
+        "FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400",
+        "FEDERATION__RECONCILE__QUIET_SECONDS": "0.1",
+    }
+    started = time.monotonic()
+    the.start_engine()
+    done = the.until(f"{count} keys", lambda: _lines(the.log) >= count, 600, every=0.1)
+    wall, cpu, peak = time.monotonic() - started, the.cpu_seconds(), the.rss_bytes("VmHWM")
+    the.results.check(f"the engine copies everything ({name})", done is not None)
+    the.stop_engine()
+    return Cost(wall, cpu, peak // MIB)
+
+
+def _lines(file: Path) -> int:
+    return (
+        file.read_bytes().count(b'"outcome": "settled"') + file.read_bytes().count(b'"outcome":"settled"') if file.exists() else 0
+    )

@@ -1,0 +1,291 @@
+"""Stages about moving bytes: resume, memory, faults, fairness, one huge object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from azure.storage.blob import ContentSettings
+
+from tests.acceptance import verify
+from tests.acceptance.lab import Lab, Results, lab
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+PART_BYTES = 8 * MIB
+_ONCE = {
+    "FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400",
+    "FEDERATION__RECONCILE__QUIET_SECONDS": "0.5",
+    # A laptop that does all this at once may not get to its leases in time.
+    "FEDERATION__WORKER__LEASE_SECONDS": "60",
+}
+_SENDS = {"blob": ("put", "put_block"), "vast": ("put", "upload_part")}
+_PARTS = {"blob": "put_block", "vast": "upload_part"}
+
+
+def content(key: str, size_bytes: int) -> bytes:
+    """The bytes of *key*: repeatable, and no two places alike."""
+    chance = random.Random(key)
+    return b"".join(chance.randbytes(min(16 * MIB, size_bytes - at)) for at in range(0, size_bytes, 16 * MIB))
+
+
+def seed(the: Lab, side: str, key: str, data: bytes) -> None:
+    """Write past the proxies, with a hash of the content where the side keeps one."""
+    if side == "blob":
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        settings = ContentSettings(content_type="application/octet-stream", content_md5=bytearray(md5))
+        the.sides.container.upload_blob(key, data, overwrite=True, content_settings=settings)
+    else:
+        the.sides.s3.put_object(Bucket=the.sides.bucket, Key=key, Body=data, ContentType="application/octet-stream")
+
+
+def calls(the: Lab, side: str, *operations: str) -> int:
+    """Requests of the engine on *side* that the server confirmed."""
+    rows = the.control("/stats")[side]["requests"]
+    return sum(
+        row["count"]
+        for row in rows
+        if (row["client"], row["status"]) == ("fedplane", "2xx") and (not operations or row["operation"] in operations)
+    )
+
+
+def sent_bytes(the: Lab) -> int:
+    """Bytes of content that the engine sent, arrived or not."""
+    found = the.control("/stats")
+    return sum(
+        row["bytes"]
+        for side, operations in _SENDS.items()
+        for row in found[side]["bytes"]
+        if (row["client"], row["of"]) == ("fedplane", "request") and row["operation"] in operations
+    )
+
+
+def finished(the: Lab, seconds: float) -> bool:
+    """Whether status comes to say that nothing is left to do."""
+    return the.until("in step", the.settled, seconds, every=0.5) is not None
+
+
+# ----------------------------------------------------------------------------------------------------------------- resume
+
+
+def resumed(results: Results) -> None:
+    """SIGKILL in the middle of one large object each way: parts that arrived are not sent again."""
+    size = 64 * MIB if results.quick else 256 * MIB
+    for side, other in (("blob", "vast"), ("vast", "blob")):
+        with lab(results, f"resumed_{side}", _ONCE) as the:
+            data = content(side, size)
+            seed(the, side, "large", data)
+            (the.home / "engine.log").unlink(missing_ok=True)
+            the.control(f"/faults/{other}", "PUT", {"requests": {"latency_ms": 150, "client": "fedplane"}})
+            parts = size // PART_BYTES
+            the.start_engine()
+            half = the.until("half of the parts", partial(_sent_at_least, the, other, parts // 2), 120, every=0.02)
+            the.kill_engine()
+            results.check(f"{side}: killed midway", half is not None and calls(the, other, _PARTS[other]) < parts)
+            time.sleep(1)  # what the proxy had received goes on to the server
+            before = calls(the, other, _PARTS[other])
+            the.control(f"/faults/{other}", "PUT", {})
+            the.start_engine()
+            results.check(f"{side}: in step after the restart", finished(the, 240))
+            after = calls(the, other, _PARTS[other]) - before
+            recorded = _recorded_parts(the)
+            results.figure(f"{side}_to_{other}_parts_before_recorded_after_of", [before, recorded, after, parts])
+            results.check(f"{side}: parts that were recorded are not sent again", 0 < recorded == parts - after, after)
+            # Those under way when it was killed may have arrived without a record.
+            results.check(f"{side}: nearly all that arrived were recorded", before - recorded <= 6, before - recorded)
+            _intact(the, {"large": hashlib.md5(data, usedforsecurity=False).hexdigest()})
+
+
+def _recorded_parts(the: Lab) -> int:
+    """As the engine told when it went on."""
+    lines = [json.loads(line) for line in (the.home / "engine.log").read_text().splitlines() if line.startswith("{")]
+    return sum(int(line["parts"]) for line in lines if line.get("event") == "going on with a transfer")
+
+
+def _sent_at_least(the: Lab, side: str, parts: int) -> bool:
+    return calls(the, side, _PARTS[side]) >= parts
+
+
+def _intact(the: Lab, expected: dict[str, str]) -> None:
+    wrong = []
+    for key, md5 in expected.items():
+        held = (verify.read_blob(the.sides, key), verify.read_vast(the.sides, key))
+        wrong += [key for one in held if one is None or one.md5 != md5]
+    the.results.check("every object is what its user wrote, on both sides", not wrong, wrong[:3] or len(expected))
+
+
+# ----------------------------------------------------------------------------------------------------------------- memory
+
+
+def parallel(results: Results) -> None:
+    """200 transfers of mixed sizes at once within a budget of 64 MiB: the engine's resident memory."""
+    budget = 64 * MIB
+    count = 50 if results.quick else 200
+    settings = _ONCE | {
+        "FEDERATION__WORKER__CONCURRENCY": "200",
+        "FEDERATION__TRANSFER__PARALLEL_LARGE": "32",
+        "FEDERATION__TRANSFER__MEMORY_BYTES": str(budget),
+    }
+    with lab(results, "parallel", settings) as the:
+        the.start_engine()
+        results.check("starts", finished(the, 60))
+        idle = the.rss_bytes()
+        sizes = [(1 + number % 24) * MIB for number in range(count)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: seed(the, "vast" if n % 2 else "blob", f"o{n}", content(f"o{n}", sizes[n])), range(count)))
+        the.stop_engine()
+        the.start_engine()
+        results.check("all in step", finished(the, 300))
+        results.figure("bytes_moved", sum(sizes))
+        peak = the.rss_bytes("VmHWM")
+        results.figure("rss_mib_idle_peak", [idle // MIB, peak // MIB])
+        # Beside the budget: one part being joined, what sockets hold of each answer, and the allocator's slack.
+        results.check("resident memory stays near the budget", peak - idle < 2 * budget, f"{(peak - idle) / budget:.2f} x")
+        results.check("equal", not verify.differ(the.sides))
+
+
+# ----------------------------------------------------------------------------------------------------------------- faults
+
+
+def _mixed_sizes(results: Results, rng: random.Random) -> list[int]:
+    """500 sizes from 0 B to 256 MiB, most of them small, with the borders of a part among them."""
+    borders = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, 2 * PART_BYTES + 1]
+    large = [64 * MIB, 64 * MIB + 1] if results.quick else [256 * MIB, 256 * MIB - 1, 128 * MIB, 64 * MIB, 64 * MIB + 1]
+    count = 100 if results.quick else 500
+    rest = [int(math.exp(rng.uniform(0, math.log(12 * MIB)))) for _ in range(count - len(borders) - len(large))]
+    return [*borders, *large, *rest]
+
+
+def faulty(results: Results) -> None:
+    """500 transfers of 0 B to 256 MiB through proxies that cut, refuse and corrupt: equal, no damaged byte committed."""
+    rng = random.Random(6)
+    sizes = _mixed_sizes(results, rng)
+    with lab(results, "faulty", _ONCE) as the:
+        md5s = {}
+        for number, size in enumerate(sizes):
+            key = f"{number:03d}-{size}"
+            data = content(key, size)
+            md5s[key] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            seed(the, ("blob", "vast")[number % 2], key, data)
+        knobs = {"cut": 0.01, "cut_midway": 0.03, "corrupt": 0.02, "error": 0.01, "retry_after_seconds": 1, "client": "fedplane"}
+        for side, status in (("blob", 503), ("vast", 429)):
+            the.control(f"/faults/{side}", "PUT", {"requests": {**knobs, "status": status}})
+        started = time.monotonic()
+        the.start_engine()
+        results.check("in step although the faults go on", finished(the, 900))
+        results.figure("seconds", round(time.monotonic() - started, 1))
+        _tell_faults(the, sum(sizes))
+        for side in ("blob", "vast"):
+            the.control(f"/faults/{side}", "PUT", {})
+        _intact(the, md5s)
+        results.check("no false conflict", the.ask("conflicts") == [])
+        results.check("nothing parked", the.ask("parked") == [])
+
+
+def _tell_faults(the: Lab, whole_bytes: int) -> None:
+    found = the.control("/stats")
+    injected: Counter[str] = Counter()
+    for side in ("blob", "vast"):
+        injected.update(found[side]["injected"])
+    sent = sent_bytes(the)
+    decisions = [json.loads(line) for line in the.log.read_text().splitlines()]
+    the.results.figure("injected", dict(injected))
+    the.results.figure("content_bytes", whole_bytes)
+    the.results.figure("sent_again_bytes", sent - whole_bytes)
+    the.results.figure("sent_again_share", round((sent - whole_bytes) / whole_bytes, 3))
+    the.results.figure("keys_tried_again", sum(line.get("outcome") == "deferred" for line in decisions))
+    the.results.check("bytes were corrupted", injected["corrupted"] > 0, injected["corrupted"])
+    the.results.check("streams were cut midway", injected["cuts_midway"] > 0, injected["cuts_midway"])
+
+
+# --------------------------------------------------------------------------------------------------------------- fairness
+
+
+def bulk(results: Results) -> None:
+    """Small changes beside a bulk load of large objects and many old keys: how long they take, and without it."""
+    with lab(results, "bulk", _ONCE) as the:
+        the.start_engine()
+        results.check("starts", finished(the, 60))
+        quiet = _small_changes(the, "quiet", 40)
+        count, large = (400, 4) if results.quick else (4_000, 12)
+        the.stop_engine()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: seed(the, "blob", f"old/{n}", content(str(n), 2 * KIB)), range(count)))
+            list(pool.map(lambda n: seed(the, "vast", f"large/{n}", content(str(n), 64 * MIB)), range(large)))
+        the.start_engine()
+        the.until("the load begins", lambda: calls(the, "vast", "put") > 50, 60, every=0.05)
+        loaded = _small_changes(the, "loaded", 40)
+        left = count - sum(1 for key in verify.names(the.sides)[1] if key.startswith("old/"))
+        results.figure("old_keys_left_after_the_small_changes", left)
+        results.check("the load outlasts them", left > 0)
+        for name, delays in (("alone", quiet), ("beside the load", loaded)):
+            ordered = sorted(delays)
+            results.figure(f"small_change_p50_p99_seconds_{name}", [round(ordered[len(ordered) // 2], 2), round(ordered[-1], 2)])
+        results.check("all in step in the end", finished(the, 300))
+
+
+def _small_changes(the: Lab, prefix: str, count: int) -> list[float]:
+    """Write small blobs through the event proxy, one after another; seconds until each is on the other side."""
+    from tests.acceptance.users import BlobUser  # noqa: PLC0415 - one user, here only
+
+    user, delays = BlobUser(the.info), []
+    for number in range(count):
+        key = f"{prefix}/{number}"
+        user.put(key, b"small")
+        took = the.until(key, partial(_on_vast, the, key), 120, every=0.02)
+        delays.append(120.0 if took is None else took)
+    user.close()
+    return delays
+
+
+def _on_vast(the: Lab, key: str) -> bool:
+    return bool(the.sides.s3.list_objects_v2(Bucket=the.sides.bucket, Prefix=key, MaxKeys=1).get("KeyCount"))
+
+
+# ------------------------------------------------------------------------------------------------------------------- huge
+
+
+def huge(results: Results) -> None:
+    """One sparse object beyond 5 GiB, from a file on the VAST side to Blob, and a copy of it back."""
+    size = 5 * GIB + 3 * MIB + 1
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < 16 * GIB:
+        results.check("16 GiB of disk are free", False, f"{free // GIB} GiB")
+        return
+    with lab(results, "huge", _ONCE) as the:
+        file = the.home / "stack" / "s3" / the.sides.bucket / "huge.bin"
+        with file.open("wb") as out:
+            out.truncate(size)
+            out.seek(size - 5)
+            out.write(b"last!")
+        the.start_engine()
+        results.check("vast to blob: in step", finished(the, 900))
+        blob = the.sides.container.get_blob_client("huge.bin").get_blob_properties()
+        results.check("vast to blob: whole", blob.size == size, blob.size)
+        results.figure("peak_rss_mib", the.rss_bytes("VmHWM") // MIB)
+        tail = the.sides.container.download_blob("huge.bin", offset=size - 5, length=5).readall()
+        results.check("vast to blob: the last bytes are there", tail == b"last!")
+        the.stop_engine()
+        os.truncate(file, 0)  # disk for the way back
+        _huge_back(the, size)
+
+
+def _huge_back(the: Lab, size: int) -> None:
+    client = the.sides.container.get_blob_client("back.bin")
+    client.start_copy_from_url(f"{the.info['blob_direct_endpoint']}/{the.info['container']}/huge.bin")
+    the.sides.container.delete_blob("huge.bin")
+    the.sides.s3.delete_object(Bucket=the.sides.bucket, Key="huge.bin")
+    the.start_engine()
+    the.results.check("blob to vast: in step", finished(the, 900))
+    head: dict[str, Any] = the.sides.s3.head_object(Bucket=the.sides.bucket, Key="back.bin")
+    the.results.check("blob to vast: whole", head["ContentLength"] == size, head["ContentLength"])
+    the.results.check("blob to vast: hash agrees", bool(client.get_blob_properties().content_settings.content_md5))

@@ -1,0 +1,138 @@
+"""When a world is at rest, and the operator who looks after it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from reconciler.report import Report
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CONVERGE_SECONDS = 1800.0
+"""Virtual time within which a world must have converged once nothing fails any more."""
+_QUIET_SECONDS = 60
+"""Of a world without scans: how long nothing may be on its way."""
+_SCANS_UNDER_WAY = 2
+_LOOKS = 300
+LIFTED_SECONDS = 60.0
+"""How long an operator's word that a side may be empty may still be at work in a scan."""
+
+
+class Rest:
+    """Brings a world to rest."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.lifted_at = -LIFTED_SECONDS
+        """When the operator last allowed a side to be empty."""
+        self._scans_seen: dict[str, list[Report]] = {}
+        self._quiet = 0
+        self._held_at: dict[str, float] = {}
+        """Held deletes that wait for an answer, and since when."""
+        self._told_off: set[str] = set()
+        """Keys left as they are because their writer does not stop: every scan looks at them once more."""
+
+    async def come(self) -> bool:
+        """Whether it came to rest in time; the oracle is told when not."""
+        world, loop = self._world, asyncio.get_running_loop()
+        why = ""
+        deadline = loop.time() + CONVERGE_SECONDS + world.script.rates.late_seconds
+        while loop.time() < deadline:
+            await asyncio.sleep(1.0)
+            self._operator()
+            why = self._restless()
+            if not why:
+                return True
+        state = world.box.inner
+        left = {"dirty": list(state._dirty.items()), "parked": list(state._parked.values()), "halts": list(state._halts)}
+        world.oracle.fail(f"not at rest after {CONVERGE_SECONDS} s: {why}: {left}")
+        return False
+
+    async def between_scans(self) -> None:
+        """Wait for a moment when no scan has just marked what is left as it is."""
+        for _ in range(_LOOKS):
+            if not self._world.box.inner._dirty:
+                return
+            await asyncio.sleep(0.1)
+        self._world.oracle.fail("dirty again, after everything was at rest")
+
+    def _operator(self) -> None:
+        """The person on call: lifts halts, and answers held deletes."""
+        world, state = self._world, self._world.box.inner
+        for name in list(state._halts):
+            if not state._halts[name].self_lifting:
+                world.note(f"operator lifts {name}")
+                self.lifted_at = asyncio.get_running_loop().time()
+                del state._halts[name]
+                side = name.removeprefix("side_emptied_")
+                if side != name:
+                    state._notes[f"may_be_empty:{side}"] = b"1"
+        now = asyncio.get_running_loop().time()
+        self._held_at = {key: self._held_at.get(key, now) for key, one in state._held.items() if not one.verdict}
+        held = [key for key, at in self._held_at.items() if now >= at + world.script.patience_seconds]
+        refused = [key for key in held if world.script.rejects and sum(key.encode()) % 2]
+        for verdict, keys in (("rejected", refused), ("released", [key for key in held if key not in refused])):
+            if keys and world.processes:
+                self._judge(verdict, keys)
+
+    def _judge(self, verdict: str, keys: list[str]) -> None:
+        world, state = self._world, self._world.box.inner
+        now = asyncio.get_running_loop().time()
+        if verdict == "released":
+            world.oracle.released.update(keys)
+        else:
+            world.oracle.rejected.update({(key, state._held[key].delete_on): now for key in keys})
+        process = next(iter(world.processes.values()))
+        state._clock = process.clock
+        world.note(f"operator: {verdict} {keys}")
+        asyncio.get_running_loop().create_task(state.judge(keys, verdict=verdict, now_us=process.clock.now_us()))
+
+    def _restless(self) -> str:
+        """Why the world is not at rest: something on its way, dirty, or no whole scan since then that found nothing."""
+        world, state = self._world, self._world.box.inner
+        topic = world.topic
+        behind = any(
+            max(self._position(number), topic.first[number]) < len(records) for number, records in enumerate(topic.partitions)
+        )
+        moving = {
+            "events under way": any(delivery.under_way for delivery in world.deliveries.values()),
+            "messages in the queue": world.queue.messages,
+            "topic not read": behind,
+            "dirty": state._dirty.keys() - self._told_off,
+            "halted": state._halts,
+            "held": state._held,
+            "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],
+        }
+        self._told_off |= {key for key, one in state._parked.items() if one.reason == "revert_limit"}
+        busy = [name for name, value in moving.items() if value]
+        if busy:
+            self._scans_seen.clear()
+            self._quiet = 0
+            return ", ".join(busy)
+        if state._dirty:
+            return "a scan has marked what is left as it is"
+        self._quiet += 1
+        if not world.script.scans:
+            return "" if self._quiet > _QUIET_SECONDS else "not quiet for long"
+        return "" if self._scanned() else "no quiet scan yet"
+
+    def _scanned(self) -> bool:
+        """Whether a whole scan began and ended at rest and found nothing."""
+        quiet = False
+        for process in self._world.processes.values():
+            scan = process.engine.scan.last if process.engine is not None and not process.dead else None
+            if scan is None:
+                continue
+            seen = self._scans_seen.setdefault(process.name, [])
+            if not seen or seen[-1] is not scan:
+                seen.append(scan)
+            # The first one seen at rest was done before, and the second may have been under way.
+            still = scan.whole and scan.marked <= 2 * len(self._world.box.inner._parked)
+            quiet = quiet or (len(seen) > _SCANS_UNDER_WAY and still)
+        return quiet
+
+    def _position(self, partition: int) -> int:
+        cursor = self._world.box.inner._cursors.get(f"vast_events/{partition}")
+        return cursor.position.get(str(partition), 0) if cursor is not None else 0

@@ -1,0 +1,252 @@
+"""Nobody starves: small fresh changes beside a backlog, large objects and a busy pair. Real workers, virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from federation.errors import RetryLater
+from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
+from federation.progress import DeleteBudget, TransferRecord
+from federation.rules.decision import Rules
+from federation.state.memory_state import MemoryState
+from federation.stores.memory import MemoryStore
+from federation.sync.budget import ByteBudget, FairPool
+from federation.sync.bulk import BulkLane, give_way
+from federation.sync.context import PairContext
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate, PaceLimits
+from federation.sync.transfer import Transfer, TransferLimits
+from federation.sync.worker import Worker, WorkerLimits
+from tests.simulation.loop import SimLoop
+
+LATENCY_SECONDS = 0.02
+
+
+class _LoopClock:
+    """The loop's virtual time."""
+
+    def now_us(self) -> int:
+        return 1_700_000_000_000_000 + int(asyncio.get_running_loop().time() * 1_000_000)
+
+    def monotonic_seconds(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class _Shared:
+    """What the pairs of one process share."""
+
+    def __init__(self, *, memory_bytes: int = 1 << 20, calls: int = 64) -> None:
+        self.clock = _LoopClock()
+        self.budget = ByteBudget(memory_bytes)
+        self.gates = {side: Gate(side, self.clock, PaceLimits(max_concurrency=calls)) for side in Side}
+
+
+class _Pair:
+    """One pair over stores that answer after a while."""
+
+    def __init__(self, shared: _Shared, name: str) -> None:
+        self.clock = shared.clock
+        self.raw = {side: MemoryStore(side, clock=self.clock, hook=self._slow) for side in Side}
+        for store in self.raw.values():
+            store.capabilities = replace(store.capabilities, min_part_bytes=1)
+        self.state = MemoryState(name, shards=4, clock=self.clock)
+        self.written: dict[str, float] = {}
+        lane = BulkLane(self.clock, running=2, waiting=14)  # more than the worker has places
+        ctx = PairContext(
+            name=name,
+            stores={side: PacedStore(store, shared.gates[side]) for side, store in self.raw.items()},
+            state=self.state,
+            clock=self.clock,
+            transfer=Transfer(TransferLimits(64, 32, 2), shared.budget, lane),
+            rules=Rules(),
+            delete_budget=DeleteBudget(count=1000, share=1.0, window_seconds=600),
+            quiet_us=0,
+        )
+        self.worker = Worker(ctx, shared.gates, WorkerLimits(8, 10.0, 2.0, 12), owner="w")
+
+    async def _slow(self, call: str, key: str) -> None:
+        del key
+        await asyncio.sleep(0.5 if call == "put_part" else LATENCY_SECONDS)
+
+    async def write(self, key: str, size_bytes: int = 8) -> None:
+        """A user's write on Blob, and its event."""
+        store, hook = self.raw[Side.BLOB], self.raw[Side.BLOB]._hook
+        store._hook = None
+        result = await store.put(key, b"x" * size_bytes, Metadata(), stamp=None, expected_etag=None)
+        store._hook = hook
+        self.written[key] = self.clock.monotonic_seconds()
+        at = Stamp(self.clock.now_us(), 1, StampOrigin.EVENT)
+        await self.state.mark([Change(key, Side.BLOB, Source.EVENT_GRID, etag=result.etag, at=at)])
+        self.worker.wake_keys([key])
+
+    async def delay(self, key: str) -> float:
+        """Seconds until *key* is on VAST."""
+        while key not in self.raw[Side.VAST].objects:
+            await asyncio.sleep(0.01)
+        return self.clock.monotonic_seconds() - self.written[key]
+
+
+@asynccontextmanager
+async def _running(*pairs: _Pair) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(pair.worker.run()) for pair in pairs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _virtually(main: Coroutine[Any, Any, None]) -> None:
+    SimLoop(1).run(main)
+
+
+async def _fresh_delays(pair: _Pair, count: int) -> list[float]:
+    delays = []
+    for number in range(count):
+        await pair.write(f"fresh{number}")
+        delays.append(await pair.delay(f"fresh{number}"))
+    return delays
+
+
+def test_a_fresh_change_does_not_wait_for_the_backlog() -> None:
+    """While 2,000 older keys of the pair are being worked through, each fresh change arrives within a fraction of that."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one")
+        for number in range(2_000):
+            await pair.write(f"old{number:04d}")
+        async with _running(pair):
+            delays = await _fresh_delays(pair, 20)
+            left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(2_000))
+            await pair.delay("old0000")
+            for number in range(2_000):
+                await pair.delay(f"old{number:04d}")
+            whole = pair.clock.monotonic_seconds()
+        assert left > 500, "the backlog outlasts the fresh changes"
+        assert max(delays) < whole / 5
+
+    _virtually(main())
+
+
+def test_large_objects_do_not_take_the_place_of_small_ones() -> None:
+    """More large objects than the worker has places, each of minutes: small changes pass, and the large ones arrive too."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one")
+        for number in range(30):
+            await pair.write(f"large{number}", 32 * 40)
+        async with _running(pair):
+            await asyncio.sleep(5)
+            delays = await _fresh_delays(pair, 20)
+            assert not any(f"large{number}" in pair.raw[Side.VAST].objects for number in range(10, 30))
+            for number in range(30):
+                await pair.delay(f"large{number}")
+        assert max(delays) < 1.0
+        opened = sum(call == "open" and key.startswith("large") for call, key in pair.raw[Side.BLOB].calls)
+        assert opened < 30 * (40 + 6), "who waits is not looked at again and again"
+
+    _virtually(main())
+
+
+def test_a_busy_pair_does_not_hold_up_another() -> None:
+    """Two pairs over one endpoint and one memory: the second's changes pass by the first's large objects and its backlog."""
+
+    async def main() -> None:
+        shared = _Shared(memory_bytes=256, calls=8)
+        busy, other = _Pair(shared, "busy"), _Pair(shared, "other")
+        for number in range(10):
+            await busy.write(f"large{number}", 32 * 200)
+        for number in range(1_000):
+            await busy.write(f"old{number}")
+        async with _running(busy, other):
+            await asyncio.sleep(5)
+            delays = await _fresh_delays(other, 20)
+            assert len(busy.raw[Side.VAST].objects) < 1_000
+        assert max(delays) < 1.0
+
+    _virtually(main())
+
+
+def test_the_worker_sweeps_what_is_left_of_large_transfers() -> None:
+    """Who holds the shard looks now and then; an upload of ours that nobody goes on with is aborted, a user's is not."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one")
+        vast = pair.raw[Side.VAST]
+        ours, users = [await vast.begin_upload("k", Metadata(), stamp=None, size_bytes=1) for _ in range(2)]
+        lease = await pair.state.acquire(pair.state.shard_of("k"), owner="dead", ttl_seconds=1)
+        assert lease is not None
+        await pair.state.begin_transfer(lease, TransferRecord("k", Side.VAST, ours.upload_id, "f", pair.clock.now_us()))
+        async with _running(pair):
+            while ours.upload_id in vast.uploads:
+                await asyncio.sleep(10)
+            assert await pair.state.transfers(lease.shard) == []
+        assert list(vast.uploads) == [users.upload_id]
+
+    _virtually(main())
+
+
+async def test_units_go_to_the_flows_in_turn() -> None:
+    """One flow's long queue does not keep another's first request waiting behind it."""
+    pool, log = FairPool(1), list[str]()
+    first = await pool.room(1, of="busy")
+
+    async def ask(flow: str, name: str) -> None:
+        async with pool.take(1, of=flow):
+            log.append(name)
+
+    tasks = [asyncio.create_task(ask("busy", f"busy{number}")) for number in range(5)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(ask("other", "other0")))
+    await asyncio.sleep(0)
+    first.close()
+    await asyncio.gather(*tasks)
+    assert log.index("other0") <= 1
+    assert pool.free == 1
+
+
+async def test_bulk_leaves_a_rest_to_the_others() -> None:
+    """Parts of large objects hold at most their share; what they ask beyond keeps nobody else waiting."""
+    pool = FairPool(8, bulk_share=0.75)
+    bulk = [await pool.room(3, of="bulk", bulk=True), await pool.room(3, of="bulk", bulk=True)]
+    waiting = asyncio.create_task(pool.room(1, of="bulk", bulk=True))
+    small = await asyncio.wait_for(pool.room(2, of="small"), 1)
+    assert not waiting.done()
+    bulk[0].close()
+    (await asyncio.wait_for(waiting, 1)).close()
+    small.close()
+    bulk[1].close()
+    assert pool.free == 8
+
+
+async def test_a_full_lane_gives_appointments_one_after_another() -> None:
+    """Who comes too many is told when to come back, each later than the one before, and keeps no place meanwhile."""
+    lane = BulkLane(_LoopClock(), running=1, waiting=1)
+    gone: list[int] = []
+    give_way.set(lambda: gone.append(1))
+    inside = lane.turn()
+    await inside.__aenter__()
+    waiting = asyncio.create_task(lane.turn().__aenter__())
+    await asyncio.sleep(0)
+    told = []
+    for _ in range(3):
+        with pytest.raises(RetryLater) as caught:
+            await lane.turn().__aenter__()
+        assert caught.value.reason == "bulk_busy"
+        told.append(caught.value.after_seconds or 0.0)
+    assert 0 < told[0] < told[1] < told[2]
+    await inside.__aexit__(None, None, None)
+    await asyncio.wait_for(waiting, 1)
+    assert len(gone) == 2

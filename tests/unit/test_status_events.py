@@ -1,0 +1,71 @@
+"""What status concludes from VAST's event source and its canary."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from federation.payloads.vast import CanaryEvent
+from federation.settings import VastEventSettings
+from federation.sources import canary
+from federation.sources.canary import Sent
+from fedplane.status import pair_status
+from fedplane.status_text import page
+from tests.unit.test_status import BLOB_TO_VAST, CONNECTED, NOW, VAST_TO_BLOB, Known, ago, beat, build, settings
+
+EVERY = 300.0
+
+
+def _with_canary() -> Known:
+    pair = settings()
+    events = VastEventSettings(bootstrap=("k:1",), topic="t", canary_seconds=EVERY)
+    return Known(pair=pair.model_copy(update={"vast": pair.vast.model_copy(update={"events": events})}))
+
+
+@pytest.mark.parametrize(
+    ("sent_ago", "back_ago", "known", "words"),
+    [
+        (20, 19, True, "events proved to arrive as of 20 s ago"),
+        (20, None, False, "no event has come back yet"),
+        (3000, 2999, False, "OVERDUE"),
+        (None, None, False, "no event has come back yet"),
+    ],
+)
+async def test_an_overdue_canary_makes_the_lag_of_vast_unknown(
+    sent_ago: float | None, back_ago: float | None, known: bool, words: str
+) -> None:
+    """A silent topic looks like a quiet one: without a fresh proof the lag is not zero but unknown, of that direction only."""
+    one = _with_canary()
+    state = await build(one)
+    if sent_ago is not None:
+        await state.put_note("canary:sent", msgspec.json.encode(Sent("e", ago(sent_ago))))
+    if back_ago is not None:
+        await canary.note_back(state, CanaryEvent("e", frozenset()), ago(back_ago))
+    found = await pair_status(state, one.pair, NOW)
+    direction = found.directions[VAST_TO_BLOB]
+    assert (direction.lag_seconds is not None) is known
+    assert len(direction.unknown_because) == (0 if known else 1)
+    assert found.directions[BLOB_TO_VAST].lag_seconds == 0.0
+    assert found.canary is not None
+    assert words in page(found)
+
+
+async def test_without_a_canary_nothing_is_said_of_it() -> None:
+    """Switched off, or no events at all: the page has no line of it."""
+    known = Known()
+    found = await pair_status(await build(known), known.pair, NOW)
+    assert found.canary is None
+    assert "canary" not in page(found)
+
+
+@pytest.mark.parametrize(("held", "known"), [((2, 2), True), ((2, 1), False), ((4, 0), True), ((0, 0), False)])
+async def test_partitions_that_nobody_reads_are_a_doubt(held: tuple[int, int], known: bool) -> None:
+    """Processes share a topic: only together must they read all of it."""
+    beats = [
+        beat(str(number), sources={"event_grid_queue": CONNECTED, "vast_events": CONNECTED | {"partitions": 4, "held": one}})
+        for number, one in enumerate(held)
+    ]
+    one = Known(beats=beats)
+    found = (await pair_status(await build(one), one.pair, NOW)).directions[VAST_TO_BLOB]
+    assert (found.lag_seconds is not None) is known
+    assert known or f"{4 - sum(held)} partitions of the topic of vast are read by no process" in found.unknown_because
