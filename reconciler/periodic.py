@@ -96,7 +96,9 @@ class PeriodicScan:
         try:
             wishes = await wanted.asked(self.scanner.state)
             report = await self.scanner.scan(prefix=prefix, on_progress=self._watch)
-            joined = report.started_us < begun_us  # others', or one cut off: what was asked for may lie behind it
+            joined = (
+                bool(report.scan) and report.started_us < begun_us
+            )  # others', or one cut off: what was asked for may lie behind it
             if report.complete and not joined:
                 await wanted.fulfil(self.scanner.state, wishes, prefix)
         except RetryLater as error:  # the state itself is away
