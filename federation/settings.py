@@ -22,6 +22,7 @@ from federation.event_settings import BlobEventSettings
 from federation.model import Foreign, Mode, Side
 from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
+from federation.scan_settings import ReconcileSettings
 from federation.settings_feed import ChangeFeedSettings
 
 DEFAULT_FILE = "federation.toml"
@@ -156,10 +157,9 @@ class RuleSettings(_Section):
     foreign: Foreign = Foreign.KEEP
     """A new object that only a read-only zone holds: leave it, or preserve it under ``.federation/conflicts`` and remove it."""
     adopt: Literal["proof", "size_and_time"] = "proof"
-    """What makes two objects that were never agreed on equal: ``proof`` (hashes, or our own origin stamp; else both are read);
-    or, for a first sync of sides that another tool copied, equal size and equal file time, on the operator's word."""
+    """What makes objects equal that were never agreed on: hashes or origin stamps (else both are read), or your word."""
     revert_limit: PositiveInt = 3
-    """How often within an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
+    """How often an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
 
     @property
     def delete_budget(self) -> DeleteBudget:
@@ -175,19 +175,6 @@ class RuleSettings(_Section):
         """Whether a delete may be carried to *side*."""
         one = self.deletes_to_blob if side is Side.BLOB else self.deletes_to_vast
         return (one or self.deletes) == "propagate"
-
-
-class ReconcileSettings(_Section):
-    """The periodic comparison of both listings with the base."""
-
-    on_start: bool = True
-    interval_seconds: Positive = 900.0
-    quiet_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """A VAST object no event vouches for must have been unchanged this long (file writes have no close, facts/vast.md 4)."""
-    range_rows: Annotated[int, Field(ge=1000)] = 200_000
-    """A whole scan is cut into ranges of about so many keys, which tasks and processes share; a smaller pair is one range."""
-    parallel_ranges: Annotated[int, Field(ge=1, le=64)] = 4
-    """Ranges that one process scans at a time."""
 
 
 class WorkerSettings(_Section):

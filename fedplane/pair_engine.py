@@ -12,7 +12,7 @@ from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
 from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
-from federation.settings import ReconcileSettings
+from federation.scan_settings import ReconcileSettings
 from federation.sync.gates import PaceShare
 from federation.sync.identity import check_identity
 from federation.sync.stopping import end

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from federation.model import Side, Source
-from federation.settings import PairSettings, ReconcileSettings
+from federation.scan_settings import ReconcileSettings
+from federation.settings import PairSettings
 from federation.sync.identity import check_identity
 from federation.wiring import PairRuntime, owner_name
 from reconciler.scan import Scanner, ScanOptions

@@ -85,16 +85,9 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     unread = _unread(backlog.dead, whole)
     events = pair.vast.events
     proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
-    directions = {
-        f"{side}_to_{side.other}": _direction(
-            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
-        )
-        for side in Side
-    }
-    scans = [ScanSpan(one.started_us, one.finished_us) for one in await whole_scans(state)]
-    for side in Side:
-        oldest, mark = backlog.oldest_us_by_side[side], _watermark(side, fresh)
-        directions[f"{side}_to_{side.other}"].converged_as_of_us = converged_us(scans, oldest, mark, union=union)
+    directions = _directions(pair, backlog, general, unread, fresh, now_us)
+    marks = {side: None if unread[side] else _watermark(side, fresh) for side in Side}
+    _say_as_of(directions, await whole_scans(state), backlog, marks, union=union)
     if proof is not None and proof.doubt:
         _doubt(directions[f"{Side.VAST}_to_{Side.BLOB}"], proof.doubt)
     return PairStatus(
@@ -120,6 +113,22 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         change_feed=await _feed(state, pair, fresh),
         canary=proof,
     )
+
+
+def _directions(
+    pair: PairSettings,
+    backlog: Backlog,
+    general: list[str],
+    unread: dict[Side, list[str]],
+    fresh: list[Heartbeat],
+    now_us: int,
+) -> dict[str, Direction]:
+    return {
+        f"{side}_to_{side.other}": _direction(
+            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
+        )
+        for side in Side
+    }
 
 
 def _doubt(direction: Direction, why: str) -> None:
@@ -234,6 +243,20 @@ def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltR
     if backlog.dirty:
         return "working"
     return "attention" if backlog.parked or backlog.held else "in_step"
+
+
+def _say_as_of(
+    directions: dict[str, Direction],
+    whole: list[Report],
+    backlog: Backlog,
+    marks: dict[Side, Watermark | None],
+    *,
+    union: bool,
+) -> None:
+    scans = [ScanSpan(one.started_us, one.finished_us) for one in whole]
+    for side in Side:
+        at_us = converged_us(scans, backlog.oldest_us_by_side[side], marks[side], union=union)
+        directions[f"{side}_to_{side.other}"].converged_as_of_us = at_us
 
 
 def _watermark(side: Side, fresh: list[Heartbeat]) -> Watermark | None:
