@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
-  bench fuzz full-stack setup lock clean
+  accept-state bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -30,6 +30,9 @@ accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (d
 
 accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
 	@$(BIN)/python -m tests.acceptance.run --full huge
+
+accept-state: setup ## Redis emptied, restored from an older snapshot, a cluster's master killed: under load
+	@$(BIN)/python -m tests.acceptance.run state
 
 setup: $(READY)
 
@@ -59,9 +62,11 @@ rules: setup ## branch coverage of the pure core by its own tests alone
 	  tests/unit/test_decide_table.py tests/unit/test_decide_cells.py tests/unit/test_decide_properties.py \
 	  tests/unit/test_precedence.py tests/unit/test_proof.py tests/unit/test_guards.py tests/unit/test_adopt_rule.py
 
-docs: setup ## renew what docs/consistency.md prints from the code
+docs: setup ## renew what documents print from the code: consistency.md, parked.md, stores.md
 	@$(BIN)/python -m tests.decision.document
 	@$(BIN)/python -m fedplane.monitoring.generate .
+	@$(BIN)/python -m tests.unit.parked_document
+	@$(BIN)/python -m tests.contract.differences
 
 simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))

@@ -16,13 +16,17 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from urllib.parse import quote, unquote_to_bytes
 
-from federation.model import Metadata, OriginStamp, Side, Stamp, StampOrigin
+from federation.model import Metadata, OriginStamp, Side, Stamp, StampOrigin, Tags
 
 HEADER_FIELDS = ("content_type", "content_encoding", "content_language", "content_disposition", "cache_control")
 """The fields of ``Metadata`` that are HTTP headers of the same name."""
 DEFAULT_CONTENT_TYPES = frozenset({"application/octet-stream", "binary/octet-stream"})
 """What the services say of an object whose writer gave no type."""
 
+MAX_TAGS = 10
+_TAG_NAME = {Side.BLOB: re.compile(r"[A-Za-z0-9 +\-./:=_]{1,128}\Z"), Side.VAST: re.compile(r"[\w +\-./:=@]{1,128}\Z")}
+_TAG_VALUE = {Side.BLOB: re.compile(r"[A-Za-z0-9 +\-./:=_]{0,256}\Z"), Side.VAST: re.compile(r"[\w +\-./:=@]{0,256}\Z")}
+"""facts/azure.md 3.4: 10 tags, 128 and 256 characters, letters, digits and a few signs; S3 takes ``@`` and any script besides."""
 _MARKER = "utf-8''"
 _PLAIN_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z")
 _CODE = re.compile(r"x([0-9a-f]{2,6})")
@@ -64,6 +68,7 @@ class Stored:
     headers: dict[str, str]
     user: dict[str, str]
     lossy: bool
+    tags: Tags | None = None
 
 
 def to_side(metadata: Metadata, stamp: OriginStamp | None, side: Side) -> Stored:
@@ -91,7 +96,16 @@ def to_side(metadata: Metadata, stamp: OriginStamp | None, side: Side) -> Stored
         text = format_stamp(stamp)
         if len(form.stamp_name) + len(text) <= room_bytes:
             user[form.stamp_name] = text
-    return Stored(headers, user, lossy)
+    tags = tags_on(metadata.tags, side)
+    return Stored(headers, user, lossy or tags != metadata.tags, tags)
+
+
+def tags_on(tags: Tags | None, side: Side) -> Tags | None:
+    """Those of *tags* that *side* can hold, the first ``MAX_TAGS`` of them in order of their names."""
+    if tags is None:
+        return None
+    fit = [tag for tag in tags if _TAG_NAME[side].match(tag[0]) and _TAG_VALUE[side].match(tag[1])]
+    return tuple(fit[:MAX_TAGS])
 
 
 def from_side(headers: Mapping[str, str | None], user: Mapping[str, str], side: Side) -> tuple[Metadata, OriginStamp | None]:
@@ -112,13 +126,13 @@ def from_side(headers: Mapping[str, str | None], user: Mapping[str, str], side: 
         else:
             common[decode_name(name, side)] = decode_value(value)
     fields = {name: headers.get(name) or None for name in HEADER_FIELDS}
-    return Metadata(**fields, user=tuple(sorted(common.items()))), stamp
+    return Metadata(**fields, user=tuple(sorted(common.items())), tags=None), stamp
 
 
 def held(metadata: Metadata, side: Side) -> Metadata:
     """What *side* gives back of *metadata* once it was written there: all of it, unless that was lossy."""
     stored = to_side(metadata, None, side)
-    return from_side(stored.headers, stored.user, side)[0]
+    return replace(from_side(stored.headers, stored.user, side)[0], tags=stored.tags)
 
 
 def shared(metadata: Metadata, side: Side) -> Metadata:
@@ -134,7 +148,14 @@ def carried_back(metadata: Metadata, over: Metadata, side: Side) -> Metadata:
     """
     seen = {name for name, _ in (*held(over, side).user, *metadata.user)}
     left_out = [entry for entry in over.user if entry[0] not in seen]
-    return replace(metadata, user=tuple(sorted([*metadata.user, *left_out]))) if left_out else metadata
+    return replace(metadata, user=tuple(sorted([*metadata.user, *left_out])), tags=_tags_back(metadata.tags, over.tags, side))
+
+
+def _tags_back(tags: Tags | None, over: Tags | None, side: Side) -> Tags | None:
+    if tags is None or over is None:
+        return tags
+    seen = {name for name, _ in (*(tags_on(over, side) or ()), *tags)}
+    return tuple(sorted([*tags, *(tag for tag in over if tag[0] not in seen)]))
 
 
 def encode_name(name: str, side: Side) -> str:
@@ -209,6 +230,8 @@ def digest(metadata: Metadata) -> bytes:
     canonical = replace(metadata, content_type=content_type)
     parts = [getattr(canonical, name) or "" for name in HEADER_FIELDS]
     parts += [text for pair in sorted(metadata.user) for text in pair]
+    # No tags are as good as tags that are not mapped: switching the mapping on makes nothing of most objects.
+    parts += ["\0tags", *(text for pair in metadata.tags for text in pair)] if metadata.tags else []
     state = blake2b(digest_size=8)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

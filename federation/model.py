@@ -105,6 +105,10 @@ def s3_etag_kind(etag: str) -> ETagKind:
     return ETagKind.OPAQUE
 
 
+Tags = tuple[tuple[str, str], ...]
+"""Object tags by name, sorted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What travels beside the content, in the pair's common form (design 9): S3-style user names, decoded values.
@@ -118,6 +122,8 @@ class Metadata:
     content_disposition: str | None = None
     cache_control: str | None = None
     user: tuple[tuple[str, str], ...] = ()
+    tags: Tags | None = None
+    """Object tags, sorted; None where they are not mapped (``rules.tags``), so that nothing is done about them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,17 @@ class Capabilities:
     conditional_copy: bool = True
     """Whether a server-side copy honours the condition on its source."""
     versioning: bool = False
+    """Whether an overwritten version was read back by its id."""
+    list_in_order: bool = True
+    """Whether lists come in the order of the names' UTF-8 bytes; where not, they are sorted here (``OrderedListing``)."""
+    checksums: bool = True
+    """Whether a body that does not fit its Content-MD5 is refused."""
+    tags: bool = False
+    """Whether tags that were set were read back."""
+    page_size: int = 1_000
+    """Entries the server admits to in one list page."""
+    modified_precision_us: int = 1_000_000
+    """Of Last-Modified in lists; HEAD has whole seconds."""
     max_single_put_bytes: int = 256 * 1024 * 1024
     min_part_bytes: int = 5 * 1024 * 1024
     max_part_bytes: int = 5 * 1024 * 1024 * 1024
@@ -139,6 +150,10 @@ class ObjectStore(Protocol):
         """Start one GET, whole or of ``[start, start+length)``. Raises NotPresent, and Reobserve when *if_match* fails."""
         ...
 
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
+        """Start one GET of an old version (``capabilities.versioning``), as ``open``. NotPresent: it is no longer kept."""
+        ...
+
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:
@@ -214,7 +229,7 @@ class State(Records, Transfers, Protocol):
         ...
 
     def shard_of(self, key: str) -> int:
-        """``crc32(key utf-8) % shards``."""
+        """Which shard *key* belongs to, from 0: follows from its name and ``shards`` alone."""
         ...
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:

@@ -79,8 +79,8 @@ class ConflictRecord:
     """One conflict: who won, why, and where the loser can be read back.
 
     ``conflict_id`` is derived from key, losing side and losing ETag, so a repeat after a crash is the same record.
-    ``preserved_as`` is the pair-relative key of the copy on ``loser_side``; empty when content was equal and only metadata lost
-    (then ``loser_metadata`` holds it) or when ``preserved_version_id`` names a kept version.
+    ``preserved_as`` is the pair-relative key of the copy on ``loser_side``, or of the empty pointer to the version that
+    ``preserved_version_id`` names; empty when content was equal and only metadata lost (then ``loser_metadata`` holds it).
     """
 
     conflict_id: str
@@ -169,6 +169,10 @@ OPTIONS_NOTE = "pair:options"
 
 UNION_NOTE = "union"
 """Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
+
+
+GAP_NOTE = "gap"
+"""Note, while marks are known to be lost: the time from which on a whole scan must begin to make up for it, microseconds."""
 
 
 @dataclass(frozen=True, slots=True)

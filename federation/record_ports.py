@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, TransferRecord
@@ -40,6 +41,22 @@ class Records(Protocol):
 
     async def move_cursor(self, source: str, old: Cursor | None, new: Cursor) -> bool:
         """Compare-and-set; False when somebody else moved it."""
+        ...
+
+    async def lost_marks(self) -> tuple[str, ...]:
+        """Whose marks are gone although ``mark`` returned: names of sources by their cursors, "" for this process's own.
+
+        A fail-over or a restored snapshot took them back. Reading again from the cursor would not bring them: a whole scan does,
+        and then ``accept_lost_marks``. A source need not ask: ``move_cursor`` remembers what its position stands for.
+        """
+        ...
+
+    async def accept_lost_marks(self) -> None:
+        """What was lost has been found by a whole scan that began after ``lost_marks`` told of it."""
+        ...
+
+    async def forget_markers(self, live: Sequence[str]) -> int:
+        """Drop the counts of processes that are gone: whose names begin with none of *live*, and that no cursor rests on."""
         ...
 
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,10 +22,9 @@ from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
 from federation.scan_settings import ReconcileSettings
 from federation.settings_feed import ChangeFeedSettings
+from federation.settings_file import FILE_VARIABLE, OVERRIDE_PREFIX, explain, override, read_toml
 
 DEFAULT_FILE = "federation.toml"
-FILE_VARIABLE = "FEDERATION_CONFIG"
-_PREFIX = "FEDERATION__"
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 EVENT_GRID_DAYS = 1.0
@@ -66,9 +63,23 @@ class RedisSettings(_Section):
 
     url: str = "embedded"
     directory: Path = Path(".fedplane/redis")
+    cluster: bool | None = None
+    """Whether it is a Redis Cluster; not set: the server is asked."""
+    auth: Literal["password", "entra"] = "password"
+    """``entra``: tokens of DefaultAzureCredential (Azure Managed Redis); else user and password of the variables, if named."""
     username_env: str = ""
     password_env: str = ""
     ca_file: str = ""
+
+
+class TierSettings(_Section):
+    """Access tier of the blobs written under a prefix of keys; of several prefixes the longest counts.
+
+    Not Archive: what is offline could be neither read nor replaced by the next change. A lifecycle rule archives what has aged.
+    """
+
+    prefix: str = ""
+    tier: Literal["Hot", "Cool", "Cold"]
 
 
 class BlobSettings(_Section):
@@ -78,9 +89,30 @@ class BlobSettings(_Section):
     container: str
     prefix: Prefix = ""
     connection_string_env: str = ""
-    """Variable holding a connection string; empty: DefaultAzureCredential."""
+    """Variable holding a connection string; empty: DefaultAzureCredential, or one of the next two."""
+    sas_env: str = ""
+    """Variable holding a SAS of the container or account."""
+    user_delegation_sas: bool = False
+    """Whether requests carry user delegation SAS, made and renewed with DefaultAzureCredential, in place of its tokens."""
+    tiers: tuple[TierSettings, ...] = ()
+    """Of newly written blobs, by prefix; without one the account's default."""
     events: BlobEventSettings = BlobEventSettings()
     change_feed: ChangeFeedSettings = ChangeFeedSettings()
+
+    @model_validator(mode="after")
+    def _one_way_to_authorise(self) -> BlobSettings:
+        ways = {"connection_string_env": self.connection_string_env, "sas_env": self.sas_env}
+        used = [name for name, told in (*ways.items(), ("user_delegation_sas", self.user_delegation_sas)) if told]
+        if len(used) > 1:
+            raise ValueError(f"{' and '.join(used)} are set; one of them says how to authorise, remove the others")
+        return self
+
+    @model_validator(mode="after")
+    def _one_tier_a_prefix(self) -> BlobSettings:
+        prefixes = [one.prefix for one in self.tiers]
+        if len(set(prefixes)) != len(prefixes):
+            raise ValueError("two [[pair.blob.tiers]] have the same prefix; keep one of them")
+        return self
 
     @model_validator(mode="after")
     def _prefix_is_legal(self) -> BlobSettings:
@@ -158,6 +190,8 @@ class RuleSettings(_Section):
     """A new object that only a read-only zone holds: leave it, or preserve it under ``.federation/conflicts`` and remove it."""
     adopt: Literal["proof", "size_and_time"] = "proof"
     """What makes objects equal that were never agreed on: hashes or origin stamps (else both are read), or your word."""
+    tags: bool = False
+    """Whether Blob index tags and S3 object tags are kept alike. Off: not looked at, and lost where a version is replaced."""
     revert_limit: PositiveInt = 3
     """How often an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
 
@@ -325,14 +359,14 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
     """
     env = os.environ if environment is None else environment
     file = Path(path or env.get(FILE_VARIABLE) or DEFAULT_FILE)
-    data = _read_toml(file)
+    data = read_toml(file)
     for name, value in sorted(env.items()):
-        if name.upper().startswith(_PREFIX):
-            _override(data, name, value)
+        if name.upper().startswith(OVERRIDE_PREFIX):
+            override(data, name, value)
     try:
         return Settings(**data)
     except ValidationError as error:
-        raise UsageError(_explain(file, error), reason="bad_settings") from None
+        raise UsageError(explain(file, error), reason="bad_settings") from None
 
 
 def secret(variable: str, setting: str, environment: Mapping[str, str] | None = None) -> str:
@@ -346,57 +380,3 @@ def secret(variable: str, setting: str, environment: Mapping[str, str] | None = 
             reason="missing_secret",
         )
     return value
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"No settings file at {file}. Write one (README, 'Configuration'), or name it with --config or ${FILE_VARIABLE}.",
-            reason="no_settings",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the settings file {file}: {error}.", reason="bad_settings") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file} is not valid TOML: {error}. Correct that line.", reason="bad_settings") from None
-
-
-def _override(data: dict[str, Any], name: str, text: str) -> None:
-    parts = [part.lower() for part in name[len(_PREFIX) :].split("__")]
-    node: Any = data
-    for depth, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            node = _pick_pair(node, part, name)
-        else:
-            node = node.setdefault(part, [] if depth == 0 and part == "pair" else {})
-        if not isinstance(node, dict | list):
-            raise UsageError(f"{name} goes below a plain value; check its path.", reason="bad_settings")
-    if isinstance(node, list):
-        raise UsageError(f"{name} names a pair but no field of it.", reason="bad_settings")
-    node[parts[-1]] = _value(text)
-
-
-def _pick_pair(pairs: list[Any], selector: str, name: str) -> dict[str, Any]:
-    for index, pair in enumerate(pairs):
-        if isinstance(pair, dict) and selector in (str(index), str(pair.get("name", "")).lower()):
-            return pair
-    raise UsageError(f"{name}: there is no pair {selector!r} in the settings file.", reason="bad_settings")
-
-
-def _value(text: str) -> Any:  # noqa: ANN401 - pydantic gives it its type
-    if not text.startswith(("[", "{")):
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text  # a name may begin so; where a list is wanted, its setting is refused by name
-
-
-def _explain(file: Path, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "settings"
-        hint = "unknown setting; see README, 'Configuration'" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"  {where}: {hint}")
-    return f"{file}: {len(lines)} wrong setting(s):\n" + "\n".join(lines)

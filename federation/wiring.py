@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +17,7 @@ from federation.ports import Clock, ObjectStore, Source, State
 from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
-from federation.settings import BlobSettings, PairSettings, Settings, VastSettings, secret
+from federation.settings import BlobSettings, PairSettings, Settings, secret
 from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.common import OnGap
 from federation.sync.budget import ByteBudget
@@ -67,13 +68,18 @@ class WakingSink:
 
 
 @asynccontextmanager
-async def open_state(settings: Settings, pair: PairSettings, clock: Clock | None = None) -> AsyncIterator[State]:
-    """The pair's state in Redis, not yet opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError."""
+async def open_state(
+    settings: Settings, pair: PairSettings, clock: Clock | None = None, *, marker: str = ""
+) -> AsyncIterator[State]:
+    """The pair's state in Redis, not yet opened; an embedded Redis lives as long as the block. Raises RetryLater, UsageError.
+
+    *marker*: for a process that lives on to look after its marks (``State.lost_marks``).
+    """
     from federation.state.embedded import connect  # noqa: PLC0415 - keeps start-up of thin triggers light
     from federation.state.redis_state import RedisState  # noqa: PLC0415
 
     client, server = await connect(settings.redis)
-    state = RedisState(client, pair.name, shards=settings.worker.shards, clock=clock or SystemClock())
+    state = RedisState(client, pair.name, shards=settings.worker.shards, clock=clock or SystemClock(), marker=marker)
     try:
         yield state
     finally:
@@ -98,7 +104,8 @@ async def open_pair(
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        state = await stack.enter_async_context(open_state(settings, pair, clock))
+        marker = f"{owner_name()}:{secrets.token_hex(4)}" if create else ""
+        state = await stack.enter_async_context(open_state(settings, pair, clock, marker=marker))
         had_state = await state.open(create=create)
         if create and not had_state:
             await state.put_note(UNION_NOTE, b"1")
@@ -107,7 +114,7 @@ async def open_pair(
         gates = _gates(pair, book or gate_book(settings, clock))
         stores: dict[Side, ObjectStore] = {}
         credential = await _credential(stack, pair.blob)
-        for side, store in ((Side.BLOB, _blob_store(pair.blob, credential)), (Side.VAST, _vast_store(pair.vast))):
+        for side, store in ((Side.BLOB, _blob_store(pair, credential)), (Side.VAST, _vast_store(pair))):
             stack.push_async_callback(store.close)
             stores[side] = PacedStore(store, gates[side])
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
@@ -192,20 +199,21 @@ def _limits(settings: Settings) -> WorkerLimits:
 
 
 async def _credential(stack: AsyncExitStack, blob: BlobSettings) -> object | None:
-    """DefaultAzureCredential where anything of the Blob side has no connection string; closed with *stack*."""
+    """DefaultAzureCredential where anything of the Blob side has no connection string or SAS; closed with *stack*."""
     events = blob.events
     queue = events.queue_url and not events.connection_string_env
     pull = events.namespace_endpoint and not events.namespace_key_env
-    if blob.connection_string_env and not queue and not pull:
+    if (blob.connection_string_env or blob.sas_env) and not queue and not pull:
         return None
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
 
     return await stack.enter_async_context(DefaultAzureCredential())
 
 
-def _blob_store(blob: BlobSettings, credential: object | None) -> ObjectStore:
+def _blob_store(pair: PairSettings, credential: object | None) -> ObjectStore:
     from federation.stores.azure_blob import AzureBlobStore  # noqa: PLC0415
 
+    blob = pair.blob
     name = blob.connection_string_env
     text = secret(name, "pair.blob.connection_string_env") if name else None
     return AzureBlobStore(
@@ -213,13 +221,18 @@ def _blob_store(blob: BlobSettings, credential: object | None) -> ObjectStore:
         container=blob.container,
         prefix=blob.prefix,
         connection_string=text,
+        sas=secret(blob.sas_env, "pair.blob.sas_env") if blob.sas_env else None,
         credential=None if text else credential,
+        delegate=blob.user_delegation_sas,
+        map_tags=pair.rules.tags,
+        tiers={one.prefix: one.tier for one in blob.tiers},
     )
 
 
-def _vast_store(vast: VastSettings) -> ObjectStore:
+def _vast_store(pair: PairSettings) -> ObjectStore:
     from federation.stores.vast_s3 import VastS3Store  # noqa: PLC0415
 
+    vast = pair.vast
     return VastS3Store(
         endpoint=vast.endpoint,
         bucket=vast.bucket,
@@ -229,6 +242,7 @@ def _vast_store(vast: VastSettings) -> ObjectStore:
         secret_key=secret(vast.secret_key_env, "pair.vast.secret_key_env"),
         ca_file=vast.ca_file,
         name_policy=vast.name_policy,
+        map_tags=pair.rules.tags,
     )
 
 

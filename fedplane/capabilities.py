@@ -12,7 +12,9 @@ _NOTE = "capabilities:"
 _LIFE_US = 24 * 3600 * 1_000_000
 
 
-class _Seen(msgspec.Struct):
+class Seen(msgspec.Struct):
+    """What was seen of one endpoint, and when: microseconds since 1970 UTC."""
+
     at_us: int
     endpoint: str
     capabilities: Capabilities
@@ -25,18 +27,23 @@ def _endpoint(runtime: PairRuntime, side: Side) -> str:
     return f"{pair.vast.endpoint} {pair.vast.bucket}"
 
 
+async def kept(runtime: PairRuntime, side: Side) -> Seen | None:
+    """What was seen last, of whatever endpoint; None when nothing was."""
+    note = await runtime.state.note(_NOTE + side)
+    return msgspec.json.decode(note, type=Seen) if note else None
+
+
 async def know(runtime: PairRuntime, *, probe_again: bool) -> None:
     """Set the capabilities of both stores: as kept of this endpoint within a day, else, or with *probe_again*, by trying.
 
-    Trying writes and deletes one small object under ``.federation/probe/`` of each side.
+    Trying writes and deletes a few small objects under ``.federation/probe/`` of each side.
     """
     for side, store in runtime.stores.items():
-        kept = await runtime.state.note(_NOTE + side)
-        seen = msgspec.json.decode(kept, type=_Seen) if kept else None
+        seen = await kept(runtime, side)
         now_us = runtime.context.clock.now_us()
         endpoint = _endpoint(runtime, side)
         if not probe_again and seen is not None and seen.endpoint == endpoint and now_us - seen.at_us < _LIFE_US:
             store.capabilities = seen.capabilities
             continue
         found = await store.probe()
-        await runtime.state.put_note(_NOTE + side, msgspec.json.encode(_Seen(now_us, endpoint, found)))
+        await runtime.state.put_note(_NOTE + side, msgspec.json.encode(Seen(now_us, endpoint, found)))

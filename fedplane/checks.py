@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from federation.errors import FederationError, Halt, NotPresent, RetryLater
 from federation.model import PRESERVED_PREFIX, Metadata, Side
-from federation.ports import ObjectStore
+from federation.ports import Capabilities, ObjectStore
 from federation.settings import PairSettings, Settings
 from federation.state.embedded import connect
 from federation.wiring import PairRuntime
@@ -21,6 +21,7 @@ from fedplane.output import ago
 
 _SAMPLE = 200
 _SKEW_OF_NOTE_US = 5_000_000
+_SECOND_US = 1_000_000
 
 
 class Finding(msgspec.Struct, kw_only=True):
@@ -112,9 +113,54 @@ def honoured(runtime: PairRuntime, which: Side) -> list[Finding]:
             "conflict copy. Status counts these moments as race_windows.",
         )
     ]
-    then = "losers of conflicts are kept as copies under .federation/conflicts/" + (" (versions too)" if found.versioning else "")
+    then = (
+        "losers of conflicts are kept as old versions, by id: keep them longer than a person needs to look at a conflict"
+        if found.versioning
+        else "losers of conflicts are kept as copies under .federation/conflicts/"
+    )
     findings.append(Finding(what=f"{which}: versioning", level="ok", found="on" if found.versioning else "off", then=then))
-    return findings
+    return [*findings, *_habits(found, which, wanted=runtime.settings.rules.tags)]
+
+
+def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
+    """Lists, checksums and tags, as the probe saw them."""
+    order = "in the order of the names' bytes" if found.list_in_order else "in an order of its own"
+    precision = "milliseconds" if found.modified_precision_us < _SECOND_US else "whole seconds"
+    return [
+        Finding(
+            what=f"{which}: lists",
+            level="ok" if found.list_in_order else "note",
+            found=f"{order}, {found.page_size:,} a page, times in {precision}",
+            then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory",
+        ),
+        Finding(
+            what=f"{which}: checksums",
+            level="ok" if found.checksums else "note",
+            found="damaged content is refused" if found.checksums else "damaged content is taken",
+            then="" if found.checksums else "a body damaged on its way is noticed when it is read back, not when it is written",
+        ),
+        _tags(found, which, wanted=wanted),
+    ]
+
+
+def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:
+    what, told = f"{which}: object tags", "kept" if found.tags else "not supported"
+    if not wanted or found.tags:
+        return Finding(what=what, level="ok", found=told)
+    then = "rules.tags is on: every object would be parked. Grant the right to read and write tags, or set rules.tags = false"
+    return Finding(what=what, level="broken", found=told, then=then)
+
+
+def _age(runtime: PairRuntime, which: Side, before: capabilities.Seen | None) -> Finding:
+    """How old what the engine goes by was until now, and whether it still holds."""
+    what = f"{which}: abilities"
+    if before is None:
+        return Finding(what=what, level="ok", found="tried just now, for the first time")
+    age = ago(max(0, runtime.context.clock.now_us() - before.at_us) / 1_000_000)
+    if before.capabilities == runtime.stores[which].capabilities:
+        return Finding(what=what, level="ok", found=f"tried just now, as {age} ago")
+    then = "a running process goes by what it saw at its start: restart it"
+    return Finding(what=what, level="note", found=f"tried just now, and not what they were {age} ago", then=then)
 
 
 async def _etags(store: ObjectStore, which: Side) -> Finding:
@@ -169,12 +215,13 @@ async def redis(settings: Settings) -> list[Finding]:
 
 
 async def probe(runtime: PairRuntime) -> list[Finding]:
-    """Try what both servers honour, and keep it with the pair."""
+    """Try what both servers honour, say how old the last look was, and keep it with the pair."""
     try:
+        before = {which: await capabilities.kept(runtime, which) for which in Side}
         await capabilities.know(runtime, probe_again=True)
     except FederationError as error:
         return [_failed("capabilities", error)]
-    return [finding for which in Side for finding in honoured(runtime, which)]
+    return [finding for which in Side for finding in (*honoured(runtime, which), _age(runtime, which, before[which]))]
 
 
 def _failed(what: str, error: FederationError) -> Finding:

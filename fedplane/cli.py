@@ -11,7 +11,7 @@ import typer
 from federation.errors import FederationError
 from federation.telemetry import logger
 from fedplane import exit_codes
-from fedplane.commands import changefeed, conflicts, events, operator, stack
+from fedplane.commands import changefeed, conflicts, events, operator, stack, state
 from fedplane.commands.demo import demo
 from fedplane.commands.doctor import doctor
 from fedplane.commands.explain import explain
@@ -35,6 +35,7 @@ app.add_typer(operator.held_app, name="held")
 app.add_typer(operator.parked_app, name="parked")
 app.add_typer(changefeed.app, name="changefeed")
 app.add_typer(stack.app, name="stack")
+app.add_typer(state.app, name="state")
 
 
 def _version(wanted: bool) -> None:

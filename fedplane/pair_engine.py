@@ -20,6 +20,7 @@ from federation.telemetry import logger
 from federation.wiring import PairRuntime, build_sources
 from fedplane import capabilities, heartbeat
 from fedplane.heartbeat import Heartbeat, SideHealth
+from fedplane.lost_marks import LostMarks
 from fedplane.scanning import scanner_of
 from reconciler.periodic import PeriodicScan
 
@@ -38,6 +39,7 @@ class PairEngine:
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)
         self._pace = PaceShare(runtime.state, runtime.gates, self._clock, heartbeat.process_name())
+        self._lost_marks = LostMarks(runtime.state, self._clock, self.scan.request)
         self._started_us = self._clock.now_us()
         self._ready = False
         self.last: Heartbeat | None = None
@@ -54,6 +56,7 @@ class PairEngine:
         Raises Halt when a container is missing or credentials are refused at start, and whatever ended a part that must not end.
         """
         await heartbeat.forget_old(self.runtime.state, self._clock.now_us())
+        await self._lost_marks.begin()
         telling = [self._spawn(self._tell()), self._spawn(self._watch_sides())]
         feeders: list[asyncio.Task[None]] = []
         workers: list[asyncio.Task[None]] = []
@@ -117,6 +120,7 @@ class PairEngine:
             try:
                 await self._notice_lost_state()
                 await self.scan.request_asked()
+                await self._lost_marks.look()
                 await self.scan.lend_a_hand()
                 self.last = await self.heartbeat()
                 await heartbeat.say(self.runtime.state, self.last)

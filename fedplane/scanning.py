@@ -7,7 +7,7 @@ from federation.scan_settings import ReconcileSettings
 from federation.settings import PairSettings
 from federation.sync.identity import check_identity
 from federation.wiring import PairRuntime, owner_name
-from reconciler.scan import Scanner, ScanOptions
+from reconciler.scan import MOST_UNSAVED_ROWS, Scanner, ScanOptions
 
 
 def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool) -> Scanner:
@@ -16,7 +16,13 @@ def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bo
     async def guard() -> None:
         await check_identity(runtime.stores, runtime.state, runtime.settings.name)
 
-    options = ScanOptions(owner=owner_name(), range_rows=reconcile.range_rows, parallel=reconcile.parallel_ranges, yields=yields)
+    options = ScanOptions(
+        owner=owner_name(),
+        range_rows=reconcile.range_rows,
+        parallel=reconcile.parallel_ranges,
+        save_rows=min(MOST_UNSAVED_ROWS, reconcile.range_rows // 4),
+        yields=yields,
+    )
     return Scanner(
         runtime.stores,
         runtime.state,

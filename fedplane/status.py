@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import msgspec
 
@@ -18,6 +19,8 @@ from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
+PARKED_READ = 10_000
+"""Parked keys that status reads to tell them apart by reason."""
 _EVENTS_OF = {
     Side.BLOB: ("event_grid_queue", "event_grid_webhook", "event_grid_pull"),
     Side.VAST: (Source.VAST_EVENTS.value,),
@@ -49,6 +52,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     directions: dict[str, Direction]
     dirty: int
     parked: int
+    parked_by_reason: dict[str, int] | None
+    """None beyond ``PARKED_READ`` keys: too many to read for a page."""
     held: int
     deletes: DeleteTally
     conflicts: int
@@ -76,20 +81,16 @@ class PairStatus(msgspec.Struct, kw_only=True):
 async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStatus:
     """Read everything and conclude. Raises RetryLater when the state cannot be read."""
     beats = await heartbeats(state)
-    backlog = _on_our_clock(await state.backlog(), [beat for beat in beats if beat.fresh(now_us)])
-    halts = await state.halts()
-    whole, last = await kept(state, COMPLETE), await kept(state, LAST)
-    union = bool(await state.note(UNION_NOTE))
     fresh = [beat for beat in beats if beat.fresh(now_us)]
-    general = general_doubts(fresh, halts, last, whole, union=union)
-    unread = _unread(backlog.dead, whole)
-    events = pair.vast.events
-    proof = await canary.proof(state, events.canary_seconds, now_us) if events.bootstrap and events.canary_seconds else None
+    backlog = _on_our_clock(await state.backlog(), fresh)
+    whole, last = await kept(state, COMPLETE), await kept(state, LAST)
+    halts, union = await state.halts(), bool(await state.note(UNION_NOTE))
+    general, unread = general_doubts(fresh, halts, last, whole, union=union), _unread(backlog.dead, whole)
+    proof = await _proof(state, pair, now_us)
+    unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
     directions = _directions(pair, backlog, general, unread, fresh, now_us)
     marks = {side: None if unread[side] else _watermark(side, fresh) for side in Side}
     _say_as_of(directions, await whole_scans(state), backlog, marks, union=union)
-    if proof is not None and proof.doubt:
-        _doubt(directions[f"{Side.VAST}_to_{Side.BLOB}"], proof.doubt)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -98,6 +99,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         directions=directions,
         dirty=backlog.dirty,
         parked=backlog.parked,
+        parked_by_reason=await _by_reason(state) if backlog.parked <= PARKED_READ else None,
         held=backlog.held,
         deletes=await state.delete_tally(pair.rules.delete_budget, now_us=now_us),
         conflicts=backlog.conflicts,
@@ -131,9 +133,13 @@ def _directions(
     }
 
 
-def _doubt(direction: Direction, why: str) -> None:
-    direction.unknown_because.append(why)
-    direction.lag_seconds = None
+async def _proof(state: State, pair: PairSettings, now_us: int) -> canary.Proof | None:
+    every_seconds = pair.vast.events.canary_seconds if pair.vast.events.bootstrap else 0
+    return await canary.proof(state, every_seconds, now_us) if every_seconds else None
+
+
+async def _by_reason(state: State) -> dict[str, int]:
+    return dict(Counter(one.reason for one in await state.parked()).most_common())
 
 
 def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from federation.model import Side
 from federation.rules.guards import tally_text
+from federation.rules.parking import parking
 from federation.sources.canary import Proof
 from fedplane.heartbeat import Heartbeat
 from fedplane.output import ago, iso, size
@@ -33,6 +34,10 @@ def page(status: PairStatus) -> str:
     lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
     dead = f"{status.dead_letters}" + (f" ({status.dead_letters_dropped} more dropped)" if status.dead_letters_dropped else "")
     lines.append(f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {dead}")
+    lines += [
+        f"  parked {count:,} {reason}: {parking(reason).meaning} {parking(reason).way_back}"
+        for reason, count in (status.parked_by_reason or {}).items()
+    ]
     if status.deletes.done or status.deletes.held:
         done = tally_text(status.deletes.done, status.deletes.done_renames)
         waiting = tally_text(status.deletes.held, status.deletes.held_renames)

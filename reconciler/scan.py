@@ -23,6 +23,7 @@ from reconciler.withheld import Gone
 
 __all__ = ["COMPLETE", "LAST", "MAY_BE_EMPTY", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
+MOST_UNSAVED_ROWS = 20_000
 NEXT_SWEEP = "tombstones:next"
 """Note: the shard whose tombstones are looked through next."""
 
@@ -39,7 +40,7 @@ class ScanOptions:
     """Rows of one range, about; a pair of fewer than two such ranges is scanned as one."""
     parallel: int = 4
     """Ranges that this process scans at a time."""
-    save_rows: int = 20_000
+    save_rows: int = MOST_UNSAVED_ROWS
     """Rows after which a range's progress is kept."""
     yields: bool = False
     """Give way to changes that a worker applies meanwhile."""

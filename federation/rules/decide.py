@@ -41,9 +41,9 @@ def since_base(now: Present | Absent, base: Base | None, side: Side) -> Since:
 def _as_agreed(now: Present, agreed: Base, side: Side) -> bool:
     if now.version.etag != agreed.etag(side):
         return content_as_agreed(now, agreed) and now.metadata_digest == agreed.metadata_digest
-    # Only VAST's ETag can stay the same while metadata changes.
-    moved = side is Side.VAST and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest
-    return not moved
+    # Only VAST's ETag can stay the same while metadata changes; but tags change no ETag anywhere (facts/azure.md 3.1).
+    told = side is Side.VAST or now.metadata.tags is not None
+    return not (told and bool(now.metadata_digest) and now.metadata_digest != agreed.metadata_digest)
 
 
 def _later_copy(now: Present, agreed: Base, side: Side) -> bool:

@@ -17,22 +17,21 @@ import tempfile
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from federation.errors import RetryLater, UsageError
-from federation.settings import RedisSettings, secret
+from federation.settings import RedisSettings
+from federation.state.calls import Client
+from federation.state.client import remote, single
 from federation.telemetry import logger
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _SOCKET_PATH_BYTES = 100  # the kernel's limit is 107
-_POOL = 64
-_ANSWER_SECONDS = 5.0
 _KEEP_SECONDS = 1.0
 _log = logger("fedplane.redis")
 
@@ -168,34 +167,15 @@ def _die_with_parent() -> Callable[[], None] | None:
     return arm
 
 
-async def connect(settings: RedisSettings) -> tuple[Redis, EmbeddedRedis | None]:
+async def connect(settings: RedisSettings) -> tuple[Client, EmbeddedRedis | None]:
     """A client for ``redis.url``, and the server if it is ours to stop.
 
     Raises:
-        UsageError: the URL is of no known kind, or a named variable is not set.
-        RetryLater: the embedded server does not come up. A remote one is first asked by ``State.open``.
+        UsageError: the URL is of no known kind, a named variable is not set, or the server refuses us.
+        RetryLater: the embedded server does not come up, or a remote one that must be asked what it is does not answer.
     """
-    options: dict[str, Any] = {
-        "max_connections": _POOL,
-        "timeout": _ANSWER_SECONDS,  # for a free connection of the pool
-        "socket_timeout": _ANSWER_SECONDS,
-        "socket_connect_timeout": _ANSWER_SECONDS,
-        "retry": Retry(NoBackoff(), 0),  # a claim repeated unseen would lose what the first one handed out
-        "health_check_interval": 30,
-    }
-    if settings.url == "embedded":
-        server = EmbeddedRedis(settings.directory)
-        await server.start()
-        return Redis.from_pool(BlockingConnectionPool.from_url(f"unix://{server.socket}", **options)), server
-    if settings.username_env:
-        options["username"] = secret(settings.username_env, "redis.username_env")
-    if settings.password_env:
-        options["password"] = secret(settings.password_env, "redis.password_env")
-    if settings.ca_file:
-        options["ssl_ca_certs"] = settings.ca_file
-    try:
-        return Redis.from_pool(BlockingConnectionPool.from_url(settings.url, **options)), None
-    except ValueError:
-        raise UsageError(
-            'redis.url must be "embedded" or begin with redis://, rediss:// or unix://.', reason="bad_settings"
-        ) from None
+    if settings.url != "embedded":
+        return await remote(settings), None
+    server = EmbeddedRedis(settings.directory)
+    await server.start()
+    return single(f"unix://{server.socket}"), server

@@ -4,37 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
 from redis import exceptions
+from redis.auth.err import RequestTokenErr, TokenRenewalErr
 
 from federation.errors import FederationError, RetryLater, UsageError
 
 REASON = "redis_unavailable"
-_WRONG_CREDENTIALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-_AWAY = (
+WRONG_CREDENTIALS = (
+    exceptions.AuthenticationError,
+    exceptions.AuthenticationWrongNumberOfArgsError,
+    exceptions.AuthorizationError,
+    exceptions.NoPermissionError,
+)
+AWAY = (
     exceptions.ConnectionError,  # includes BusyLoadingError, MaxConnectionsError
     exceptions.TimeoutError,
+    exceptions.InvalidResponse,  # an answer cut short
     exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-    exceptions.MasterDownError,
     exceptions.OutOfMemoryError,
+    exceptions.TryAgainError,
+    exceptions.ClusterError,  # includes ClusterDownError, MasterDownError; redirected too often
+    exceptions.SlotNotCoveredError,
+    RequestTokenErr,
+    TokenRenewalErr,
     OSError,
 )
-_AWAY_WORDS = ("LOADING", "READONLY", "OOM", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "UNKILLABLE", "BUSY ", "TRYAGAIN")
+_RIGHTS_WORDS = ("NOPERM", "The user executing the script can't")
+_AWAY_WORDS = (
+    "LOADING",
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "UNKILLABLE",
+    "BUSY ",
+    "TRYAGAIN",
+    "Redis Cluster cannot be connected",
+    "slots are covered",
+)
+"""Also what a script's command was refused with, which comes wrapped in the script's own error."""
+_SETTING_WORDS = {
+    "Cluster mode is not enabled": "Redis is one server, not a cluster. Set redis.cluster = false, or leave it out.",
+    "CERTIFICATE_VERIFY_FAILED": "Redis' certificate is not one we trust. Name its authority's file in redis.ca_file.",
+}
 
 
 def translate(error: Exception) -> FederationError | None:
     """The error to raise instead of *error*; None when it is not Redis being away but a bug."""
-    if isinstance(error, _WRONG_CREDENTIALS):
+    text = str(error)
+    if isinstance(error, WRONG_CREDENTIALS) or any(words in text for words in _RIGHTS_WORDS):
         return UsageError(
-            f"Redis refuses our credentials or rights ({type(error).__name__}). Check redis.username_env and redis.password_env.",
+            f"Redis refuses our credentials or rights ({type(error).__name__}). Check redis.username_env, redis.password_env, "
+            "redis.auth and what the user may do.",
             reason="redis_credentials",
         )
-    text = str(error)
-    if isinstance(error, _AWAY) or (isinstance(error, exceptions.ResponseError) and any(word in text for word in _AWAY_WORDS)):
+    if isinstance(error, exceptions.AskError):  # and MovedError; a cluster's client follows these by itself
+        return UsageError("Redis is a cluster. Set redis.cluster = true, or leave it out.", reason="bad_settings")
+    for words, advice in _SETTING_WORDS.items():
+        if words in text:
+            return UsageError(advice, reason="bad_settings")
+    told = isinstance(error, exceptions.ResponseError | exceptions.RedisClusterException)
+    if isinstance(error, AWAY) or _closed_underneath(error) or (told and any(word in text for word in _AWAY_WORDS)):
         return RetryLater(f"Redis cannot be used now: {text[:200] or type(error).__name__}", reason=REASON)
     return None
+
+
+def _closed_underneath(error: Exception) -> bool:
+    """A cluster's client that looks anew who serves what closes connections others are using: they find None in redis-py."""
+    if not isinstance(error, AttributeError) or error.obj is not None or error.__traceback__ is None:
+        return False
+    frame, _ = list(walk_tb(error.__traceback__))[-1]
+    return str(frame.f_globals.get("__name__", "")).startswith("redis.")
 
 
 @contextmanager
@@ -42,6 +86,8 @@ def redis_faults() -> Iterator[None]:
     """Translate what is raised inside."""
     try:
         yield
+    except FederationError:
+        raise
     except Exception as error:
         translated = translate(error)
         if translated is None:

@@ -1,9 +1,12 @@
-"""Names of the Redis keys of one pair (design 5). All keys of a shard share the hash tag ``{pair/shard}``."""
+"""Names of the Redis keys of one pair (design 5). All keys of a shard share the hash tag ``{pair/shard}``.
+
+Shard and bucket follow from the digest alone, which is what a base record is filed under: so records can be moved to another
+number of shards or buckets without knowing the names of their keys (``fedplane state export``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from zlib import crc32
 
 from federation.model import Side
 from federation.state.records import key_digest
@@ -18,8 +21,17 @@ class Layout:
     buckets: int
 
     def shard_of(self, key: str) -> int:
-        """``crc32(key utf-8) % shards``."""
-        return crc32(key.encode()) % self.shards
+        """The shard of *key*: from 0, below ``shards``."""
+        return self.shard_of_digest(key_digest(key))
+
+    def shard_of_digest(self, digest: bytes) -> int:
+        """The same for whoever has the digest."""
+        return int.from_bytes(digest[4:8], "big") % self.shards
+
+    def bucket_of_digest(self, digest: bytes) -> str:
+        """The hash that holds the base record filed under *digest*."""
+        bucket = int.from_bytes(digest[:4], "big") % self.buckets
+        return f"fed:{{{self.pair}/{self.shard_of_digest(digest)}}}:base:{bucket}"
 
     def of_shard(self, shard: int, name: str) -> str:
         """Key *name* of *shard*."""
@@ -35,5 +47,8 @@ class Layout:
 
     def base_bucket(self, key: str) -> str:
         """The hash that holds the base record of *key*."""
-        bucket = int.from_bytes(key_digest(key)[:4], "big") % self.buckets
-        return self.of_shard(self.shard_of(key), f"base:{bucket}")
+        return self.bucket_of_digest(key_digest(key))
+
+    def buckets_of(self, shard: int) -> list[str]:
+        """All base hashes of *shard*."""
+        return [self.of_shard(shard, f"base:{bucket}") for bucket in range(self.buckets)]

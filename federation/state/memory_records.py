@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from federation.ports import Clock
@@ -132,6 +134,18 @@ class MemoryRecords:
             return False
         self._cursors[source] = new
         return True
+
+    async def lost_marks(self) -> tuple[str, ...]:
+        """As in the port; what is in memory goes back as a whole."""
+        return ()
+
+    async def accept_lost_marks(self) -> None:
+        """As in the port."""
+
+    async def forget_markers(self, live: Sequence[str]) -> int:
+        """As in the port; none are counted."""
+        del live
+        return 0
 
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
         """As in the port."""

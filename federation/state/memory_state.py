@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from zlib import crc32
 
 from federation.errors import LeaseLost
 from federation.model import Base, Change, Hint, HintEntry, Side, Source, Stamp
 from federation.ports import Clock
 from federation.progress import Backlog, Claim, Held, Lease, MarkResult, Parked
+from federation.state.layout import Layout
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_transfers import MemoryTransfers
 from federation.state.records import key_digest, pack_base
@@ -49,6 +49,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         self._transfers = {}
         self.pair = pair
         self.shards = shards
+        self._layout = Layout(pair, shards, 1)
         self._clock = clock
         self._opened = False
         self._dirty: dict[str, _Dirty] = {}
@@ -69,7 +70,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
 
     def shard_of(self, key: str) -> int:
         """As in the port."""
-        return crc32(key.encode()) % self.shards
+        return self._layout.shard_of(key)
 
     # ------------------------------------------------------------------------------------------------------------- marks
 

@@ -1,6 +1,8 @@
 """Packed forms of what Redis holds (design 5). Pure.
 
-An ordinary object's base record stays within 64 bytes, so that Redis keeps a bucket of them in its compact encoding::
+Redis keeps a hash in its compact encoding while no value is longer than 64 bytes. The record of an ordinary object is not; a
+longer one (an object uploaded in parts, or written over NFS: its VAST ETag is not its content's hash) is kept in two fields, the
+second under the digest and a plus sign::
 
     byte    version << 4 | flags (1 deleted, 2 lossy, 4 content hash is the VAST ETag, 8 has a content hash)
     field   Blob ETag, VAST ETag: length byte, packed ETag (below); Lua compares these without decoding the rest
@@ -37,6 +39,8 @@ _MULTIPART = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,4})\Z")
 _LONGEST_FIELD = 0xFF
 _MORE = 0x80
 """Continuation bit of a varint."""
+HEAD_BYTES = 64
+"""How much of a base record its first field holds (the scripts know it too)."""
 _RAW, _AZURE_TAG, _MD5_TAG, _MULTIPART_TAG = 0, 1, 2, 3
 
 
@@ -105,6 +109,11 @@ def pack_base(base: Base) -> bytes:
             _varint(base.size_bytes),
         )
     )
+
+
+def split_record(record: bytes) -> tuple[bytes, bytes]:
+    """What the two fields of a record hold; the second is empty for most."""
+    return record[:HEAD_BYTES], record[HEAD_BYTES:]
 
 
 def unpack_base(record: bytes) -> Base:
@@ -209,10 +218,10 @@ def _stamp(at_us: int, byte: int) -> Stamp:
 # ------------------------------------------------------------------------------------------------------------------ hints
 
 
-def pack_changes(changes: Sequence[Change], buckets: Sequence[int]) -> list[bytes]:
-    """The changes as ``mark.lua`` takes them; *buckets*: for each the place (from 1) of its base hash among the script's."""
-    fields = [_change(change, bucket) for change, bucket in zip(changes, buckets, strict=True)]
-    return [_MSGPACK.encode(fields), *(key_digest(change.key) + pack_etag(change.etag or "") for change in changes)]
+def pack_changes(changes: Sequence[tuple[Change, bytes]], buckets: Sequence[int]) -> list[bytes]:
+    """Changes with their keys' digests, as ``mark.lua`` takes them; *buckets*: the place (from 1) of each one's base hash."""
+    fields = [_change(change, bucket) for (change, _), bucket in zip(changes, buckets, strict=True)]
+    return [_MSGPACK.encode(fields), *(digest + pack_etag(change.etag or "") for change, digest in changes)]
 
 
 def _change(change: Change, bucket: int) -> tuple[str | int, ...]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from federation.model import Base, Hint, Side
 from federation.progress import (
@@ -22,64 +21,80 @@ from federation.progress import (
     Held,
     Parked,
 )
+from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
 _DIGEST_BYTES = 16
+_LOOK_AT_ONCE = 1_000
+Known = tuple[bytes, bytes, bytes]
 
 
 class RecordQueries:
     """See ``ports.State``; the docstrings there hold."""
 
-    def __init__(self, client: Redis, layout: Layout) -> None:
+    def __init__(self, client: Client, layout: Layout) -> None:
         self._redis = client
-        self._layout = layout
+        self.calls = Calls(client)
+        self.layout = layout
 
     def shard_of(self, key: str) -> int:
         """As in the port."""
-        return self._layout.shard_of(key)
-
-    async def _pipe(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with redis_faults():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return await pipe.execute()
+        return self.layout.shard_of(key)
 
     # ----------------------------------------------------------------------------------------------------------- queries
 
     async def bases(self, keys: Sequence[str]) -> list[Base | None]:
         """As in the port; one round trip."""
-        found = await self._pipe([("HGET", self._layout.base_bucket(key), key_digest(key)) for key in keys])
-        return [unpack_base(record) if record else None for record in found]
+        return [unpack_base(base) if base else None for base, _, _ in await self._look(keys)]
+
+    async def _look(self, keys: Sequence[str]) -> list[Known]:
+        """Base record, held record and intent of each key, packed; empty where there is none."""
+        by_shard: dict[int, list[tuple[int, str, bytes]]] = {}
+        for at, key in enumerate(keys):
+            digest = key_digest(key)
+            by_shard.setdefault(self.layout.shard_of_digest(digest), []).append((at, key, digest))
+        parts = [
+            (shard, wanted[at : at + _LOOK_AT_ONCE])
+            for shard, wanted in by_shard.items()
+            for at in range(0, len(wanted), _LOOK_AT_ONCE)
+        ]
+        replies = await self.calls.run_all("look", [self._looking(shard, wanted) for shard, wanted in parts])
+        found: list[Known] = [(b"", b"", b"")] * len(keys)
+        for (_, wanted), reply in zip(parts, replies, strict=True):
+            fields = _fields(reply)
+            for at, _, _ in wanted:
+                found[at] = (next(fields), next(fields), next(fields))
+        return found
+
+    def _looking(self, shard: int, wanted: Sequence[tuple[int, str, bytes]]) -> Call:
+        places: dict[str, int] = {}
+        args: list[Any] = []
+        for _, key, digest in wanted:
+            args += [key, digest, places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1)]
+        return [self.layout.of_shard(shard, "held"), self.layout.of_shard(shard, "intent"), *places], args
 
     async def base_records(self, shard: int, *, cursor: int) -> tuple[int, list[tuple[bytes, bytes]]]:
         """As in the port; a few buckets at a time. A record's second part, if it has one, is in a field one byte longer."""
-        until = min(cursor + _BUCKETS_AT_ONCE, self._layout.buckets)
-        found = await self._pipe([("HGETALL", self._layout.of_shard(shard, f"base:{at}")) for at in range(cursor, until)])
+        until = min(cursor + _BUCKETS_AT_ONCE, self.layout.buckets)
+        found = await self.calls.pipe([("HGETALL", bucket) for bucket in self.layout.buckets_of(shard)[cursor:until]])
         fields = {name: value for bucket in found for name, value in bucket.items()}
         records = [(name, head + fields.get(name + b"+", b"")) for name, head in fields.items() if len(name) == _DIGEST_BYTES]
-        return until % self._layout.buckets, records
+        return until % self.layout.buckets, records
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port; one round trip."""
-        return [bool(n) for n in await self._pipe([("HEXISTS", self._of(key, "hint"), key) for key in keys])]
+        return [bool(n) for n in await self.calls.pipe([("HEXISTS", self._of(key, "hint"), key) for key in keys])]
 
     def _of(self, key: str, name: str) -> str:
-        return self._layout.of_shard(self.shard_of(key), name)
+        return self.layout.of_shard(self.shard_of(key), name)
 
     async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
         """As in the port."""
-        hint, base, parked, held = await self._pipe(
-            [
-                ("HGET", self._of(key, "hint"), key),
-                ("HGET", self._layout.base_bucket(key), key_digest(key)),
-                ("HGET", self._of(key, "parked"), key),
-                ("HGET", self._of(key, "held"), key),
-            ]
-        )
+        hint, parked = await self.calls.pipe([("HGET", self._of(key, "hint"), key), ("HGET", self._of(key, "parked"), key)])
+        [(base, held, _)] = await self._look([key])
         return (
             unpack_hint(key, hint) if hint else None,
             unpack_base(base) if base else None,
@@ -90,17 +105,17 @@ class RecordQueries:
     async def backlog(self) -> Backlog:
         """As in the port; one round trip."""
         commands: list[tuple[Any, ...]] = [
-            ("HLEN", self._layout.of_pair("conflicts")),
-            ("XLEN", self._layout.of_pair("dead")),
-            ("HGETALL", self._layout.of_pair("dead:tally")),
+            ("HLEN", self.layout.of_pair("conflicts")),
+            ("XLEN", self.layout.of_pair("dead")),
+            ("HGETALL", self.layout.of_pair("dead:tally")),
         ]
-        for shard in range(self._layout.shards):
-            commands += [("HLEN", self._layout.of_shard(shard, name)) for name in ("hint", "parked", "held")]
-            commands.append(("GET", self._layout.of_shard(shard, "count")))
+        for shard in range(self.layout.shards):
+            commands += [("HLEN", self.layout.of_shard(shard, name)) for name in ("hint", "parked", "held")]
+            commands.append(("GET", self.layout.of_shard(shard, "count")))
             for side in Side:
-                since = self._layout.since(shard, side)
+                since = self.layout.since(shard, side)
                 commands += [("ZCARD", since), ("ZRANGE", since, 0, 0, "WITHSCORES")]
-        conflicts, dead, tally, *replies = await self._pipe(commands)
+        conflicts, dead, tally, *replies = await self.calls.pipe(commands)
         rows = [replies[at : at + 8] for at in range(0, len(replies), 8)]
         oldest = {side: [row[5 + 2 * i][0][1] for row in rows if row[5 + 2 * i]] for i, side in enumerate(Side)}
         return Backlog(
@@ -117,10 +132,10 @@ class RecordQueries:
     async def dirty_keys(self, *, limit: int) -> list[str]:
         """As in the port."""
         keys: list[str] = []
-        for shard in range(self._layout.shards):
+        for shard in range(self.layout.shards):
             with redis_faults():
                 found: Any
-                _, found = await self._redis.hscan(self._layout.of_shard(shard, "hint"), count=limit)
+                _, found = await self._redis.hscan(self.layout.of_shard(shard, "hint"), count=limit)
             keys += [key.decode() for key in found]
             if len(keys) >= limit:
                 break
@@ -128,34 +143,34 @@ class RecordQueries:
 
     async def parked(self) -> list[Parked]:
         """As in the port."""
-        found = await self._pipe([("HVALS", self._layout.of_shard(shard, "parked")) for shard in range(self._layout.shards)])
+        found = await self.calls.pipe([("HVALS", self.layout.of_shard(shard, "parked")) for shard in range(self.layout.shards)])
         records = [msgspec.json.decode(value, type=Parked) for values in found for value in values]
         return sorted(records, key=lambda one: (one.since_us, one.key))
 
     async def held(self) -> list[Held]:
         """As in the port."""
-        found = await self._pipe([("HVALS", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)])
+        found = await self.calls.pipe([("HVALS", self.layout.of_shard(shard, "held")) for shard in range(self.layout.shards)])
         records = [msgspec.json.decode(value, type=Held) for values in found for value in values]
         return sorted(records, key=lambda one: (one.since_us, one.key))
 
     async def remember_renames(self, keys: Sequence[str], *, now_us: int) -> None:
         """Deletes of these keys were halves of renames; the oldest are dropped beyond ``RENAMES_KEPT``."""
         if keys:
-            renames = self._layout.of_pair("renames")
+            renames = self.layout.of_pair("renames")
             commands: list[tuple[Any, ...]] = [("ZADD", renames, now_us, key) for key in keys]
-            await self._pipe([*commands, ("ZREMRANGEBYRANK", renames, 0, -RENAMES_KEPT - 1)])
+            await self.calls.pipe([*commands, ("ZREMRANGEBYRANK", renames, 0, -RENAMES_KEPT - 1)])
 
     async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
         """As in the port."""
         start = now_us - int(budget.window_seconds * 1_000_000)
-        counts: list[tuple[Any, ...]] = [("HLEN", self._layout.of_shard(shard, "held")) for shard in range(self._layout.shards)]
-        deletes, renames = self._layout.of_pair("deletes"), self._layout.of_pair("renames")
-        names, renamed, *held = await self._pipe(
+        counts: list[tuple[Any, ...]] = [("HLEN", self.layout.of_shard(shard, "held")) for shard in range(self.layout.shards)]
+        deletes, renames = self.layout.of_pair("deletes"), self.layout.of_pair("renames")
+        names, renamed, *held = await self.calls.pipe(
             [("ZRANGEBYSCORE", deletes, f"({start}", "+inf"), ("ZRANGE", renames, 0, -1), *counts]
         )
         done = [name.decode().partition(":")[2] for name in names]
         known = [key.decode() for key in renamed]
-        waiting = await self._pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
+        waiting = await self.calls.pipe([("HEXISTS", self._of(key, "held"), key) for key in known]) if sum(held) else []
         halves = set(known)
         return DeleteTally(len(done), sum(key in halves for key in done), sum(held), sum(waiting))
 
@@ -164,46 +179,46 @@ class RecordQueries:
     async def record_conflict(self, record: ConflictRecord) -> None:
         """As in the port."""
         with redis_faults():
-            await self._redis.hsetnx(self._layout.of_pair("conflicts"), record.conflict_id, _json(record))
+            await self._redis.hsetnx(self.layout.of_pair("conflicts"), record.conflict_id, _json(record))
 
     async def conflicts(self) -> list[ConflictRecord]:
         """As in the port."""
         with redis_faults():
-            found = await self._redis.hvals(self._layout.of_pair("conflicts"))
+            found = await self._redis.hvals(self.layout.of_pair("conflicts"))
         return sorted((msgspec.json.decode(one, type=ConflictRecord) for one in found), key=lambda one: (one.at_us, one.key))
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""
         with redis_faults():
-            return bool(await self._redis.hdel(self._layout.of_pair("conflicts"), conflict_id))
+            return bool(await self._redis.hdel(self.layout.of_pair("conflicts"), conflict_id))
 
     async def halt(self, record: HaltRecord) -> None:
         """As in the port; the first record of a name stays."""
         with redis_faults():
-            await self._redis.hsetnx(self._layout.of_pair("halts"), record.name, _json(record))
+            await self._redis.hsetnx(self.layout.of_pair("halts"), record.name, _json(record))
 
     async def halts(self) -> list[HaltRecord]:
         """As in the port."""
         with redis_faults():
-            found = await self._redis.hvals(self._layout.of_pair("halts"))
+            found = await self._redis.hvals(self.layout.of_pair("halts"))
         return sorted((msgspec.json.decode(one, type=HaltRecord) for one in found), key=lambda one: one.name)
 
     async def lift(self, name: str) -> bool:
         """As in the port."""
         with redis_faults():
-            return bool(await self._redis.hdel(self._layout.of_pair("halts"), name))
+            return bool(await self._redis.hdel(self.layout.of_pair("halts"), name))
 
     async def cursor(self, source: str) -> Cursor | None:
         """As in the port."""
         with redis_faults():
-            found = await self._redis.get(self._layout.of_pair(f"cursor:{source}"))
+            found = await self._redis.get(self.layout.of_pair(f"cursor:{source}"))
         return msgspec.json.decode(found, type=Cursor) if found else None
 
     async def owners(self, prefix: str) -> dict[str, str]:
         """As in the port."""
         with redis_faults():
             seconds, micros = await self._redis.time()
-            found: dict[Any, Any] = await self._redis.hgetall(self._layout.of_pair("owners"))
+            found: dict[Any, Any] = await self._redis.hgetall(self.layout.of_pair("owners"))
         owned = {}
         for task, entry in found.items():
             until_ms, _, owner = entry.decode().partition(" ")
@@ -215,28 +230,28 @@ class RecordQueries:
         """As in the port; an empty value removes the note."""
         with redis_faults():
             if value:
-                await self._redis.hset(self._layout.of_pair("notes"), name, _wire(value))
+                await self._redis.hset(self.layout.of_pair("notes"), name, _wire(value))
             else:
-                await self._redis.hdel(self._layout.of_pair("notes"), name)
+                await self._redis.hdel(self.layout.of_pair("notes"), name)
 
     async def note(self, name: str) -> bytes | None:
         """As in the port."""
         with redis_faults():
-            found: Any = await self._redis.hget(self._layout.of_pair("notes"), name)
+            found: Any = await self._redis.hget(self.layout.of_pair("notes"), name)
         return bytes(found) if found is not None else None
 
     async def notes(self, prefix: str) -> dict[str, bytes]:
         """As in the port."""
         with redis_faults():
-            names: list[Any] = await self._redis.hkeys(self._layout.of_pair("notes"))
+            names: list[Any] = await self._redis.hkeys(self.layout.of_pair("notes"))
             wanted = [name.decode() for name in names if name.startswith(prefix.encode())]
-            values: list[Any] = await self._redis.hmget(self._layout.of_pair("notes"), wanted) if wanted else []
+            values: list[Any] = await self._redis.hmget(self.layout.of_pair("notes"), wanted) if wanted else []
         return {name: bytes(value) for name, value in zip(wanted, values, strict=True) if value is not None}
 
     async def dead_letters(self) -> list[DeadLetter]:
         """As in the port."""
         with redis_faults():
-            found: Any = await self._redis.xrange(self._layout.of_pair("dead"))
+            found: Any = await self._redis.xrange(self.layout.of_pair("dead"))
         return [msgspec.json.decode(fields[b"letter"], type=DeadLetter) for _, fields in found]
 
 
@@ -244,6 +259,15 @@ def _dead_tally(kept: int, fields: dict[bytes, bytes]) -> DeadTally:
     found = {name.decode(): int(value) for name, value in fields.items()}
     newest = {name.removeprefix("newest:"): at for name, at in found.items() if name.startswith("newest:")}
     return DeadTally(kept, max(0, found.get("bytes", 0)), found.get("dropped", 0), newest)
+
+
+def _fields(packed: bytes) -> Iterator[bytes]:
+    """What ``look.lua`` put together."""
+    at = 0
+    while at < len(packed):
+        end = at + 4 + int.from_bytes(packed[at : at + 4], "big")
+        yield packed[at + 4 : end]
+        at = end
 
 
 def _wire(value: bytes) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes

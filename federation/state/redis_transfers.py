@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from federation.progress import Lease, TransferRecord
+from federation.state.calls import Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest
@@ -18,8 +18,8 @@ from federation.state.records import key_digest
 class RedisTransfers(ABC):
     """See ``record_ports.Transfers``; the docstrings there hold."""
 
-    _redis: Redis
-    _layout: Layout
+    _redis: Client
+    layout: Layout
 
     @abstractmethod
     async def _run_leased(self, name: str, lease: Lease, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 - Redis' types
@@ -52,9 +52,9 @@ class RedisTransfers(ABC):
     async def transfers(self, shard: int) -> list[TransferRecord]:
         """As in the port."""
         with redis_faults():
-            found: list[Any] = await self._redis.hvals(self._layout.of_shard(shard, "transfers"))
+            found: list[Any] = await self._redis.hvals(self.layout.of_shard(shard, "transfers"))
         return [msgspec.json.decode(packed, type=TransferRecord) for packed in found]
 
     def _transfer_keys(self, key: str) -> list[str]:
-        shard = self._layout.shard_of(key)
-        return [self._layout.of_shard(shard, "transfers"), self._layout.of_shard(shard, f"parts:{key_digest(key).hex()}")]
+        shard = self.layout.shard_of(key)
+        return [self.layout.of_shard(shard, "transfers"), self.layout.of_shard(shard, f"parts:{key_digest(key).hex()}")]

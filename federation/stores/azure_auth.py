@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qs, urlsplit
 
-from federation.errors import Halt, RetryLater, UsageError
+from federation.errors import FederationError, Halt, RetryLater, UsageError
 from federation.model import SECOND_US, Side
+
+if TYPE_CHECKING:
+    from azure.storage.blob import UserDelegationKey
 
 SCOPE = "https://storage.azure.com/.default"
 _SAS_LIFE = timedelta(hours=4)
-_RENEW_EARLY_US = 3600 * SECOND_US
+_RENEW_AT = 0.8
+"""Share of its life after which a SAS that we make is made anew."""
+_SAS_BACKDATED = timedelta(minutes=5)
+"""So that a clock behind ours takes it."""
 _TOKEN_EARLY_US = 300 * SECOND_US
 _EMULATOR_ACCOUNT = "devstoreaccount1"
 _EMULATOR_URL = f"http://127.0.0.1:10000/{_EMULATOR_ACCOUNT}"
@@ -33,20 +40,33 @@ class AzureAuth(Protocol):
         ...
 
 
+def account_name(url: str) -> str:
+    """The account's name in its URL: the host's first label, or the first path segment where the host is an address."""
+    parts = urlsplit(url)
+    path = parts.path.strip("/")
+    return path.partition("/")[0] or (parts.hostname or "").partition(".")[0]
+
+
 class SasAuth:
-    """An account SAS: given, or made from the account key and renewed before it expires."""
+    """A SAS: given, or made from the account key and renewed at 80 % of its life."""
 
     def __init__(self, now_us: Callable[[], int], *, account: str = "", key: str = "", sas: str = "") -> None:
         self._now_us = now_us
         self._account = account
         self._key = key
-        self._sas = sas.removeprefix("?")
+        self._sas = sas.strip().removeprefix("?")
+        self._expires_us = _expiry_us(self._sas)
         self._renew_at_us = 0
 
     async def query(self) -> str:
         """As in the protocol."""
-        if self._key and self._now_us() >= self._renew_at_us:
+        now_us = self._now_us()
+        if self._key and now_us >= self._renew_at_us:
             self._sas = self._make()
+        elif not self._key and self._expires_us is not None and now_us >= self._expires_us:
+            at = datetime.fromtimestamp(self._expires_us / SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            text = f"the SAS that was given expired at {at}. Put a new one in its variable and restart."
+            raise Halt(text, reason="credentials_refused", side=Side.BLOB)
         return self._sas
 
     async def headers(self) -> dict[str, str]:
@@ -61,17 +81,93 @@ class SasAuth:
         )
 
         now_us = self._now_us()
-        self._renew_at_us = now_us + int(_SAS_LIFE.total_seconds()) * SECOND_US - _RENEW_EARLY_US
+        self._renew_at_us = _renewal_us(now_us)
         try:
             return generate_account_sas(
                 self._account,
                 self._key,
                 ResourceTypes(container=True, object=True),
-                AccountSasPermissions(read=True, write=True, delete=True, list=True, create=True, tag=True),
+                AccountSasPermissions(
+                    read=True, write=True, delete=True, delete_previous_version=True, list=True, create=True, tag=True
+                ),
                 datetime.fromtimestamp(now_us / SECOND_US, UTC) + _SAS_LIFE,
             )
         except ValueError:
             raise Halt("the account key is not valid base64", reason="credentials_refused", side=Side.BLOB) from None
+
+
+def _renewal_us(now_us: int) -> int:
+    return now_us + int(_SAS_LIFE.total_seconds() * _RENEW_AT) * SECOND_US
+
+
+def _expiry_us(sas: str) -> int | None:
+    """When a SAS ends; None where it does not say (a stored access policy says it) or says it in a way we do not know."""
+    [told] = parse_qs(sas).get("se", [""])[:1]
+    try:
+        at = datetime.fromisoformat(told)
+    except ValueError:
+        return None
+    return int(at.replace(tzinfo=at.tzinfo or UTC).timestamp()) * SECOND_US
+
+
+DelegationKey = Callable[[datetime, datetime], Awaitable["UserDelegationKey"]]
+"""Asks the service for a key of our identity, valid from and until."""
+
+
+class DelegationAuth:
+    """A user delegation SAS of one container, made with a key of our own identity and renewed at 80 % of its life."""
+
+    def __init__(self, account: str, container: str, key: DelegationKey, now_us: Callable[[], int]) -> None:
+        self._account = account
+        self._container = container
+        self._key = key
+        self._now_us = now_us
+        self._sas = ""
+        self._renew_at_us = 0
+        self._lock = asyncio.Lock()
+
+    async def query(self) -> str:
+        """As in the protocol."""
+        if self._now_us() >= self._renew_at_us:
+            async with self._lock:
+                if self._now_us() >= self._renew_at_us:
+                    await self._renew()
+        return self._sas
+
+    async def headers(self) -> dict[str, str]:
+        """None: the query says it all."""
+        return {}
+
+    async def _renew(self) -> None:
+        from azure.core.exceptions import AzureError  # noqa: PLC0415 - a heavy import that other ways do not need
+        from azure.storage.blob import ContainerSasPermissions, generate_container_sas  # noqa: PLC0415
+
+        now_us = self._now_us()
+        now = datetime.fromtimestamp(now_us / SECOND_US, UTC)
+        start, end = now - _SAS_BACKDATED, now + _SAS_LIFE
+        try:
+            key = await self._key(start, end)
+        except (AzureError, OSError) as error:
+            raise token_fault(error) from None
+        allowed = ContainerSasPermissions(
+            read=True, write=True, delete=True, delete_previous_version=True, list=True, create=True, tag=True
+        )
+        self._sas = generate_container_sas(
+            self._account, self._container, user_delegation_key=key, permission=allowed, start=start, expiry=end
+        )
+        self._renew_at_us = _renewal_us(now_us)
+
+
+def delegation_key(account_url: str, credential: Any) -> DelegationKey:  # noqa: ANN401 - of azure-identity, async
+    """Keys from the service itself, for which the identity needs the role Storage Blob Delegator."""
+
+    async def ask(start: datetime, end: datetime) -> UserDelegationKey:
+        from azure.storage.blob.aio import BlobServiceClient  # noqa: PLC0415 - as above
+
+        async with BlobServiceClient(account_url, credential=credential, retry_total=0) as service:
+            return await service.get_user_delegation_key(key_start_time=start, key_expiry_time=end)
+
+    return ask
 
 
 class TokenAuth:
@@ -97,7 +193,7 @@ class TokenAuth:
         return {"Authorization": f"Bearer {self._token}"}
 
     async def _renew(self) -> None:
-        from azure.core.exceptions import AzureError, ClientAuthenticationError  # noqa: PLC0415
+        from azure.core.exceptions import AzureError  # noqa: PLC0415 - a heavy import that a SAS does not need
 
         get_token = self._credential.get_token
         try:
@@ -105,14 +201,20 @@ class TokenAuth:
                 token = await get_token(SCOPE)
             else:
                 token = await asyncio.to_thread(get_token, SCOPE)
-        except ClientAuthenticationError:
-            text = "no token for Azure Storage: the credential was refused. Check the service's identity."
-            raise Halt(text, reason="credentials_refused", side=Side.BLOB) from None
-        except AzureError as error:
-            text = f"no token for Azure Storage: {type(error).__name__}"
-            raise RetryLater(text, reason="unreachable", side=Side.BLOB) from None
+        except (AzureError, OSError) as error:
+            raise token_fault(error) from None
         self._token = token.token
         self._renew_at_us = int(token.expires_on) * SECOND_US - _TOKEN_EARLY_US
+
+
+def token_fault(error: BaseException) -> FederationError:
+    """What a credential's failure means: refused is a halt, anything else may pass. The text never holds the library's own."""
+    from azure.core.exceptions import ClientAuthenticationError  # noqa: PLC0415
+
+    if isinstance(error, ClientAuthenticationError):
+        text = "no token for Azure Storage: the credential was refused. Check the service's identity."
+        return Halt(text, reason="credentials_refused", side=Side.BLOB)
+    return RetryLater(f"no token for Azure Storage: {type(error).__name__}", reason="unreachable", side=Side.BLOB)
 
 
 def from_connection_string(text: str, now_us: Callable[[], int]) -> tuple[SasAuth, str]:

@@ -11,17 +11,29 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from federation import keys
 from federation import metadata as mapping
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
-from federation.model import Metadata, OriginStamp, Side
+from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Capabilities, WriteResult
 from federation.stores import wire
-from federation.stores.azure_auth import AzureAuth, TokenAuth, from_connection_string
+from federation.stores.azure_auth import (
+    AzureAuth,
+    DelegationAuth,
+    SasAuth,
+    TokenAuth,
+    account_name,
+    delegation_key,
+    from_connection_string,
+)
+from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
-from federation.stores.listing import Page, parse_azure_page
+from federation.stores.pages import Page, parse_azure_page
+from federation.stores.probe import Probe
+from federation.stores.tags import parse_tags, tags_body
 
 API_VERSION = "2025-11-05"
 START_FROM_VERSION = "2026-02-06"
@@ -36,6 +48,8 @@ _COPY_POLLS = 600
 class AzureBlobStore(HttpStore):
     """``ports.ObjectStore`` over one container."""
 
+    version_parameter = "versionid"
+
     def __init__(
         self,
         *,
@@ -44,28 +58,43 @@ class AzureBlobStore(HttpStore):
         prefix: str = "",
         connection_string: str | None = None,
         credential: object | None = None,
+        sas: str | None = None,
+        delegate: bool = False,
+        map_tags: bool = False,
+        tiers: Mapping[str, str] | None = None,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
-        """Authorise with *connection_string*, else with *credential* (of azure-identity; the caller closes it).
+        """Authorise with *connection_string*, else with *sas*, else with *credential* (of azure-identity; the caller closes it).
+
+        *delegate*: make user delegation SAS with the credential instead of sending its tokens.
+
+        *map_tags*: index tags are part of the metadata. *tiers*: access tier of newly written blobs by prefix of the key.
 
         Raises:
             UsageError: neither is given, or the connection string is incomplete.
         """
-        super().__init__(Side.BLOB, AZURE_BLOB, prefix, now_us=now_us)
+        super().__init__(Side.BLOB, AZURE_BLOB, prefix, map_tags=map_tags, now_us=now_us)
+        self._tiers: Final = dict(tiers or {})
         self.capabilities = Capabilities(min_part_bytes=1, max_part_bytes=MAX_BLOCK_BYTES, max_parts=MAX_BLOCKS)
         self._auth: AzureAuth
         endpoint = ""
         if connection_string is not None:
             self._auth, endpoint = from_connection_string(connection_string, now_us)
+        elif sas is not None:
+            self._auth = SasAuth(now_us, sas=sas)
+        elif credential is not None and delegate:
+            key = delegation_key(account_url, credential)
+            self._auth = DelegationAuth(account_name(account_url), container, key, now_us)
         elif credential is not None:
             self._auth = TokenAuth(credential, now_us)
         else:
-            raise UsageError("The Azure side needs a connection string or a credential.", reason="no_credential")
+            raise UsageError("The Azure side needs a connection string, a SAS or a credential.", reason="no_credential")
         account = (account_url or endpoint).rstrip("/")
         if not account:
             raise UsageError("The Azure side needs account_url.", reason="no_account_url")
         self._container_url: Final = f"{account}/{quote(container)}"
         self._place = self._container_url
+        self._other_types = OtherTypes()
 
     # ------------------------------------------------------------------------------------------------------------- writes
 
@@ -75,9 +104,10 @@ class AzureBlobStore(HttpStore):
         """As in the port."""
         stored = mapping.to_side(metadata, stamp, Side.BLOB)
         headers = self.blob_headers(stored, wire.md5_base64(data))
-        headers["x-ms-blob-type"] = "BlockBlob"
+        headers |= {"x-ms-blob-type": "BlockBlob"} | self.tier(key)
         headers |= await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
         answer = await self.write(Request("PUT", "Put Blob", self.written_name(key), headers=headers, body=data, key=key))
+        self._other_types.replaced(key)
         return self.result(answer, lossy=stored.lossy)
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> AzureUpload:
@@ -97,7 +127,7 @@ class AzureBlobStore(HttpStore):
         """As in the port: one look, then a conditional request for the headers and one for user metadata, where they differ."""
         name = self._name(key)
         before = await self.call(Request("HEAD", "HEAD", name, key=key))
-        found = self._present(before.headers, key)
+        found = await self.tagged(self._present(before.headers, key), before.headers, key)
         etag = found.version.etag
         if etag != expected_etag:
             raise Reobserve("the blob is another version", reason="precondition", key=key, side=self.side)
@@ -105,20 +135,19 @@ class AzureBlobStore(HttpStore):
         held = mapping.to_side(found.metadata, found.origin, Side.BLOB)
         if stored.headers != held.headers:
             # Properties that are not sent again are cleared, Content-MD5 too.
-            headers = self.blob_headers(replace(stored, user={}), before.headers.get("Content-MD5"))
+            headers = self.blob_headers(replace(stored, user={}, tags=None), before.headers.get("Content-MD5"))
             etag = await self._set(key, name, "properties", headers, etag)
         if stored.user != held.user:
             etag = await self._set(key, name, "metadata", wire.azure_user(stored), etag)
+        if stored.tags is not None and stored.tags != found.metadata.tags:
+            await self.set_tags(key, stored.tags)
         return WriteResult(etag, stored.lossy)
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port; a copy that the service does in the background is waited for."""
-        name, sas = self._name(source_key), await self._auth.query()
-        headers = {
-            "x-ms-copy-source": f"{self._container_url}/{wire.url_path(name)}" + (f"?{sas}" if sas else ""),
-            "x-ms-source-if-match": wire.quoted(source_etag),
-            "If-None-Match": "*",
-        }
+        headers = await self.copy_source(source_key) | {"x-ms-source-if-match": wire.quoted(source_etag), "If-None-Match": "*"}
+        if self._map_tags:
+            headers |= wire.tags_header(await self.read_tags(source_key), Side.BLOB)
         request = Request("PUT", "Copy Blob", self.written_name(target_key), headers=headers, key=source_key)
         try:
             answer = await self.call(request)
@@ -132,6 +161,19 @@ class AzureBlobStore(HttpStore):
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
         return await self._finished_copy(target_key)
+
+    async def copy_source(self, key: str) -> dict[str, str]:
+        """Header that names the source of a copy."""
+        sas = await self._auth.query()
+        return {"x-ms-copy-source": f"{self._container_url}/{wire.url_path(self._name(key))}" + (f"?{sas}" if sas else "")}
+
+    async def copy_over(self, source_key: str, key: str, conditions: Mapping[str, str]) -> WriteResult:
+        """Copy on the server over what is at *key*, if *conditions* hold there. Raises Reobserve."""
+        headers = await self.copy_source(source_key) | dict(conditions)
+        answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
+        if answer.headers.get("x-ms-copy-status") == "success":
+            return self.result(answer)
+        return await self._finished_copy(key)
 
     async def check(self) -> None:
         """As in the port."""
@@ -168,13 +210,22 @@ class AzureBlobStore(HttpStore):
             await asyncio.sleep(_COPY_POLL_SECONDS)
         raise RetryLater("the service is still copying", reason="copy_pending", key=key, side=self.side)
 
+    def tier(self, key: str) -> dict[str, str]:
+        """Header that names the access tier of a blob to be written: that of the longest prefix; none: the account's own."""
+        prefix = max((prefix for prefix in self._tiers if key.startswith(prefix)), key=len, default=None)
+        return {"x-ms-access-tier": self._tiers[prefix]} if prefix is not None and not keys.excluded(key) else {}
+
     @staticmethod
     def blob_headers(stored: mapping.Stored, content_md5: str | None) -> dict[str, str]:
         """Headers of a write: properties, user metadata and the content's MD5 in base64 (empty or None: not known)."""
-        headers = wire.azure_properties(stored) | wire.azure_user(stored)
+        headers = wire.azure_properties(stored) | wire.azure_user(stored) | wire.tags_header(stored.tags, Side.BLOB)
         if content_md5:
             headers["x-ms-blob-content-md5"] = content_md5
         return headers
+
+    def _present(self, headers: Mapping[str, str], key: str) -> Present:
+        self._other_types.note(key, headers)
+        return super()._present(headers, key)
 
     def result(self, answer: Answer, *, lossy: bool = False) -> WriteResult:
         """What a write left. Raises RetryLater when the service did not say."""
@@ -200,19 +251,47 @@ class AzureBlobStore(HttpStore):
             headers["x-ms-version"] = START_FROM_VERSION
         while True:
             answer = await self.call(Request("GET", "List Blobs", query=query, headers=headers))
-            page = parse_azure_page(answer.body)
+            page = self.parse_page(answer.body)
             yield page
             if not page.marker:
                 return
             query["marker"] = page.marker
 
-    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+    async def list_page(self, prefix: str, count: int) -> bytes:
+        """As in the base."""
+        query = {
+            "restype": "container",
+            "comp": "list",
+            "maxresults": str(min(count, PAGE_SIZE)),
+            "prefix": self._prefix + prefix,
+        }
+        return (await self.call(Request("GET", "List Blobs", query=query))).body
+
+    @staticmethod
+    def parse_page(body: bytes) -> Page:
+        """As in the base."""
+        return parse_azure_page(body)
+
+    async def read_tags(self, key: str) -> Tags:
+        """As in the base."""
+        answer = await self.call(Request("GET", "Get Blob Tags", self._name(key), {"comp": "tags"}, key=key))
+        return parse_tags(answer.body, self.side)
+
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """As in the base."""
+        headers = {"Content-Type": "application/xml"}
+        body = tags_body(tags, "Tags")
+        await self.call(Request("PUT", "Set Blob Tags", self._name(key), {"comp": "tags"}, headers, body, key))
+
+    async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+        """As in the base."""
         request = Request(
             "PUT", "Put Blob", self._name(key), headers={"x-ms-blob-type": "BlockBlob", **headers}, body=b"1", key=key
         )
         return await self.write(request)
 
-    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+    async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
+        """As in the base."""
         upload = AzureUpload(self, key, self._name(key), mapping.Stored({}, {}, lossy=False))
         await upload.put_part(1, b"1")
-        return replace(found, conditional_complete=await self._refuses(upload.commit({"If-None-Match": "*"}, "")))
+        return replace(found, conditional_complete=await Probe.refuses(upload.commit({"If-None-Match": "*"}, "")))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from federation import metadata as mapping
+from federation.errors import NotPresent, Park
 from federation.ports import WriteResult
-from federation.stores import wire
+from federation.stores import azure_recreate, wire
 from federation.stores.base import Request
 from federation.stores.lane import Answer
 
@@ -29,26 +31,49 @@ class AzureUpload:
         self._stored = stored
         self.upload_id = upload_id or uuid4().hex
         self._numbers = set(numbers)
+        self._staged = ""
+        """Key of our own under which the blocks are, where a blob of another type is under the right one."""
 
     async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
+        try:
+            await self._put_block(number, data, md5)
+        except Park as error:
+            if error.reason != "not_a_block_blob" or not self._stage_elsewhere():
+                raise
+            await self._put_block(number, data, md5)
+        self._numbers.add(number)
+        return self._block_id(number)
+
+    async def _put_block(self, number: int, data: bytes, md5: bytes | None) -> None:
         query = {"comp": "block", "blockid": self._block_id(number)}
         headers = {"Content-MD5": wire.md5_base64(data, md5)}
         await self._store.call(Request("PUT", "Put Block", self._name, query, headers, data, self._key))
-        self._numbers.add(number)
-        return self._block_id(number)
+
+    def _stage_elsewhere(self) -> bool:
+        """Go on under a name of our own: a page or append blob is under this one. False where that would not be safe."""
+        if azure_recreate.holding(self._stored) is None:
+            return False
+        self._staged = self._staged or azure_recreate.staging_key()
+        self._name = self._store.written_name(self._staged)
+        return True
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         """As in the port."""
         store = self._store
         honoured = store.capabilities.conditional_complete
         conditions = await store.conditions(self._key, expected_etag, honoured=honoured) or {}
+        holder = azure_recreate.holding(self._stored) if self._staged else None
+        if holder is not None:
+            await self.commit({}, base64.b64encode(bytes.fromhex(md5_hex)).decode())
+            result = await azure_recreate.take_over(store, self._key, self._staged, holder, conditions)
+            return replace(result, lossy=self._stored.lossy)
         answer = await self.commit(conditions, base64.b64encode(bytes.fromhex(md5_hex)).decode())
         return store.result(answer, lossy=self._stored.lossy)
 
     async def commit(self, conditions: Mapping[str, str], content_md5: str) -> Answer:
         """Put Block List of all parts in order of their numbers. Raises Reobserve."""
-        headers = self._store.blob_headers(self._stored, content_md5) | dict(conditions)
+        headers = self._store.blob_headers(self._stored, content_md5) | self._store.tier(self._key) | dict(conditions)
         blocks = "".join(f"<Latest>{self._block_id(number)}</Latest>" for number in sorted(self._numbers))
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
         headers["Content-Type"] = "application/xml"
@@ -58,6 +83,11 @@ class AzureUpload:
     async def abort(self) -> None:
         """As in the port; the service drops blocks that nobody commits after a week, or at the next commit."""
         self._numbers.clear()
+        if self._staged:
+            try:
+                await self._store.delete(self._staged, expected_etag=(await self._store.head(self._staged)).version.etag)
+            except NotPresent:
+                return  # never committed
 
     def _block_id(self, number: int) -> str:
         return base64.b64encode(f"{self.upload_id}{number:08d}".encode()).decode()

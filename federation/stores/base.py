@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from uuid import uuid4
 
 import aiohttp
 
 from federation import keys
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import NamePolicy
-from federation.model import PRESERVED_PREFIX, ClockSkew, ListEntry, Present, Side
+from federation.model import ClockSkew, ListEntry, Present, Side, Tags
 from federation.ports import Capabilities
 from federation.stores import faults, wire
-from federation.stores.lane import Answer, HttpLane, HttpReader, unquote_etag, wall_us
-from federation.stores.listing import OrderedListing, Page
-
-PROBE_PREFIX = f"{PRESERVED_PREFIX}probe/"
-WRONG_ETAG = "0" * 32
-"""An ETag that no probe object has."""
+from federation.stores.lane import Answer, HttpLane, HttpReader, wall_us
+from federation.stores.listing import OrderedListing
+from federation.stores.pages import Page
+from federation.stores.probe import Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +39,28 @@ class HttpStore(ABC):
     """Base of the two real stores; a subclass knows its service's requests and how to authorise them."""
 
     def __init__(
-        self, side: Side, policy: NamePolicy, prefix: str, *, ca_file: str = "", now_us: Callable[[], int] = wall_us
+        self,
+        side: Side,
+        policy: NamePolicy,
+        prefix: str,
+        *,
+        ca_file: str = "",
+        map_tags: bool = False,
+        now_us: Callable[[], int] = wall_us,
     ) -> None:
         self.side = side
         self.capabilities = Capabilities()
         self.race_windows = 0
+        self._map_tags = map_tags
         self._policy = policy
         self._prefix = prefix
         self._place = ""
         """URL of the container or bucket, for error texts."""
         self._lane = HttpLane(side, ca_file=ca_file, now_us=now_us)
         self._listing = OrderedListing(side, policy, prefix, self._pages)
+
+    version_parameter: str
+    """Name of the query parameter that names a version."""
 
     # ------------------------------------------------------------------------------------------------ what services differ in
 
@@ -69,19 +77,36 @@ class HttpStore(ABC):
         """As in the port."""
 
     @abstractmethod
-    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+    async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """Write one byte under *key* with the given condition."""
 
     @abstractmethod
-    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+    async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
         """What only this service has to be asked; an object is under *key*."""
+
+    @abstractmethod
+    async def list_page(self, prefix: str, count: int) -> bytes:
+        """One raw list page of names with the pair's prefix and *prefix*, asked for with *count* entries."""
+
+    @staticmethod
+    @abstractmethod
+    def parse_page(body: bytes) -> Page:
+        """Read a raw list page."""
+
+    @abstractmethod
+    async def read_tags(self, key: str) -> Tags:
+        """The object's tags, sorted. Raises NotPresent."""
+
+    @abstractmethod
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """Replace all tags of the object; neither service takes an ETag as a condition on that. Raises NotPresent."""
 
     # ---------------------------------------------------------------------------------------------------------- shared port
 
     async def head(self, key: str) -> Present:
         """As in the port."""
         answer = await self.call(Request("HEAD", "HEAD", self._name(key), key=key))
-        return self._present(answer.headers, key)
+        return await self.tagged(self._present(answer.headers, key), answer.headers, key)
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> HttpReader:
         """As in the port; *length* is at least 1."""
@@ -91,13 +116,23 @@ class HttpStore(ABC):
         request = Request("GET", "GET", self._name(key), headers=headers, key=key)
         response = await self._start(request)
         try:
-            present = self._present(response.headers, key)
+            present = await self.tagged(self._present(response.headers, key), response.headers, key)
             if if_match is not None and wire.needs_look(if_match) and present.version.etag != if_match:
                 raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
             return HttpReader(self._lane, response, present)
         except FederationError:
             response.close()
             raise
+
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> HttpReader:
+        """As in the port."""
+        query, headers = {self.version_parameter: version_id}, wire.byte_range(start, length)
+        request = Request("GET", "GET of a version", self._name(key), query, headers, key=key)
+        try:
+            response = await self._start(request)
+        except Reobserve:
+            raise NotPresent("this version is no longer kept", reason="not_present", key=key, side=self.side) from None
+        return HttpReader(self._lane, response, self._present(response.headers, key))
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
@@ -145,22 +180,14 @@ class HttpStore(ABC):
 
     async def probe(self) -> Capabilities:
         """As in the port."""
-        key = f"{PROBE_PREFIX}{uuid4().hex}"
-        found = self.capabilities
-        first = await self._put_probe(key, {})
-        try:
-            version_id = first.headers.get("x-ms-version-id") or first.headers.get("x-amz-version-id")
-            refused = [await self._refuses(self._put_probe(key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
-            right = wire.condition(unquote_etag(first.headers.get("ETag", "")))
-            honoured = all(refused) and not await self._refuses(self._put_probe(key, right))
-            found = replace(found, conditional_put=honoured, versioning=version_id not in {None, "null"})
-            found = await self._probe_more(key, found)
-            wrong = Request("DELETE", "DELETE", self._name(key), headers=wire.condition(WRONG_ETAG), key=key)
-            found = replace(found, conditional_delete=await self._refuses(self.call(wrong)))
-        finally:
-            await self._drop_probe(key)
-        self.capabilities = found
-        return found
+        self.capabilities = await Probe(self).run()
+        return self.capabilities
+
+    # ------------------------------------------------------------------------------------------------------ for the probe
+
+    async def delete_probe(self, key: str, headers: Mapping[str, str], query: Mapping[str, str] | None) -> Answer:
+        """Delete, conditionally or by version. Raises NotPresent, Reobserve."""
+        return await self.call(Request("DELETE", "DELETE", self._name(key), query, headers, key=key))
 
     # -------------------------------------------------------------------------------------------------------------- inside
 
@@ -173,6 +200,22 @@ class HttpStore(ABC):
         if name != self._prefix + key and not keys.excluded(key):
             self._listing.disturb()
         return name
+
+    async def tagged(self, present: Present, headers: Mapping[str, str], key: str) -> Present:
+        """*present* with its tags, where they are mapped: one more request, unless *headers* say that it has none.
+
+        They are read after the version: tags set in between belong to a later moment, and are seen again at the next look.
+        """
+        if not self._map_tags:
+            return present
+        tags = () if wire.no_tags(headers, self.side) else await self.read_tags(key)
+        return replace(present, metadata=replace(present.metadata, tags=tags))
+
+    async def set_tags(self, key: str, tags: Tags) -> None:
+        """Replace the tags of the version that was just looked at. Raises NotPresent."""
+        # RACE: neither service takes an ETag as a condition on this; another version may come in between.
+        self.race_windows += 1
+        await self.write_tags(key, dict(tags))
 
     def _present(self, headers: Mapping[str, str], key: str) -> Present:
         try:
@@ -242,19 +285,3 @@ class HttpStore(ABC):
         if found != expected_etag:
             raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
         return condition if honoured else {}
-
-    async def _refuses(self, call: Awaitable[object]) -> bool:
-        """Whether a precondition made *call* fail; a server that cannot do what is asked does not count as refusing."""
-        try:
-            await call
-        except Reobserve:
-            return True
-        except Park:
-            pass
-        return False
-
-    async def _drop_probe(self, key: str) -> None:
-        try:
-            await self.call(Request("DELETE", "DELETE", self._name(key), key=key))
-        except NotPresent:
-            return

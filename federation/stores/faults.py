@@ -1,7 +1,6 @@
-"""What the services' refusals mean to the caller: one table for each service, by error code, then by status.
+"""What the services' refusals mean to the caller: by error code, then by status; the tables are in ``codes``.
 
-Codes: facts/azure.md 3.2, 3.6 and 3.7; facts/vast.md 3. The texts hold status and code only: a service's own message may quote
-signatures or keys (rule 10).
+The texts hold status and code only: a service's own message may quote signatures or keys (rule 10).
 """
 
 from __future__ import annotations
@@ -13,152 +12,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
+from federation.errors import FederationError, Park, RetryLater
 from federation.model import Side
-
-Meaning = tuple[type[FederationError], str]
-"""Error class and reason."""
-
-_CREDENTIALS: Meaning = (Halt, "credentials_refused")
-_MISSING: Meaning = (Halt, "container_missing")
-_MOVED: Meaning = (Reobserve, "precondition")
-_BUSY: Meaning = (RetryLater, "throttled")
-_SERVER: Meaning = (RetryLater, "server_error")
-_DAMAGED: Meaning = (RetryLater, "checksum_mismatch")
-_IMMUTABLE: Meaning = (Park, "immutable")
-_LEASED: Meaning = (Park, "leased")
-_NAME: Meaning = (Park, "name_refused")
-_METADATA: Meaning = (Park, "metadata_refused")
-_TOO_LARGE: Meaning = (Park, "too_large")
-_QUOTA: Meaning = (Park, "quota_full")
-_ABSENT: Meaning = (NotPresent, "not_present")
-_CLASH: Meaning = (Park, "name_clash")
-
-AZURE: Mapping[str, Meaning] = {
-    "BlobNotFound": _ABSENT,
-    "ContainerNotFound": _MISSING,
-    "ContainerBeingDeleted": _MISSING,
-    "ContainerDisabled": _MISSING,
-    "AccountIsDisabled": _CREDENTIALS,
-    "AuthenticationFailed": _CREDENTIALS,
-    "AuthorizationFailure": _CREDENTIALS,
-    "AuthorizationPermissionMismatch": _CREDENTIALS,
-    "AuthorizationProtocolMismatch": _CREDENTIALS,
-    "AuthorizationResourceTypeMismatch": _CREDENTIALS,
-    "AuthorizationServiceMismatch": _CREDENTIALS,
-    "AuthorizationSourceIPMismatch": _CREDENTIALS,
-    "InsufficientAccountPermissions": _CREDENTIALS,
-    "InvalidAuthenticationInfo": _CREDENTIALS,
-    "KeyBasedAuthenticationNotPermitted": _CREDENTIALS,
-    "NoAuthenticationInformation": _CREDENTIALS,
-    "PublicAccessNotPermitted": _CREDENTIALS,
-    "ConditionNotMet": _MOVED,
-    "TargetConditionNotMet": _MOVED,
-    "SourceConditionNotMet": _MOVED,
-    "BlobAlreadyExists": _MOVED,
-    "UnauthorizedBlobOverwrite": _MOVED,
-    "InvalidBlockList": _MOVED,
-    "InvalidRange": _MOVED,
-    "BlobArchived": (Park, "archived"),
-    "BlobBeingRehydrated": (Park, "rehydrating"),
-    "BlobImmutableDueToPolicy": _IMMUTABLE,
-    "BlobImmutableDueToLegalHold": _IMMUTABLE,
-    "ContainerImmutabilityPolicyLocked": _IMMUTABLE,
-    "ContainerHasLegalHold": _IMMUTABLE,
-    "LeaseIdMissing": _LEASED,
-    "LeaseIdMismatchWithBlobOperation": _LEASED,
-    "LeaseIdMismatchWithContainerOperation": _LEASED,
-    "LeaseNotPresentWithBlobOperation": _LEASED,
-    "LeaseNotPresentWithContainerOperation": _LEASED,
-    "LeaseLost": _LEASED,
-    "SnapshotsPresent": (Park, "snapshots_present"),
-    "InvalidBlobType": (Park, "not_a_block_blob"),
-    "BlockCountExceedsLimit": _TOO_LARGE,
-    "BlockListTooLong": _TOO_LARGE,
-    "RequestBodyTooLarge": _TOO_LARGE,
-    "InvalidUri": _NAME,
-    "InvalidResourceName": _NAME,
-    "OutOfRangeInput": _NAME,
-    "EmptyMetadataKey": _METADATA,
-    "InvalidMetadata": _METADATA,
-    "MetadataTooLarge": _METADATA,
-    "ResourceTypeMismatch": _CLASH,
-    "PathAlreadyExists": _CLASH,
-    "Md5Mismatch": _DAMAGED,
-    "Crc64Mismatch": _DAMAGED,
-    "InvalidBlobOrBlock": (RetryLater, "foreign_blocks"),
-    "PendingCopyOperation": (RetryLater, "copy_pending"),
-    "AccountBeingCreated": _BUSY,
-    "ServerBusy": _BUSY,
-    "SystemInUse": _BUSY,
-    "InternalError": _SERVER,
-    "OperationTimedOut": _SERVER,
-    "CannotVerifyCopySource": (RetryLater, "copy_source"),
-}
-
-S3: Mapping[str, Meaning] = {
-    "NoSuchKey": _ABSENT,
-    "NoSuchBucket": _MISSING,
-    "AccessDenied": _CREDENTIALS,
-    "AccountProblem": _CREDENTIALS,
-    "AllAccessDisabled": _CREDENTIALS,
-    "AuthorizationHeaderMalformed": _CREDENTIALS,
-    "ExpiredToken": _CREDENTIALS,
-    "InvalidAccessKeyId": _CREDENTIALS,
-    "InvalidToken": _CREDENTIALS,
-    "NotSignedUp": _CREDENTIALS,
-    "SignatureDoesNotMatch": _CREDENTIALS,
-    "UnauthorizedAccess": _CREDENTIALS,
-    "RequestTimeTooSkewed": (Halt, "clock_skewed"),
-    "ConditionalRequestConflict": _MOVED,
-    "InvalidPart": _MOVED,
-    "InvalidPartOrder": _MOVED,
-    "InvalidRange": _MOVED,
-    "NoSuchUpload": _MOVED,
-    "PreconditionFailed": _MOVED,
-    "InvalidObjectState": (Park, "archived"),
-    "InvalidRetentionPeriod": _IMMUTABLE,
-    "ObjectLocked": _IMMUTABLE,
-    "InsufficientCapacity": _QUOTA,
-    "InsufficientStorage": _QUOTA,
-    "QuotaExceeded": _QUOTA,
-    "EntityTooLarge": _TOO_LARGE,
-    "MaxMessageLengthExceeded": _TOO_LARGE,
-    "InvalidObjectName": _NAME,
-    "InvalidURI": _NAME,
-    "KeyTooLongError": _NAME,
-    "MetadataTooLarge": _METADATA,
-    "DirectoryObjectContainsData": _CLASH,
-    "ExistingObjectIsDirectory": _CLASH,
-    "ObjectParentIsFile": _CLASH,
-    "NotImplemented": (Park, "not_supported"),
-    "BadDigest": _DAMAGED,
-    "IncompleteBody": _DAMAGED,
-    "XAmzContentSHA256Mismatch": _DAMAGED,
-    "InternalError": _SERVER,
-    "OperationAborted": _SERVER,
-    "RequestTimeout": _SERVER,
-    "Busy": _BUSY,
-    "RequestLimitExceeded": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "SlowDown": _BUSY,
-    "Throttling": _BUSY,
-    "ThrottlingException": _BUSY,
-    "TooManyRequestsException": _BUSY,
-}
-
-_BY_STATUS: Mapping[int, Meaning] = {
-    HTTPStatus.NOT_MODIFIED: _MOVED,
-    HTTPStatus.UNAUTHORIZED: _CREDENTIALS,
-    HTTPStatus.FORBIDDEN: _CREDENTIALS,
-    HTTPStatus.REQUEST_TIMEOUT: _SERVER,
-    HTTPStatus.PRECONDITION_FAILED: _MOVED,
-    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: _MOVED,
-    HTTPStatus.TOO_MANY_REQUESTS: _BUSY,
-    HTTPStatus.NOT_IMPLEMENTED: (Park, "not_supported"),
-    HTTPStatus.SERVICE_UNAVAILABLE: _BUSY,
-    HTTPStatus.INSUFFICIENT_STORAGE: _QUOTA,
-}
+from federation.stores.codes import AZURE, BY_STATUS, S3, SERVER, Meaning
 
 _TABLES: Mapping[Side, Mapping[str, Meaning]] = {Side.BLOB: AZURE, Side.VAST: S3}
 _SERVICES = {Side.BLOB: "Azure Blob", Side.VAST: "VAST S3"}
@@ -169,7 +25,8 @@ _HINTS = {
 }
 _CODE = re.compile(rb"<Code>([A-Za-z0-9_.]{1,80})</Code>")
 _DAMAGE_WORDS = re.compile(rb"contentMD5|mismatches the content-length")
-_LOCK_WORDS = re.compile(rb"object.?lock|retention|legal.?hold|worm", re.IGNORECASE)
+_LOCK_WORDS = re.compile(rb"object.?lock|retention|worm|immutab|indestructible", re.IGNORECASE)
+_HOLD_WORDS = re.compile(rb"legal.?hold", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +42,9 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """Read an answer that is no success: the code from the header (Azure) or the XML body."""
     found = _CODE.search(body)
     code = headers.get("x-ms-error-code") or (found[1].decode() if found else "")
-    if code == "AccessDenied" and _LOCK_WORDS.search(body):
+    if code == "AccessDenied" and _HOLD_WORDS.search(body):
+        code = "ObjectOnLegalHold"
+    elif code == "AccessDenied" and _LOCK_WORDS.search(body):
         code = "ObjectLocked"
     if code == "InvalidOperation" and _DAMAGE_WORDS.search(body):
         code = "Md5Mismatch"  # as the emulator words it
@@ -194,10 +53,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
 
 def meaning(side: Side, status: int, code: str) -> Meaning:
     """Error class and reason. What no table names is safe: 5xx may be tried again, anything else is parked as refused."""
-    found = _TABLES[side].get(code) or _BY_STATUS.get(status)
+    found = _TABLES[side].get(code) or BY_STATUS.get(status)
     if found is not None:
         return found
-    return _SERVER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else (Park, "refused")
+    return SERVER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else (Park, "refused")
 
 
 def known(side: Side, code: str) -> bool:

@@ -1,4 +1,4 @@
-"""List pages without an SDK object for each entry, and the order of keys on top of the order of names.
+"""The order of keys on top of the order of names.
 
 A listing comes in the order of the side's names. A key whose name is escaped (``federation.keys``) may belong elsewhere, and some
 servers sort by UTF-16. So a first pass over the listing keeps the few entries that come late, and a second one merges them in.
@@ -10,98 +10,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import datetime
-from xml.etree import ElementTree as ET
 
 from federation import keys
 from federation.errors import Park, RetryLater
 from federation.keys import NamePolicy
-from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind, ListEntry, Side, Stamp, s3_etag_kind
+from federation.model import PRESERVED_PREFIX, ListEntry, Side
 from federation.sorting import sort_entries
-from federation.stores.lane import http_date_us, unquote_etag
-from federation.stores.wire import from_url_form, md5_hex_of, version_token
+from federation.stores.pages import Page
 
 LATE_LIMIT = 200_000
 """Entries out of order that are kept in memory (about 60 MB); beyond that the whole listing is sorted on disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page: names as the side has them (in place of keys), in its order, and where to go on (empty: the end)."""
-
-    entries: list[ListEntry]
-    marker: str
-
-
 Pages = Callable[[str, str], AsyncIterator[Page]]
 """All pages of names with a prefix and after a name; the server may ignore the latter."""
-
-
-def parse_azure_page(body: bytes) -> Page:
-    """A List Blobs answer (facts/azure.md 3.5). Raises RetryLater when it is no whole list page."""
-    try:
-        return _azure_page(body)
-    except (ValueError, TypeError):
-        raise _broken(Side.BLOB) from None
-
-
-def _azure_page(body: bytes) -> Page:
-    root = _root(body, Side.BLOB, "EnumerationResults")
-    entries = []
-    for blob in root.iterfind("Blobs/Blob"):
-        properties = blob.find("Properties")
-        name = blob.find("Name")
-        if properties is None or name is None:
-            raise _broken(Side.BLOB)
-        text = properties.findtext
-        if text("ResourceType") == "directory":
-            continue  # a hierarchical namespace lists its directories too; they are no objects
-        raw = name.text or ""
-        entries.append(
-            ListEntry(
-                from_url_form(raw) if name.get("Encoded") == "true" else raw,
-                unquote_etag(text("Etag") or ""),
-                int(text("Content-Length") or -1),
-                Stamp(http_date_us(text("Last-Modified") or "")),
-                md5_hex_of(text("Content-MD5")),
-            )
-        )
-    marker = root.find("NextMarker")
-    if marker is None or any(not entry.etag or entry.size_bytes < 0 for entry in entries):
-        raise _broken(Side.BLOB)
-    return Page(entries, marker.text or "")
-
-
-def parse_s3_page(body: bytes) -> Page:
-    """A ListObjectsV2 answer, asked for with ``encoding-type=url``. Raises RetryLater when it is no whole list page."""
-    try:
-        return _s3_page(body)
-    except (ValueError, TypeError):
-        raise _broken(Side.VAST) from None
-
-
-def _s3_page(body: bytes) -> Page:
-    root = _root(body, Side.VAST, "ListBucketResult")
-    space = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
-    encoded = root.findtext(f"{space}EncodingType") == "url"
-    name_tag, etag_tag, size_tag, date_tag = (space + tag for tag in ("Key", "ETag", "Size", "LastModified"))
-    entries = []
-    for item in root.iterfind(f"{space}Contents"):
-        text = item.findtext
-        raw, etag, size, date = text(name_tag), unquote_etag(text(etag_tag) or ""), text(size_tag), text(date_tag)
-        if raw is None or not size or not date:
-            raise _broken(Side.VAST)
-        md5 = etag.lower() if s3_etag_kind(etag) is ETagKind.MD5 else None
-        # Cut to whole seconds, as HEAD gives them: the two are compared.
-        modified_us = int(datetime.fromisoformat(date).timestamp()) * SECOND_US
-        token = version_token(etag, modified_us, int(size))
-        entries.append(ListEntry(from_url_form(raw, plus=True) if encoded else raw, token, int(size), Stamp(modified_us), md5))
-    truncated = root.findtext(f"{space}IsTruncated")
-    marker = root.findtext(f"{space}NextContinuationToken") or ""
-    if truncated not in {"true", "false"} or (truncated == "true") != bool(marker):
-        raise _broken(Side.VAST)
-    return Page(entries, marker)
 
 
 class OrderedListing:
@@ -198,17 +120,3 @@ class OrderedListing:
 
 def _order(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
-
-
-def _root(body: bytes, side: Side, tag: str) -> ET.Element:
-    try:
-        root = ET.fromstring(body)  # noqa: S314 - the configured, authenticated service; bounded by one page
-    except ET.ParseError:
-        raise _broken(side) from None
-    if root.tag.rpartition("}")[2] != tag:
-        raise _broken(side)
-    return root
-
-
-def _broken(side: Side) -> RetryLater:
-    return RetryLater(f"{side}: a list page was cut short or is no list page", reason="bad_listing", side=side)

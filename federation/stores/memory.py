@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from federation import keys
@@ -25,6 +25,7 @@ from federation.model import (
     Present,
     Side,
     Stamp,
+    Tags,
     Version,
     s3_etag_kind,
 )
@@ -41,6 +42,7 @@ class _Object:
     stamp: OriginStamp | None
     etag: str
     modified: Stamp
+    version_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -55,12 +57,16 @@ class MemoryStore:
 
     def __init__(self, side: Side, *, clock: Clock, hook: Hook | None = None, skew_us: int = 0) -> None:
         self.side = side
-        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000)
+        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000, tags=True)
         self.race_windows = 0
         self.missing_container = False
         self.ordered = True
         self.objects: dict[str, _Object] = {}
+        self.versions: dict[tuple[str, str], _Object] = {}
+        """Every version written while ``capabilities.versioning``, by key and version id."""
         self.calls: list[tuple[str, str]] = []
+        self.map_tags = False
+        """Whether tags are part of the metadata."""
         self._clock = clock
         self._hook = hook
         self._skew_us = skew_us
@@ -80,6 +86,15 @@ class MemoryStore:
         etag = f"48ed760a74{next(self._serial):022x}"
         metadata = before.metadata if before is not None else Metadata()
         self.objects[key] = _Object(data, metadata, before.stamp if before is not None else None, etag, self._now())
+
+    async def read_tags(self, key: str) -> Tags:
+        """A user looks at the tags."""
+        return self._get(key).metadata.tags or ()
+
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """A user replaces the tags: no new version, no new time."""
+        found = self._get(key)
+        self.objects[key] = replace(found, metadata=replace(found.metadata, tags=tuple(sorted(tags.items()))))
 
     # ----------------------------------------------------------------------------------------------------------- port
 
@@ -104,6 +119,14 @@ class MemoryStore:
         self._require(key, found, if_match, given=if_match is not None)
         end = None if length is None else start + length
         return MemoryReader(self._present(found), found.data[start:end])
+
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> MemoryReader:
+        """As in the port."""
+        await self._enter("open_version", key)
+        found = self.versions.get((key, version_id))
+        if found is None:
+            raise NotPresent(f"{key} has no version {version_id}", key=key, side=self.side)
+        return MemoryReader(self._present(found), found.data[start : None if length is None else start + length])
 
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
@@ -138,7 +161,12 @@ class MemoryStore:
         await self._enter("replace_metadata", key)
         found = self._get(key)
         self._require(key, found, expected_etag)
+        before = self.objects[key]
         result = self._store(key, found.data, metadata, stamp, found.etag)
+        after = self.objects[key]
+        if metadata.tags is not None and replace(after.metadata, tags=None) == replace(before.metadata, tags=None):
+            self.objects[key] = replace(before, metadata=after.metadata)  # tags move neither ETag nor time
+            result = WriteResult(before.etag, result.lossy)
         self._leave("replace_metadata")
         return result
 
@@ -222,7 +250,11 @@ class MemoryStore:
         etag = f"0x8DC{next(self._serial):012X}" if self.side is Side.BLOB else s3_etag
         stored = mapping.to_side(metadata, stamp, self.side)
         held, origin = mapping.from_side(stored.headers, stored.user, self.side)
-        self.objects[key] = _Object(data, held, origin, etag, self._now())
+        version_id = f"v{next(self._serial)}" if self.capabilities.versioning else None
+        held = replace(held, tags=stored.tags)
+        self.objects[key] = _Object(data, held, origin, etag, self._now(), version_id)
+        if version_id is not None:
+            self.versions[key, version_id] = self.objects[key]
         return WriteResult(etag, stored.lossy)
 
     def _now(self) -> Stamp:
@@ -232,8 +264,9 @@ class MemoryStore:
         kind = ETagKind.OPAQUE if self.side is Side.BLOB else s3_etag_kind(found.etag)
         known = self.side is Side.BLOB or kind is ETagKind.MD5
         md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest() if known else None
-        version = Version(found.etag, len(found.data), found.modified, kind, md5)
-        return Present(version, found.metadata, found.stamp)
+        version = Version(found.etag, len(found.data), found.modified, kind, md5, found.version_id)
+        tags = (found.metadata.tags or ()) if self.map_tags else None
+        return Present(version, replace(found.metadata, tags=tags), found.stamp)
 
 
 class MemoryReader:

@@ -16,16 +16,19 @@ from urllib.parse import quote, urlencode
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError
 
 from federation import metadata as mapping
-from federation.errors import NotPresent, Park, Reobserve, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
-from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, s3_etag_kind
+from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
 from federation.ports import Capabilities, WriteResult
 from federation.stores import faults, wire
-from federation.stores.base import WRONG_ETAG, HttpStore, Request
+from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
-from federation.stores.listing import Page, parse_s3_page
+from federation.stores.pages import Page, parse_s3_page
+from federation.stores.probe import WRONG_ETAG, Probe
+from federation.stores.tags import parse_tags, tags_body
 from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
 
 COPY_LIMIT_BYTES = 5 * 1024**3
@@ -46,8 +49,16 @@ class _Signer(S3SigV4Auth):
         return known or str(super().payload(request))
 
 
+def signing_fault(error: BaseException) -> FederationError:
+    """What a failure to sign means: without a signature nothing can be asked. The text never holds the library's own."""
+    text = f"a request to VAST cannot be signed: {type(error).__name__}. Check the access key and the secret key."
+    return Halt(text, reason="credentials_refused", side=Side.VAST)
+
+
 class VastS3Store(HttpStore):
     """``ports.ObjectStore`` over one bucket."""
+
+    version_parameter = "versionId"
 
     def __init__(
         self,
@@ -60,10 +71,14 @@ class VastS3Store(HttpStore):
         region: str = "us-east-1",
         ca_file: str = "",
         name_policy: str = "common",
+        map_tags: bool = False,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
-        """Address *bucket* in path style below *endpoint*; *ca_file* replaces the system's certificate authorities."""
-        super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, now_us=now_us)
+        """Address *bucket* in path style below *endpoint*; *ca_file* replaces the system's certificate authorities.
+
+        *map_tags*: object tags are part of the metadata.
+        """
+        super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, map_tags=map_tags, now_us=now_us)
         self._bucket: Final = bucket
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
@@ -109,7 +124,11 @@ class VastS3Store(HttpStore):
     ) -> WriteResult:
         """As in the port: the object copied onto itself with other metadata."""
         stored = mapping.to_side(metadata, stamp, Side.VAST)
+        if stored.tags is not None and await self._only_tags_differ(key, metadata, expected_etag):
+            await self.set_tags(key, stored.tags)
+            return WriteResult(expected_etag, stored.lossy)
         headers = {**wire.s3_headers(stored), "x-amz-metadata-directive": "REPLACE"}
+        headers |= {"x-amz-tagging-directive": "REPLACE"} if stored.tags is not None else {}
         headers |= await self._source(key, expected_etag)
         request = Request("PUT", "CopyObject", self._name(key), headers=headers, key=key)
         try:
@@ -170,6 +189,13 @@ class VastS3Store(HttpStore):
 
     # ------------------------------------------------------------------------------------------------------------- inside
 
+    async def _only_tags_differ(self, key: str, metadata: Metadata, expected_etag: str) -> bool:
+        found = await self.head(key)
+        if found.version.etag != expected_etag:
+            raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
+        held = mapping.held(metadata, self.side)
+        return mapping.digest(replace(found.metadata, tags=None)) == mapping.digest(replace(held, tags=None))
+
     async def _source(self, key: str, etag: str) -> dict[str, str]:
         if not self.capabilities.conditional_copy or wire.needs_look(etag):
             # RACE: the server ignores the condition on a copy's source; the look narrows the window.
@@ -203,7 +229,10 @@ class VastS3Store(HttpStore):
             signed.context["payload_signing_enabled"] = False
             if self._plain and len(body) > _HASHED_ASIDE_BYTES:
                 signed.context[_SHA256] = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
-        self._signer.add_auth(signed)
+        try:
+            self._signer.add_auth(signed)
+        except BotoCoreError as error:
+            raise signing_fault(error) from None
         return url, dict(signed.headers.items())
 
     async def _pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
@@ -212,25 +241,49 @@ class VastS3Store(HttpStore):
         query |= {"start-after": start_after} if start_after else {}
         while True:
             answer = await self.call(Request("GET", "ListObjectsV2", query=query))
-            page = parse_s3_page(answer.body)
+            page = self.parse_page(answer.body)
             yield page
             if not page.marker:
                 return
             query["continuation-token"] = page.marker
 
-    async def _put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+    async def list_page(self, prefix: str, count: int) -> bytes:
+        """As in the base."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count), "prefix": self._prefix + prefix}
+        return (await self.call(Request("GET", "ListObjectsV2", query=query))).body
+
+    @staticmethod
+    def parse_page(body: bytes) -> Page:
+        """As in the base."""
+        return parse_s3_page(body)
+
+    async def read_tags(self, key: str) -> Tags:
+        """As in the base."""
+        answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), {"tagging": ""}, key=key))
+        return parse_tags(answer.body, self.side)
+
+    async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """As in the base."""
+        if not tags:
+            await self.call(Request("DELETE", "DeleteObjectTagging", self._name(key), {"tagging": ""}, key=key))
+            return
+        body = tags_body(tags, "Tagging")
+        headers = {"Content-MD5": wire.md5_base64(body), "Content-Type": "application/xml"}
+        await self.call(Request("PUT", "PutObjectTagging", self._name(key), {"tagging": ""}, headers, body, key))
+
+    async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
+        """As in the base."""
         return await self.write(Request("PUT", "PutObject", self._name(key), headers=headers, body=b"1", key=key))
 
-    async def _probe_more(self, key: str, found: Capabilities) -> Capabilities:
+    async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
+        """As in the base."""
         name = self._name(key)
         wrong_copy = {**self.copy_source(key, WRONG_ETAG), "x-amz-metadata-directive": "REPLACE", "x-amz-meta-probe": "1"}
-        copy = await self._refuses(self.call(Request("PUT", "CopyObject", name, headers=wrong_copy, key=key)))
+        copy = await Probe.refuses(self.call(Request("PUT", "CopyObject", name, headers=wrong_copy, key=key)))
         complete = True
         for etag in (None, WRONG_ETAG):
             upload = await begin(self, key, name, mapping.Stored({}, {}, lossy=False))
             await upload.put_part(1, b"1")
-            complete = await self._refuses(upload.commit(wire.condition(etag))) and complete
+            complete = await Probe.refuses(upload.commit(wire.condition(etag))) and complete
             await upload.abort()
-        answer = await self.call(Request("GET", "GetBucketVersioning", query={"versioning": ""}))
-        versioning = b"<Status>Enabled</Status>" in answer.body
-        return replace(found, conditional_copy=copy, conditional_complete=complete, versioning=versioning)
+        return replace(found, conditional_copy=copy, conditional_complete=complete)

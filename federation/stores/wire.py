@@ -6,10 +6,10 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus, urlencode
 
 from federation import metadata
-from federation.model import SECOND_US, ETagKind, Present, Side, Stamp, Version, s3_etag_kind
+from federation.model import SECOND_US, ETagKind, Present, Side, Stamp, Tags, Version, s3_etag_kind
 from federation.stores.lane import http_date_us, unquote_etag
 
 _HEADER_NAMES = {
@@ -89,6 +89,12 @@ def byte_range(start: int, length: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"}
 
 
+def version_id(headers: Mapping[str, str], side: Side) -> str | None:
+    """The id under which the version stays readable; None where versions are not kept."""
+    told = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")
+    return None if told == "null" else told
+
+
 def present(headers: Mapping[str, str], side: Side) -> Present:
     """The version that a HEAD or GET answer describes. Raises KeyError or ValueError when it is no such answer."""
     content_range = headers.get("Content-Range")
@@ -101,18 +107,29 @@ def present(headers: Mapping[str, str], side: Side) -> Present:
         told = unquote_etag(headers.get("ETag", ""))
         etag, kind = version_token(told, modified.at_us, size_bytes), s3_etag_kind(told) if told else ETagKind.FILE_SIDE
         md5 = etag.lower() if kind is ETagKind.MD5 else None
-    version_id = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")
     marker = USER_PREFIX[side]
     user = {name[len(marker) :]: value for name, value in headers.items() if name.lower().startswith(marker)}
     fields = {field: headers.get(name) for field, name in _HEADER_NAMES.items()}
     fields["content_encoding"] = _without_chunked(fields["content_encoding"])
     common, origin = metadata.from_side(fields, user, side)
-    return Present(Version(etag, size_bytes, modified, kind, md5, version_id), common, origin)
+    return Present(Version(etag, size_bytes, modified, kind, md5, version_id(headers, side)), common, origin)
 
 
 def s3_headers(stored: metadata.Stored) -> dict[str, str]:
     """Headers of an S3 write."""
-    return {_HEADER_NAMES[field]: value for field, value in stored.headers.items()} | _user(stored, Side.VAST)
+    plain = {_HEADER_NAMES[field]: value for field, value in stored.headers.items()}
+    return plain | _user(stored, Side.VAST) | tags_header(stored.tags, Side.VAST)
+
+
+def tags_header(tags: Tags | None, side: Side) -> dict[str, str]:
+    """The header of a write that sets tags; none where there are none."""
+    return {"x-ms-tags" if side is Side.BLOB else "x-amz-tagging": urlencode(tags, quote_via=quote)} if tags else {}
+
+
+def no_tags(headers: Mapping[str, str], side: Side) -> bool:
+    """Whether the answer itself says that the object has no tags: Azure counts them, an S3 server may."""
+    count = headers.get("x-ms-tag-count", "0") if side is Side.BLOB else headers.get("x-amz-tagging-count")
+    return count == "0"
 
 
 def azure_properties(stored: metadata.Stored) -> dict[str, str]:

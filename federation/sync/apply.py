@@ -167,11 +167,11 @@ async def _preserve(ctx: PairContext, scene: Scene, decision: Decision, *, copy_
 def _carrying_back(scene: Scene, decision: Decision) -> Present:
     """The source, with the metadata that its side cannot hold of the version it now replaces on the other side.
 
-    Not of a version that loses: that is kept as a whole. Nor of what was written in a read-only zone.
+    Not of a version that loses or is undone: that is kept as a whole.
     """
     side = decision.destination.other
     source, target = scene.present(side), scene.of(side.other)
-    if decision.preserve is not None or not isinstance(target, Present) or not scene.rules.mode.writable(side.other):
+    if decision.preserve is not None or not isinstance(target, Present):
         return source
     return replace(source, metadata=mapping.carried_back(source.metadata, target.metadata, side))
 

@@ -134,6 +134,11 @@ class PacedStore:
         opening = partial(self._store.open, key, if_match=if_match, start=start, length=length)
         return _PacedReader(await self._call(opening, admitted=self.gate.admit), self.gate)
 
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
+        """As in the port."""
+        opening = partial(self._store.open_version, key, version_id, start=start, length=length)
+        return _PacedReader(await self._call(opening, admitted=self.gate.admit), self.gate)
+
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from federation import metadata
-from federation.errors import Park
-from federation.model import PRESERVED_PREFIX, SECOND_US, ListEntry, Present, Side, Stamp
+from federation.errors import NotPresent, Park, Reobserve
+from federation.model import PRESERVED_PREFIX, SECOND_US, ListEntry, Metadata, Present, Side, Stamp
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import ConflictRecord
 from federation.rules.decision import Reason
@@ -17,6 +17,9 @@ from federation.rules.precedence import logical_stamp
 from federation.sync.context import PairContext
 
 CONFLICTS_PREFIX = f"{PRESERVED_PREFIX}conflicts/"
+POINTER = "fedplane-version"
+POINTER_KEY = "fedplane-key"
+"""User metadata of the empty object that stands for a kept version: the version's id and its key."""
 RECORD_LOST = "record_lost"
 """Reason of a conflict whose record was lost with the state and made again from the kept copy."""
 _TIME_FORMAT = "%Y%m%dT%H%M%SZ"
@@ -62,14 +65,15 @@ async def preserve_loser(
     written = logical_stamp(present, side, rules)
     won = winner if isinstance(winner, Stamp) else logical_stamp(winner, side.other, rules)
     name = preserved_key(key, side, present, written)
+    version_id = ""
     if copy_bytes:
         try:
-            await ctx.stores[side].copy(key, name, source_etag=present.version.etag)
+            version_id = await _keep(ctx.stores[side], key, name, present)
         except Park as parked:
             if parked.reason != "unrepresentable":
                 raise
             name = preserved_key(key, side, present, written, short=True)
-            await ctx.stores[side].copy(key, name, source_etag=present.version.etag)
+            version_id = await _keep(ctx.stores[side], key, name, present)
     await ctx.state.record_conflict(
         ConflictRecord(
             conflict_id=conflict_id(name),
@@ -84,9 +88,38 @@ async def preserve_loser(
             loser_written_us=written.at_us,
             loser_size_bytes=present.version.size_bytes,
             preserved_as=name if copy_bytes else "",
+            preserved_version_id=version_id,
             loser_metadata=None if copy_bytes else present.metadata,
         )
     )
+
+
+async def _keep(store: ObjectStore, key: str, name: str, present: Present) -> str:
+    """Keep *present* under *name*: by its version id, which a small pointer holds, else as a copy (then empty). Raises Reobserve.
+
+    A version with an id outlives overwriting and deleting on both services, also where versioning was suspended since; that the
+    id leads to this version is seen first (rule 1). The pointer makes the record again should the state be lost (``relist``).
+    """
+    version_id = present.version.version_id or ""
+    if not await _kept_by_id(store, key, present):
+        await store.copy(key, name, source_etag=present.version.etag)
+        return ""
+    try:
+        await store.put(name, b"", Metadata(user=((POINTER_KEY, key), (POINTER, version_id))), stamp=None, expected_etag=None)
+    except Reobserve:
+        await store.head(name)  # a repeat: it is there already
+    return version_id
+
+
+async def _kept_by_id(store: ObjectStore, key: str, present: Present) -> bool:
+    if not store.capabilities.versioning or not present.version.version_id:
+        return False
+    try:
+        reader = await store.open_version(key, present.version.version_id)
+    except (NotPresent, Park):
+        return False
+    await reader.close()
+    return reader.present.version.etag == present.version.etag
 
 
 async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock) -> int:
@@ -103,12 +136,24 @@ async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock)
             match = _PRESERVED.fullmatch(entry.key)
             if match is None or conflict_id(entry.key) in known or entry.modified.at_us > until_us or match["side"] != side:
                 continue
-            await state.record_conflict(_from_copy(entry, match["key"], side, match["at"]))
+            kept_key, version_id = await _pointed(store, entry)
+            await state.record_conflict(_from_copy(entry, kept_key or match["key"], side, match["at"], version_id))
             found += 1
     return found
 
 
-def _from_copy(entry: ListEntry, key: str, side: Side, written: str) -> ConflictRecord:
+async def _pointed(store: ObjectStore, entry: ListEntry) -> tuple[str, str]:
+    """Key and version id that a pointer holds; empty for a copy."""
+    if entry.size_bytes:
+        return "", ""
+    try:
+        user = dict((await store.head(entry.key)).metadata.user)
+    except NotPresent:
+        return "", ""
+    return user.get(POINTER_KEY, ""), user.get(POINTER, "")
+
+
+def _from_copy(entry: ListEntry, key: str, side: Side, written: str, version_id: str) -> ConflictRecord:
     at = datetime.strptime(written, _TIME_FORMAT).replace(tzinfo=UTC)
     return ConflictRecord(
         conflict_id=conflict_id(entry.key),
@@ -123,4 +168,5 @@ def _from_copy(entry: ListEntry, key: str, side: Side, written: str) -> Conflict
         loser_written_us=int(at.timestamp()) * SECOND_US,
         loser_size_bytes=entry.size_bytes,
         preserved_as=entry.key,
+        preserved_version_id=version_id,
     )

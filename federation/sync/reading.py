@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
 
 from federation.errors import RetryLater
+from federation.model import Side
 from federation.ports import ObjectStore, Reader
 from federation.sync.paced_store import tally
 
@@ -17,11 +19,35 @@ _FRUITLESS = 2
 _CUT = frozenset({"cut_short", "unreachable", "timeout"})
 
 
+class Opens(Protocol):
+    """Where objects are read: a store, or one old version in it."""
+
+    side: Side
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
+        """As ``ObjectStore.open``."""
+        ...
+
+
+class OfVersion:
+    """One old version, read as if it were all there is under its key."""
+
+    def __init__(self, store: ObjectStore, version_id: str) -> None:
+        self.side = store.side
+        self._store = store
+        self._version_id = version_id
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
+        """As ``ObjectStore.open``; an old version never changes, so it matches whatever was read of it."""
+        del if_match
+        return await self._store.open_version(key, self._version_id, start=start, length=length)
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Bytes ``[start, start+length)`` of the version *etag* under *key*."""
 
-    store: ObjectStore
+    store: Opens
     key: str
     etag: str
     start: int

@@ -6,13 +6,15 @@ after a crash does what is left of the work, or says that nothing but the record
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 
 from federation.errors import NotPresent, UsageError
-from federation.model import Change, Present, Source
-from federation.ports import ObjectStore, State
+from federation.model import Change, Metadata, Present, Source
+from federation.ports import ObjectStore, Reader, State
 from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
+from federation.sync.reading import OfVersion, Opens
 from federation.sync.transfer import Original, Target
 
 
@@ -24,7 +26,7 @@ class Verdict(StrEnum):
     KEEP_BOTH = "keep-both"
     """Give the loser a visible name beside the winner."""
     DROP = "drop"
-    """Delete the loser's copy."""
+    """Delete the loser's copy; a kept version stays for as long as the side keeps versions."""
 
 
 async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdict: Verdict) -> str:
@@ -36,7 +38,7 @@ async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdic
         side = side if ctx.rules.mode.writable(side) else side.other
         changed = await _take_other(ctx, store, ctx.stores[side], record)
     elif verdict is Verdict.KEEP_BOTH:
-        changed = await _keep_both(store, record)
+        changed = await _keep_both(ctx, store, record)
     if changed:
         await state.mark([Change(changed, side, Source.OPERATOR)])
     await _drop_copy(store, record)
@@ -61,30 +63,39 @@ async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore,
         expected = current.version.etag
         await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
         return record.key
-    kept = await _kept(store, record)
     expected_etag = current.version.etag if current is not None else None
-    original = Original(store, record.preserved_as, kept)
-    if not ctx.transfer.is_small(kept.version.size_bytes):
-        await ctx.transfer.send_large(original, Target(target, record.key, kept.metadata, None, expected_etag))
-        return record.key
-    reader = await store.open(record.preserved_as, if_match=kept.version.etag)
-    try:
-        data = await ctx.transfer.read_small(original, reader)
-    finally:
-        await reader.close()
-    await target.put(record.key, data, kept.metadata, stamp=None, expected_etag=expected_etag)
+    await _write_back(ctx, *await _kept(store, record), Target(target, record.key, Metadata(), None, expected_etag))
     return record.key
 
 
-async def _keep_both(store: ObjectStore, record: ConflictRecord) -> str:
+async def _write_back(ctx: PairContext, original: Original, reader: Reader, target: Target) -> None:
+    present = original.present
+    target = replace(target, metadata=present.metadata)
+    try:
+        if ctx.transfer.is_small(present.version.size_bytes):
+            data = await ctx.transfer.read_small(original, reader)
+            store, expected_etag = target.store, target.expected_etag
+            await store.put(target.key, data, target.metadata, stamp=None, expected_etag=expected_etag)
+            return
+    finally:
+        await reader.close()
+    await ctx.transfer.send_large(original, target)
+
+
+async def _keep_both(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:
     if record.loser_metadata is not None:
         raise UsageError(
             "Only metadata lost in this conflict: there is no second object to keep. Use --take other or --take drop.",
             reason="metadata_conflict",
         )
-    kept = await _kept(store, record)
+    original, reader = await _kept(store, record)
     target = visible_key(record)
-    await store.copy(record.preserved_as, target, source_etag=kept.version.etag)
+    if record.preserved_version_id and await _present(store, target) is None:
+        await _write_back(ctx, original, reader, Target(store, target, Metadata(), None, None))
+        return target
+    await reader.close()
+    if not record.preserved_version_id:
+        await store.copy(record.preserved_as, target, source_etag=original.present.version.etag)
     return target
 
 
@@ -94,15 +105,19 @@ async def _drop_copy(store: ObjectStore, record: ConflictRecord) -> None:
         await store.delete(record.preserved_as, expected_etag=kept.version.etag)
 
 
-async def _kept(store: ObjectStore, record: ConflictRecord) -> Present:
-    kept = await _present(store, record.preserved_as)
-    if kept is None:
+async def _kept(store: ObjectStore, record: ConflictRecord) -> tuple[Original, Reader]:
+    """The loser's content, and a GET of all of it."""
+    source: Opens = OfVersion(store, record.preserved_version_id) if record.preserved_version_id else store
+    key = record.key if record.preserved_version_id else record.preserved_as
+    try:
+        reader = await source.open(key)
+    except NotPresent:
         raise UsageError(
-            f"The kept copy {record.preserved_as!r} is no longer on {record.loser_side}: somebody removed it, or this was "
-            "resolved before and cut short at the end. Drop this conflict with --take drop.",
+            f"What was kept, {record.preserved_as!r}, is no longer on {record.loser_side}: somebody removed it, or this "
+            "was resolved before and cut short at the end. Drop this conflict with --take drop.",
             reason="copy_gone",
-        )
-    return kept
+        ) from None
+    return Original(source, key, reader.present), reader
 
 
 async def _present(store: ObjectStore, key: str) -> Present | None:

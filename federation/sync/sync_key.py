@@ -141,12 +141,14 @@ async def _as_assumed(ctx: PairContext, scene: Scene, decision: Decision, side: 
     """Look at the other side where no conditional write will prove that it is as agreed (rules 1 and 5).
 
     Adopting writes nothing: an object that is gone there would be agreed on. And an S3 ETag is a hash of the content, so no
-    condition on it notices that VAST's metadata changed (docs/adr/0008).
+    condition on it notices that VAST's metadata changed (docs/adr/0008); mapped tags move no ETag on either side.
     """
     adopts = decision.action is Action.ADOPT
-    if not adopts and (decision.action not in _WRITES or decision.destination is not Side.VAST):
+    here = scene.of(side)
+    tagged = isinstance(here, Present) and here.metadata.tags is not None
+    if not adopts and (decision.action not in _WRITES or (decision.destination is not Side.VAST and not tagged)):
         return True
-    other = side.other if adopts else Side.VAST
+    other = side.other if adopts else decision.destination
     if not isinstance(scene.of(other), Present):
         return True
     # RACE: metadata changed on VAST between this look and the write is lost with the version that is replaced.

@@ -23,7 +23,7 @@ from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
 from federation.sync.journal import Journal, fingerprint
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import PIECE_BYTES, Extent, pieces, read_all
+from federation.sync.reading import PIECE_BYTES, Extent, Opens, pieces, read_all
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Copied:
 class Original:
     """What is copied: exactly the version *present* under *key*."""
 
-    store: ObjectStore
+    store: Opens
     key: str
     present: Present
 

@@ -64,13 +64,16 @@ class Worker:
         self._ctx = ctx
         self._gates = gates
         self._limits = limits
-        self._leases = Leases(ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake)
+        self._leases = Leases(
+            ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake, busy=self._busy
+        )
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._aside = 0
         """Keys at work that gave their slot back: large ones, which have a lane of their own."""
         self._ready: dict[int, None] = {}
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
+        self._claiming: int | None = None
         self._reclaimed: dict[Lease, float] = {}
         self._halts: tuple[float, list[HaltRecord]] = (float("-inf"), [])
         self._log = logger(DECISION_LOGGER).bind(pair=ctx.name)
@@ -106,7 +109,8 @@ class Worker:
                 part.result()
         finally:
             await end(parts)
-            self._leases.leaving = True
+            with contextlib.suppress(RetryLater):
+                await self._leases.leave()
             await self._finish_work()
             await end([keeping])
             with contextlib.suppress(RetryLater):  # Redis away: the leases expire by themselves
@@ -152,8 +156,13 @@ class Worker:
             shard = next(iter(self._ready))
             del self._ready[shard]
             lease = self._leases.held.get(shard)
-            if lease is not None:
+            if lease is not None and shard not in self._leases.yielding:
+                self._claiming = shard
                 await self._claim_from(lease)
+                self._claiming = None
+
+    def _busy(self, shard: int) -> bool:
+        return shard == self._claiming or any(self._ctx.state.shard_of(key) == shard for key in self._work.values())
 
     async def _must_rest(self) -> bool:
         """Whether to leave the dirty set alone for a moment: a side asked for rest, or the pair is halted."""

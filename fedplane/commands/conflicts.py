@@ -44,7 +44,8 @@ def _list(config: ConfigOption, pair: str, *, as_json: bool) -> None:
         for record in asyncio.run(with_state(settings, one, lambda state: state.conflicts()))
     ]
     rows = [
-        (one.conflict_id, name, one.key, f"{one.winner_side} won", one.reason, iso(one.at_us), _kept(one)) for name, one in found
+        (one.conflict_id, name, one.key, f"{one.winner_side} won", one.reason, iso(one.at_us), kept_as(one))
+        for name, one in found
     ]
     heading = ("id", "pair", "key", "result", "why", "decided", "loser kept as")
     emit(
@@ -54,10 +55,13 @@ def _list(config: ConfigOption, pair: str, *, as_json: bool) -> None:
     )
 
 
-def _kept(one: ConflictRecord) -> str:
+def kept_as(one: ConflictRecord) -> str:
+    """Where the loser of a conflict is, for people."""
     if one.loser_metadata is not None:
         return "metadata, in this record"
-    return f"{one.loser_side}:{one.preserved_as}" + (f" version {one.preserved_version_id}" if one.preserved_version_id else "")
+    if one.preserved_version_id:
+        return f"{one.loser_side}:{one.key} version {one.preserved_version_id}"
+    return f"{one.loser_side}:{one.preserved_as}"
 
 
 @app.command("show")
@@ -70,7 +74,7 @@ def show(conflict: IdArgument, config: ConfigOption = None, pair: PairOption = "
             f"conflict {one.conflict_id} on {one.key}, decided {iso(one.at_us)}: {one.winner_side} won, {one.reason}",
             f"  winner: written {iso(one.winner_written_us)}, etag {one.winner_etag or 'none (a delete)'}",
             f"  loser:  written {iso(one.loser_written_us)}, etag {one.loser_etag}, {size(one.loser_size_bytes)}",
-            f"  loser kept as {_kept(one)}",
+            f"  loser kept as {kept_as(one)}",
             f"  resolve: fedplane conflicts resolve {one.conflict_id} --take other|keep-both|drop",
         )
     )

@@ -12,10 +12,12 @@ from federation.clock import SystemClock
 from federation.model import Absent, Base, Hint, Present, Side, Unknown
 from federation.progress import ConflictRecord, Held, Parked
 from federation.rules.decision import Decision
+from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import Plan, plan
 from federation.wiring import open_pair
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
+from fedplane.commands.conflicts import kept_as
 from fedplane.output import emit, iso, size
 
 
@@ -30,6 +32,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     vast: Any
     decision: Decision
     parked: Parked | None
+    way_back: str
+    """Of the reason it is parked for; empty when it is not."""
     held: Held | None
     conflicts: list[ConflictRecord]
 
@@ -60,6 +64,7 @@ async def _explain(settings: Settings, pair: PairSettings, key: str) -> tuple[Ex
         vast=_tagged(planned.vast),
         decision=planned.decision,
         parked=parked,
+        way_back=parking(parked.reason).way_back if parked is not None else "",
         held=held,
         conflicts=conflicts,
     )
@@ -82,11 +87,13 @@ def _text(found: Explanation, planned: Plan) -> str:
         f"  decision: {decision.action}{arrow}, because {decision.reason}",
     ]
     if found.parked is not None:
+        told = parking(found.parked.reason)
         lines.append(f"  parked:   {found.parked.reason} since {iso(found.parked.since_us)}: {found.parked.detail}")
+        lines.append(f"            {told.meaning} {told.way_back}")
     if found.held is not None:
         lines.append(f"  held:     delete on {found.held.delete_on}, {found.held.reason}, since {iso(found.held.since_us)}")
     lines += [
-        f"  conflict: {one.conflict_id}, {one.winner_side} won ({one.reason}) {iso(one.at_us)}, loser kept as {one.preserved_as}"
+        f"  conflict: {one.conflict_id}, {one.winner_side} won ({one.reason}) {iso(one.at_us)}, loser kept as {kept_as(one)}"
         for one in found.conflicts
     ]
     return "\n".join(lines)

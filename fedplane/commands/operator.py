@@ -13,6 +13,7 @@ from federation.errors import UsageError
 from federation.ports import State
 from federation.progress import DeleteTally, Held
 from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
+from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.sync.identity import MAY_BE_NEW
 from federation.wiring import open_state, options_changed
@@ -107,8 +108,14 @@ def parked_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOptio
         for record in asyncio.run(with_state(settings, one, lambda state: state.parked()))
     ]
     rows = [(name, one.key, one.reason, iso(one.since_us), one.detail) for name, one in found]
-    text = table([("pair", "key", "why", "since", "detail"), *rows]) if rows else "No key is parked."
-    emit([{"pair": name, "parked": one} for name, one in found], text, as_json=as_json)
+    lines = [table([("pair", "key", "why", "since", "detail"), *rows]), *_ways_back({one.reason for _, one in found})]
+    text = "\n".join(lines) if rows else "No key is parked."
+    told = [{"pair": name, "parked": one, "way_back": parking(one.reason).way_back} for name, one in found]
+    emit(told, text, as_json=as_json)
+
+
+def _ways_back(reasons: set[str]) -> list[str]:
+    return [f"{reason}: {parking(reason).meaning} {parking(reason).way_back}" for reason in sorted(reasons)]
 
 
 @parked_app.command("retry")

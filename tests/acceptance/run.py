@@ -22,6 +22,7 @@ from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
 from tests.acceptance import stages_peer as peer
 from tests.acceptance import stages_scan as scans
+from tests.acceptance import stages_state as state
 from tests.acceptance import stages_transfer as transfer
 from tests.acceptance.lab import HOME, Results
 
@@ -56,9 +57,14 @@ TRANSFER: Stages = {
     "peer": peer.peer,
     "bulk": transfer.bulk,
 }
+STATE: Stages = {
+    "flushed": state.flushed,
+    "restored": state.restored,
+    "failover": state.failover,
+}
 HUGE: Stages = {"huge": transfer.huge}
 """Needs 16 GiB of disk."""
-GROUPS: dict[str, Stages] = {"first": STAGES, "sources": SOURCES, "transfer": TRANSFER, "huge": HUGE}
+GROUPS: dict[str, Stages] = {"first": STAGES, "sources": SOURCES, "transfer": TRANSFER, "state": STATE, "huge": HUGE}
 ALL: Stages = {name: stage for group in GROUPS.values() for name, stage in group.items()}
 
 

@@ -6,6 +6,7 @@ and secret key, blank-separated) name them: so the suite can be pointed at an Az
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -22,11 +23,12 @@ import pytest_asyncio
 
 from federation.clock import SystemClock
 from federation.model import Side
-from federation.ports import ObjectStore, State
+from federation.ports import Capabilities, ObjectStore, State
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
 from federation.stores.memory import MemoryStore
 from federation.stores.vast_s3 import VastS3Store
+from tests.contract import redis_servers
 from tests.contract.state_support import TestClock, states
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,27 +69,38 @@ class Case:
         """Which side the store plays."""
         return Side.BLOB if self.kind in {"memory-blob", "azurite"} else Side.VAST
 
-    def make(self, *, container: str | None = None, prefix: str = "", secret: str | None = None) -> ObjectStore:
+    def make(
+        self, *, container: str | None = None, prefix: str = "", secret: str | None = None, map_tags: bool = False
+    ) -> ObjectStore:
         """A store; *container* None: this case's own; *secret* replaces the right one."""
-        store = self._make(container or self.container, prefix, secret)
+        store = self._make(container or self.container, prefix, secret, map_tags=map_tags)
         self.opened.append(store)
         return store
 
-    def _make(self, container: str, prefix: str, secret: str | None) -> ObjectStore:
+    def _make(self, container: str, prefix: str, secret: str | None, *, map_tags: bool) -> ObjectStore:
         if self.kind.startswith("memory"):
             store = MemoryStore(self.side, clock=SystemClock())
-            store.missing_container = container != self.container
+            store.missing_container, store.map_tags = container != self.container, map_tags
             return store
         if self.side is Side.BLOB:
             assert self.servers is not None
             text = self.servers.blob_connection_string
             if secret is not None:
                 text = ";".join(f"AccountKey={secret}" if part.startswith("AccountKey=") else part for part in text.split(";"))
-            return AzureBlobStore(container=container, prefix=prefix, connection_string=text)
+            return AzureBlobStore(
+                container=container, prefix=prefix, connection_string=text, map_tags=map_tags, tiers={"cool/": "Cool"}
+            )
         assert self.s3 is not None
         s3 = self.s3
         secret_key = secret or s3.secret_key
-        return VastS3Store(endpoint=s3.endpoint, bucket=container, prefix=prefix, access_key=s3.access_key, secret_key=secret_key)
+        return VastS3Store(
+            endpoint=s3.endpoint,
+            bucket=container,
+            prefix=prefix,
+            access_key=s3.access_key,
+            secret_key=secret_key,
+            map_tags=map_tags,
+        )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -120,7 +133,8 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Address]:
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("versitygw")
     arguments = ["--port", f"127.0.0.1:{port}", "--access", "contract", "--secret", "contract-secret", "--quiet", "--keep-alive"]
-    command = [binary, *arguments, "posix", str(folder)]
+    versions = tmp_path_factory.mktemp("versitygw-versions")
+    command = [binary, *arguments, "posix", "--versioning-dir", str(versions), str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own tool
     try:
         _wait_until_listening(port, server)
@@ -156,11 +170,19 @@ async def case(unprepared: Case) -> AsyncIterator[Case]:
         await store.close()
 
 
+@pytest.fixture(scope="session")
+def probed() -> dict[str, Capabilities]:
+    """What the probe saw of each kind of server."""
+    return {}
+
+
 @pytest_asyncio.fixture
-async def store(case: Case) -> ObjectStore:
-    """A store, probed as at start-up."""
+async def store(case: Case, probed: dict[str, Capabilities]) -> ObjectStore:
+    """A store that knows what its server can do, as after start-up."""
     made = case.make()
-    await made.probe()
+    if case.kind not in probed:
+        probed[case.kind] = await made.probe()
+    made.capabilities = probed[case.kind]
     made.race_windows = 0
     return made
 
@@ -191,9 +213,27 @@ def clock() -> TestClock:
     return TestClock()
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def state(request: pytest.FixtureRequest, clock: TestClock, tmp_path: Path) -> AsyncIterator[State]:
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a node of a cluster of three masters."""
+    with asyncio.Runner() as runner:
+        nodes = redis_servers.cluster(tmp_path_factory.mktemp("cluster"))
+        servers = runner.run(nodes.__aenter__())
+        yield servers[0].url
+        runner.run(nodes.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+def state_kind(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A kind of state, and the URL of its server where that is shared."""
+    kind: str = request.param
+    return kind, request.getfixturevalue("redis_cluster") if kind == "cluster" else ""
+
+
+@pytest.fixture
+async def state(state_kind: tuple[str, str], clock: TestClock, tmp_path: Path) -> AsyncIterator[State]:
     """Each kind of state, opened, empty."""
-    async for made in states(request.param, clock, tmp_path):
+    kind, url = state_kind
+    async for made in states(kind, clock, tmp_path, url=url):
         await made.open()
         yield made

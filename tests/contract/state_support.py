@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
 from federation.ports import Clock, State
@@ -39,17 +40,17 @@ class TestClock:
         await asyncio.sleep(seconds)
 
 
-async def states(kind: str, clock: Clock, tmp_path: Path, shards: int = 2) -> AsyncIterator[State]:
-    """One state of *kind*, not yet opened; its server ends with it."""
+async def states(kind: str, clock: Clock, tmp_path: Path, shards: int = 2, url: str = "embedded") -> AsyncIterator[State]:
+    """One state of *kind*, not yet opened; its server, unless it is that of *url*, ends with it."""
     if kind == "memory":
         yield MemoryState("pair", shards=shards, clock=clock)
         return
-    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
-    assert server is not None
-    redis_state = RedisState(client, "pair", shards=shards, clock=clock)
+    client, server = await connect(RedisSettings(url=url or "embedded", directory=tmp_path / "redis"))
+    redis_state = RedisState(client, f"pair-{uuid4().hex[:8]}", shards=shards, clock=clock)
     yield redis_state
     await redis_state.close()
-    await server.stop()
+    if server is not None:
+        await server.stop()
 
 
 def event(key: str, side: Side = Side.BLOB, etag: str | None = "0x8DC9", at_us: int | None = 10_000_000) -> Change:

@@ -40,6 +40,20 @@ ODD_KEYS = (
     "emoji \U0001f600",
     "\uff0e/\uff0f",
     "long/" + "x" * 200,
+    "x/../y",
+    "x//y",
+    "trail/./z",
+    "'single' & \"double\"; a,b=c$d!(e)~[f]{g}^h`i@j",
+    "$web/index.html",
+    "%25%00%2e%2E+",
+    "+",
+    "~",
+    "line\u2028separator",
+    "segment /with space",
+    "\u202eright to left",
+    "zero\u200bwidth",
+    "\uff46\uff55\uff4c\uff4c width",
+    "\U0010fffd plane 16",
 )
 
 
@@ -54,7 +68,9 @@ class Made(Protocol):
         """Which side."""
         ...
 
-    def make(self, *, container: str | None = None, prefix: str = "", secret: str | None = None) -> ObjectStore:
+    def make(
+        self, *, container: str | None = None, prefix: str = "", secret: str | None = None, map_tags: bool = False
+    ) -> ObjectStore:
         """Another store."""
         ...
 

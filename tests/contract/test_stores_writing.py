@@ -43,7 +43,9 @@ async def test_metadata_and_stamp_round_trip(store: ObjectStore) -> None:
     head = await store.head("k")
     assert head.metadata == replace(FULL, user=tuple(sorted(FULL.user)))
     assert head.origin == STAMP
-    assert (await store.open("k")).present == head
+    reader = await store.open("k")
+    assert reader.present == head
+    await reader.close()
 
 
 async def test_metadata_that_does_not_fit_is_left_out(store: ObjectStore) -> None:

@@ -18,6 +18,9 @@ STAGES = (
     "scan_killed",
     "mass_delete",
     "bucket_away",
+    "flushed",
+    "restored",
+    "failover",
 )
 
 

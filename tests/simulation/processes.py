@@ -145,8 +145,8 @@ def current() -> Process:
 
 
 @asynccontextmanager
-async def _open_state(settings: Settings, pair: Any, clock: Any) -> AsyncIterator[State]:
-    del settings, pair
+async def _open_state(settings: Settings, pair: Any, clock: Any, *, marker: str) -> AsyncIterator[State]:
+    del settings, pair, marker
     process = current()
     world = process.world
     process.state = StateEnd(world.box, clock, process.rng, world.rates, world.count, world.observe)

@@ -206,6 +206,10 @@ class Client:
         reader = await self._call(lambda: self._seen(key, opened(key, if_match=if_match, start=start, length=length)), key)
         return _Reader(self, self._server, key, reader, start)
 
+    async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
+        """As in the port; the worlds keep no versions."""
+        return await self._call(lambda: self._server.open_version(key, version_id, start=start, length=length), key)
+
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
         self._server.looked[key] = asyncio.get_running_loop().time(), asyncio.current_task()

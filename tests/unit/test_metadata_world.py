@@ -113,6 +113,19 @@ async def test_a_read_only_zone_is_reverted_whole() -> None:
     assert await there(world, Side.BLOB) == Metadata()
 
 
+async def test_what_was_agreed_on_in_a_zone_keeps_what_the_master_cannot_hold() -> None:
+    """The zone's user wrote what the master has, and more of metadata than it can hold: later writes of the master erase none."""
+    world = World(mode=Mode.VAST_MASTER)
+    await world.write(Side.BLOB, KEY, "one", metadata=RICH)
+    await world.write(Side.VAST, KEY, "one", metadata=replace(RICH, user=(("small", "1"),)))
+    await world.step()
+    world.later()
+    await world.write(Side.VAST, KEY, "two", metadata=replace(RICH, user=(("small", "2"),)))
+    await world.step()
+    assert await world.both(KEY) == ("two", "two")
+    assert await there(world, Side.BLOB) == replace(RICH, user=(BIG, ("small", "2")))
+
+
 async def test_the_winner_of_a_conflict_takes_nothing_from_the_loser() -> None:
     """Both sides wrote: the loser's version is kept as a whole, and none of its metadata mixes into the winner's."""
     world = await copied(RICH)

@@ -11,6 +11,7 @@ import pytest
 from federation.event_settings import BlobEventSettings
 from federation.model import Base, Change, Mode, Side, Source, Stamp, StampOrigin
 from federation.progress import UNION_NOTE, DeadLetter, HaltRecord
+from federation.rules.parking import REASONS
 from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
 from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
@@ -316,7 +317,7 @@ async def test_what_a_silent_process_said_of_its_sources_is_not_believed() -> No
 
 
 async def test_parked_and_held_keys_want_attention() -> None:
-    """Nothing moves and nothing is unknown, but a person is needed."""
+    """Nothing moves and nothing is unknown, but a person is needed; the page says why and what to do."""
     state = await build(Known(changes=[change("a", Side.BLOB, 5)]))
     lease = await state.acquire(0, owner="t", ttl_seconds=60)
     assert lease is not None
@@ -324,6 +325,8 @@ async def test_parked_and_held_keys_want_attention() -> None:
     await state.park(lease, "a", claim.hint.generation, reason="archived", detail="", now_us=NOW)
     found = await pair_status(state, settings(), NOW)
     assert (found.state, found.parked, found.dirty) == ("attention", 1, 0)
+    assert found.parked_by_reason == {"archived": 1}
+    assert REASONS["archived"].way_back in page(found)
 
 
 async def test_a_halt_is_the_first_thing_to_say() -> None:

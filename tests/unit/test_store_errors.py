@@ -7,7 +7,7 @@ from azure.storage.blob import StorageErrorCode
 
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.model import Side
-from federation.stores import faults
+from federation.stores import codes, faults
 
 ROWS = [
     (Side.BLOB, 404, "BlobNotFound", NotPresent, "not_present"),
@@ -73,7 +73,7 @@ def test_unknown_refusal_is_parked_with_its_code(side: Side, status: int) -> Non
 
 def test_absence_has_exactly_two_codes() -> None:
     """Only "no such object" of each service may ever mean absent (rule 3)."""
-    absent = {code for table in (faults.AZURE, faults.S3) for code, (kind, _) in table.items() if kind is NotPresent}
+    absent = {code for table in (codes.AZURE, codes.S3) for code, (kind, _) in table.items() if kind is NotPresent}
     assert absent == {"BlobNotFound", "NoSuchKey"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from federation.errors import RetryLater
 from federation.keys import AZURE_BLOB, VAST_COMMON, NamePolicy
 from federation.model import ListEntry, Side, Stamp
-from federation.stores import listing
-from federation.stores.listing import OrderedListing, Page, parse_azure_page, parse_s3_page
+from federation.stores import listing, pages
+from federation.stores.listing import OrderedListing
+from federation.stores.pages import Page, parse_azure_page, parse_s3_page
 
 AZURE_PAGE = b"""<?xml version="1.0" encoding="utf-8"?><EnumerationResults ContainerName="c"><Blobs>
 <Blob><Name>a&amp;b</Name><Properties><Last-Modified>Sat, 21 Nov 2026 05:10:01 GMT</Last-Modified><Etag>0x8D1</Etag>
@@ -87,9 +89,89 @@ def test_a_cut_page_is_never_short(page: bytes, parse: Callable[[bytes], Page]) 
             parse(page[:end])
 
 
+Parser = Callable[[bytes], Page]
+AS_SENT: dict[Parser, bytes] = {
+    parse_azure_page: (
+        b'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="https://a/" ContainerName="c"><Blobs>'
+        b"ROWS</Blobs><NextMarker>m&amp;n</NextMarker></EnumerationResults>"
+    ),
+    parse_s3_page: (
+        b'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
+        b"<KeyCount>2</KeyCount><IsTruncated>false</IsTruncated>ROWS</ListBucketResult>"
+    ),
+}
+ROWS: dict[Callable[[bytes], Page], str] = {
+    parse_azure_page: (
+        "<Blob><Name>{0}</Name><Properties><Last-Modified>Sat, 21 Nov 2026 05:10:01 GMT</Last-Modified><Etag>0x8D1</Etag>"
+        "<ResourceType>file</ResourceType><Content-Length>3</Content-Length><Content-Type>a</Content-Type>"
+        "<Content-MD5>XUFAKrxLKna5cZ2REBfFkg==</Content-MD5><BlobType>BlockBlob</BlobType></Properties><OrMetadata /></Blob>"
+    ),
+    parse_s3_page: (
+        "<Contents><Key>{0}</Key><LastModified>2026-11-21T05:10:01.987Z</LastModified><ETag>&quot;5d41402abc4b2a76b9719d911017c592"
+        "&quot;</ETag><ChecksumAlgorithm>CRC32</ChecksumAlgorithm><Size>5</Size><StorageClass>STANDARD</StorageClass></Contents>"
+    ),
+}
+TREE: dict[Parser, Parser] = {parse_azure_page: pages._azure_tree, parse_s3_page: pages._s3_tree}
+TEXT: dict[Parser, Callable[[bytes], Page | None]] = {parse_azure_page: pages._azure_text, parse_s3_page: pages._s3_text}
+PARSERS: list[Parser] = [parse_azure_page, parse_s3_page]
+
+
+def as_sent(parse: Callable[[bytes], Page], names: list[str]) -> bytes:
+    """A page as the service writes it."""
+    return AS_SENT[parse].replace(b"ROWS", "".join(ROWS[parse].format(escape(name)) for name in names).encode())
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@settings(max_examples=200)
+@given(
+    names=st.lists(
+        st.text(alphabet="ab/&;<>\"'#x%+\u00e9\uff0e\U0001f600 ]\n\t-!", min_size=1, max_size=12), min_size=1, max_size=5
+    )
+)
+def test_cutting_text_is_parsing(parse: Callable[[bytes], Page], names: list[str]) -> None:
+    """A page as the service writes it is read by text search, and gives what the XML parser gives, whatever the names."""
+    body = as_sent(parse, names)
+    found = TEXT[parse](body)
+    assert found == TREE[parse](body) == parse(body)
+    assert found is not None
+    assert [one.key for one in found.entries] == names
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+def test_a_damaged_byte_never_loses_an_entry(parse: Callable[[bytes], Page]) -> None:
+    """Whichever byte arrives as another one, the page raises or still has all its entries (rule 3)."""
+    body = as_sent(parse, ["one", "two", "three"])
+    for at in range(len(body)):
+        damaged = body[:at] + bytes([body[at] ^ 0x04]) + body[at + 1 :]
+        try:
+            found = parse(damaged)
+        except RetryLater:
+            continue
+        assert len(found.entries) == 3, body[at - 10 : at + 10]
+
+
+@pytest.mark.parametrize(
+    ("parse", "unusual"),
+    [
+        (parse_azure_page, lambda body: body.replace(b"<Blobs>", b"<Blobs><!-- <Blob> -->")),
+        (parse_azure_page, lambda body: body.replace(b"<Name>one</Name>", b"<Name><![CDATA[one]]></Name>")),
+        (parse_azure_page, lambda body: body.replace(b"<Name>one</Name>", b"<Name>one</Name >")),
+        (parse_azure_page, lambda body: body.replace(b"<BlobType>", b"<BlobType\r\n>")),
+        (parse_s3_page, lambda body: body.replace(b"<Key>one</Key><Last", b"<Key>one</Key ><Last")),
+        (parse_s3_page, lambda body: body.replace(b"<Size>5</Size>", b"<Size>5</Size ><Owner/>")),
+    ],
+)
+def test_an_unusual_page_goes_to_the_parser(parse: Callable[[bytes], Page], unusual: Callable[[bytes], bytes]) -> None:
+    """Text search gives up, the XML parser reads it, and the entries are the same."""
+    body = unusual(as_sent(parse, ["one", "two"]))
+    assert TEXT[parse](body) is None
+    assert [one.key for one in parse(body).entries] == ["one", "two"]
+
+
 @pytest.mark.parametrize(
     ("page", "parse"),
     [
+        (as_sent(parse_azure_page, ["a"]).replace(b"<Name>a", b"<Name>&nbsp;"), parse_azure_page),
         (b"<html/>", parse_azure_page),
         (b"<Error><Code>X</Code></Error>", parse_s3_page),
         (AZURE_PAGE.replace(b"<NextMarker>more</NextMarker>", b""), parse_azure_page),

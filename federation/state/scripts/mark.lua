@@ -1,14 +1,24 @@
 -- Make keys of one shard dirty (design 4 and 5).
 -- KEYS  1 due ZSET, 2 since:blob ZSET, 3 since:vast ZSET, 4 hint HASH, 5 claimed HASH, 6 parked HASH, 7 seq,
---       8.. base bucket HASHes of the changes
--- ARGV  1 now_us, 2 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast), source bit, etag ("" unknown),
---       deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket from 1;
---       3.. of each change 16 bytes of key digest and the packed etag (cmsgpack of Redis reads text only)
--- Returns how many changes were not echoes.
+--       8 marks HASH (marker -> how many of its calls were carried out here), 9.. base bucket HASHes of the changes
+-- ARGV  1 now_us, 2 marker ("" is not counted), 3 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast),
+--       source bit, etag ("" unknown), deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket
+--       from 1; 4.. of each change 16 bytes of key digest and the packed etag (cmsgpack of Redis reads text only)
+-- At most 1,000 changes a call: what is written is handed to Redis in few commands, and Lua's stack is bounded.
+-- Returns {how many changes were not echoes, the marker's count}.
 local ENTRIES = 4
 local ECHO_SLACK_US = 500000
+local HEAD_BYTES = 64
+local call = redis.call
 local now = tonumber(ARGV[1])
 local marked = 0
+
+-- A record longer than the compact encoding takes is in two fields (records.py).
+local function base_of(bucket, digest)
+  local head = call("HGET", bucket, digest)
+  if head and #head == HEAD_BYTES then return head .. (call("HGET", bucket, digest .. "+") or "") end
+  return head
+end
 
 -- Whether the change is the agreed version come back: our own write, or a repeat (rule 7). On VAST an ETag is a content hash,
 -- so a change that is later than the time as of which we know that version is news (model.Base.told_by; records.py: the layout).
@@ -60,30 +70,56 @@ local function add(entries, etag, deleted, at, precision, origin, generation)
   return {oldest}
 end
 
-for n, change in ipairs(cmsgpack.unpack(ARGV[2])) do
+local changes = cmsgpack.unpack(ARGV[3])
+local names = {}
+for n, change in ipairs(changes) do names[n] = change[1] end
+local packed_hints = call("HMGET", KEYS[4], unpack(names))
+local hints = {} -- of the keys marked here, as they will be written
+local any_claimed, any_parked = call("EXISTS", KEYS[5]) == 1, call("EXISTS", KEYS[6]) == 1
+local sequence = tonumber(call("GET", KEYS[7]) or 0)
+local due, since = {}, {[0] = {}, [1] = {}}
+
+for n, change in ipairs(changes) do
   local key, side, source, etag, deleted, at, precision, origin, not_before, bucket = unpack(change)
-  local digest, packed = string.sub(ARGV[2 + n], 1, 16), string.sub(ARGV[2 + n], 17)
-  local record = redis.call("HGET", KEYS[7 + bucket], digest)
-  local known = redis.call("HGET", KEYS[4], key)
+  local digest, packed = string.sub(ARGV[3 + n], 1, 16), string.sub(ARGV[3 + n], 17)
+  local hint = hints[key] or (packed_hints[n] and cmsgpack.unpack(packed_hints[n]))
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
-  if known or not is_echo(record, side, packed, deleted == 1, at) then
+  if hint or not is_echo(base_of(KEYS[8 + bucket], digest), side, packed, deleted == 1, at) then
     marked = marked + 1
-    local hint = known and cmsgpack.unpack(known) or {0, 0, "", 0, {}, {}, {-1, -1}}
-    local claimed = redis.call("HGET", KEYS[5], key)
+    hint = hint or {0, 0, "", 0, {}, {}, {-1, -1}}
+    local claimed = any_claimed and call("HGET", KEYS[5], key)
     -- Of what was marked after the last claim the earliest time a side: entries of one version keep only the later one.
     if not hint[7] or tonumber(claimed or -1) == hint[1] then hint[7] = {-1, -1} end
-    local since = at >= 0 and at or now
-    if hint[7][1 + side] < 0 or since < hint[7][1 + side] then hint[7][1 + side] = since end
+    local told_at = at >= 0 and at or now
+    if hint[7][1 + side] < 0 or told_at < hint[7][1 + side] then hint[7][1 + side] = told_at end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
-    hint[1] = redis.call("INCR", KEYS[7])
+    sequence = sequence + 1
+    hint[1] = sequence
     hint[4] = bit.bor(hint[4], source)
-    hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, hint[1])
-    redis.call("HSET", KEYS[4], key, cmsgpack.pack(hint))
-    redis.call("ZADD", KEYS[2 + side], "LT", since, key)
+    hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, sequence)
+    hints[key] = hint
+    local times = since[side]
+    times[#times + 1] = told_at
+    times[#times + 1] = key
     if not claimed then
-      redis.call("ZADD", KEYS[1], "LT", math.max(now, not_before), key)
+      due[#due + 1] = math.max(now, not_before)
+      due[#due + 1] = key
     end
-    redis.call("HDEL", KEYS[6], key)
+    if any_parked then call("HDEL", KEYS[6], key) end
   end
 end
-return marked
+
+if marked > 0 then
+  local fields = {}
+  for key, hint in pairs(hints) do
+    fields[#fields + 1] = key
+    fields[#fields + 1] = cmsgpack.pack(hint)
+  end
+  call("HSET", KEYS[4], unpack(fields))
+  for side = 0, 1 do
+    if #since[side] > 0 then call("ZADD", KEYS[2 + side], "LT", unpack(since[side])) end
+  end
+  if #due > 0 then call("ZADD", KEYS[1], "LT", unpack(due)) end
+  call("SET", KEYS[7], sequence)
+end
+return {marked, ARGV[2] == "" and 0 or call("HINCRBY", KEYS[8], ARGV[2], 1)}

@@ -1,0 +1,108 @@
+"""The client for a Redis of the settings: one server or a cluster, by password or by Entra ID, plain or with TLS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.credentials import StreamingCredentialProvider
+from redis.exceptions import NoPermissionError, RedisClusterException
+
+from federation.errors import UsageError
+from federation.settings import RedisSettings, secret
+from federation.state.calls import AT_ONCE, Client
+from federation.state.faults import redis_faults
+
+_ANSWER_SECONDS = 5.0
+_TOKEN_SECONDS = 10.0
+"""redis-entraid grants a token request 0.1 s; the first one of a managed identity takes seconds (facts/azure.md 7)."""
+_TOKEN_SCOPE = "https://redis.azure.com/.default"  # noqa: S105 - a scope's name
+
+
+def options() -> dict[str, Any]:
+    """What every client is made with."""
+    return {
+        "socket_timeout": _ANSWER_SECONDS,
+        "socket_connect_timeout": _ANSWER_SECONDS,
+        "retry": Retry(NoBackoff(), 0),  # a claim repeated unseen would lose what the first one handed out
+        "health_check_interval": 30,
+    }
+
+
+def single(url: str, **more: Any) -> Redis:  # noqa: ANN401 - redis-py's own options
+    """A client of one server; who finds no free connection waits for one."""
+    pool = BlockingConnectionPool.from_url(url, max_connections=AT_ONCE, timeout=_ANSWER_SECONDS, **options(), **more)
+    provider = more.get("credential_provider")
+    client = Redis.from_pool(pool)
+    if isinstance(provider, StreamingCredentialProvider):
+        renew: Any = pool.re_auth_callback  # redis-py awaits it, its annotation says otherwise
+        provider.on_next(renew)
+    return client
+
+
+async def remote(settings: RedisSettings) -> Client:
+    """The client for ``redis.url``; where ``redis.cluster`` is not set the server is asked what it is.
+
+    Raises:
+        UsageError: the URL is of no known kind, a named variable is not set, or the server refuses us.
+        RetryLater: it had to be asked and does not answer.
+    """
+    access = _access(settings)
+    try:
+        clustered = settings.cluster
+        if clustered is None:
+            clustered = not settings.url.startswith("unix:") and await _is_cluster(settings.url, access)
+        if clustered:
+            return RedisCluster.from_url(settings.url, max_connections=AT_ONCE, **options(), **access)
+        return single(settings.url, **access)
+    except (ValueError, RedisClusterException):
+        raise UsageError(
+            'redis.url must be "embedded" or begin with redis://, rediss:// or unix:// (a cluster: redis:// or rediss://, '
+            "without a database number).",
+            reason="bad_settings",
+        ) from None
+
+
+async def _is_cluster(url: str, access: dict[str, Any]) -> bool:
+    client = single(url, **access)
+    try:
+        with redis_faults():
+            told: dict[str, Any] = await client.info("cluster")
+    except UsageError as error:
+        if isinstance(error.__cause__, NoPermissionError):
+            raise UsageError(
+                "The Redis user may not ask INFO, which tells a cluster from one server. Grant +info, or set redis.cluster.",
+                reason="redis_credentials",
+            ) from None
+        raise
+    finally:
+        await client.aclose()
+    return bool(told.get("cluster_enabled"))
+
+
+def _access(settings: RedisSettings) -> dict[str, Any]:
+    """Who we are and whom we trust. Raises UsageError."""
+    access: dict[str, Any] = {}
+    if settings.ca_file:
+        access["ssl_ca_certs"] = settings.ca_file
+    if settings.auth == "entra":
+        if not settings.url.startswith("rediss://"):
+            raise UsageError('redis.auth = "entra" sends a token: redis.url must begin with rediss://.', reason="bad_settings")
+        return access | {"credential_provider": entra_provider()}
+    if settings.username_env:
+        access["username"] = secret(settings.username_env, "redis.username_env")
+    if settings.password_env:
+        access["password"] = secret(settings.password_env, "redis.password_env")
+    return access
+
+
+def entra_provider() -> StreamingCredentialProvider:
+    """Tokens of DefaultAzureCredential, renewed at 70 % of their life; connections are given the new one."""
+    from redis.auth.token_manager import RetryPolicy, TokenManagerConfig  # noqa: PLC0415 - only where it is asked for
+    from redis_entraid.cred_provider import create_from_default_azure_credential  # noqa: PLC0415
+
+    config = TokenManagerConfig(0.7, 60_000, int(_TOKEN_SECONDS * 1_000), RetryPolicy(3, 500))
+    provider: StreamingCredentialProvider = create_from_default_azure_credential((_TOKEN_SCOPE,), token_manager_config=config)
+    return provider

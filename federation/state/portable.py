@@ -1,0 +1,254 @@
+"""A pair's state as a file of lines, and back: into an empty state of the same or of another number of shards.
+
+Each line is a JSON object with one field, its kind; the first is ``{"fedplane_state": ...}``, the last ``{"end": <lines>}``,
+so that a file cut short is known. Cursors are read first and base records last: what changes while a running plane is
+exported is then told again by its source, or dirty, or newer than what is told of it. A dirty key is written with its sides
+and times, not with its versions: on import it is looked at, whatever was hinted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+
+from federation.errors import UsageError
+from federation.model import Change, Side, Source, Stamp, StampOrigin
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
+from federation.state.calls import Calls
+from federation.state.layout import Layout
+from federation.state.marks import Counted
+from federation.state.records import split_record, unpack_base
+from federation.state.schema import SCHEMA
+
+FORMAT = 1
+DIGEST_BYTES = 16
+AT_ONCE = 500
+_PROCESS_NOTES = b"process:"
+_PAIR_HASHES: dict[str, type[HaltRecord | ConflictRecord]] = {"halts": HaltRecord, "conflicts": ConflictRecord}
+_SHARD_HASHES: dict[str, type[Parked | Held]] = {"parked": Parked, "held": Held}
+Line = dict[str, Any]
+
+
+class Header(msgspec.Struct, frozen=True):
+    """First line of a file."""
+
+    format: int
+    schema: int
+    pair: str
+    shards: int
+    at_us: int
+
+
+class BaseLine(msgspec.Struct, frozen=True):
+    """One base record, under the digest of its key."""
+
+    digest: bytes
+    record: bytes
+
+
+class DirtyLine(msgspec.Struct, frozen=True):
+    """A key somebody must look at, with the time of the oldest unapplied change of each side that has one."""
+
+    key: str
+    since_us: dict[Side, int]
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A cursor, a note or an intent."""
+
+    name: str
+    value: bytes
+
+
+async def export(calls: Calls, layout: Layout, *, now_us: int) -> AsyncIterator[Line]:
+    """The lines of the pair's state."""
+    count = 0
+    yield {"fedplane_state": Header(FORMAT, SCHEMA, layout.pair, layout.shards, now_us)}
+    for part in (_pair_lines(calls, layout), _shard_lines(calls, layout), _base_lines(calls, layout)):
+        async for line in part:
+            count += 1
+            yield line
+    yield {"end": count}
+
+
+async def _pair_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
+    [sources] = await calls.pipe([("HKEYS", layout.of_pair("marks"))])
+    for source in sorted(name.decode() for name in sources):
+        [value] = await calls.pipe([("GET", layout.of_pair(f"cursor:{source}"))])
+        if value is not None:
+            yield {"cursor": Named(source, value)}
+    for kind in _PAIR_HASHES:
+        [records] = await calls.pipe([("HVALS", layout.of_pair(kind))])
+        for record in records:
+            yield {kind: msgspec.Raw(record)}
+    async for name, value in _hash(calls, layout.of_pair("notes")):
+        if not name.startswith(_PROCESS_NOTES):
+            yield {"note": Named(name.decode(), value)}
+    [letters] = await calls.pipe([("XRANGE", layout.of_pair("dead"), "-", "+")])
+    for _, fields in letters:
+        told = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+        yield {"dead": msgspec.Raw(told[b"letter"])}
+
+
+async def _shard_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
+    for shard in range(layout.shards):
+        since = {side: dict(await _scores(calls, layout.since(shard, side))) for side in Side}
+        async for key, _ in _hash(calls, layout.of_shard(shard, "hint")):
+            yield {"dirty": DirtyLine(key.decode(), {side: at[key] for side, at in since.items() if key in at})}
+        for kind in _SHARD_HASHES:
+            async for _, record in _hash(calls, layout.of_shard(shard, kind)):
+                yield {kind: msgspec.Raw(record)}
+        async for key, record in _hash(calls, layout.of_shard(shard, "intent")):
+            yield {"intent": Named(key.decode(), record)}
+
+
+async def _scores(calls: Calls, key: str) -> list[tuple[bytes, int]]:
+    [found] = await calls.pipe([("ZRANGE", key, 0, -1, "WITHSCORES")])
+    flat = [one for pair in found for one in pair] if found and isinstance(found[0], list | tuple) else found
+    return [(name, int(float(score))) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+
+
+async def _base_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
+    for shard in range(layout.shards):
+        buckets = layout.buckets_of(shard)
+        for at in range(0, len(buckets), 16):
+            for found in await calls.pipe([("HGETALL", bucket) for bucket in buckets[at : at + 16]]):
+                for digest, record in whole_records(found).items():
+                    yield {"base": BaseLine(digest, record)}
+
+
+def whole_records(found: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a hash as redis-py returns it
+    """The records of one bucket by digest, put together from their fields."""
+    fields: dict[bytes, bytes] = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+    return {name: value + fields.get(name + b"+", b"") for name, value in fields.items() if len(name) == DIGEST_BYTES}
+
+
+async def _hash(calls: Calls, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
+    """Fields of a hash, a piece at a time; one may come twice."""
+    at: int | bytes = 0
+    while True:
+        [(at, found)] = await calls.pipe([("HSCAN", key, at, "COUNT", AT_ONCE)])
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        for name, value in pairs:
+            yield name, value
+        if int(at) == 0:
+            return
+
+
+class Importer:
+    """Takes the lines of an export into an empty state."""
+
+    def __init__(self, calls: Calls, layout: Layout) -> None:
+        self._calls = calls
+        self._layout = layout
+        self._commands: list[tuple[Any, ...]] = []
+        self.changes: list[Change] = []
+        """Of the dirty keys: to be marked by who imports, after everything else."""
+        self.counts: dict[str, int] = {}
+        self._ended = False
+
+    async def rehearse(self, lines: Iterable[bytes]) -> None:
+        """Read the whole file and write nothing. Raises UsageError as ``run`` does."""
+        trial = Importer(self._calls, self._layout)
+        for number, text in enumerate(lines, 1):
+            trial._take_line(number, text)
+            trial._commands.clear()
+            trial.changes.clear()
+        trial._finish()
+
+    async def run(self, lines: Iterable[bytes]) -> None:
+        """Take every line. Raises UsageError naming the line that is none, or when the file is cut short."""
+        for number, text in enumerate(lines, 1):
+            self._take_line(number, text)
+            if len(self._commands) >= AT_ONCE:
+                await self._send()
+        await self._send()
+        self._finish()
+
+    def _take_line(self, number: int, text: bytes) -> None:
+        try:
+            [(kind, value)] = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items()
+            if (number == 1) != (kind == "fedplane_state"):
+                raise ValueError("the first line, and only it, tells what the file is")  # noqa: TRY301 - one place says which line
+            self._take(kind, bytes(value))
+        except (msgspec.MsgspecError, ValueError, UsageError) as error:
+            raise UsageError(
+                f"Line {number} of the file is no line of an exported state ({error}). Export it again.", reason="bad_export"
+            ) from None
+
+    def _finish(self) -> None:
+        if not self._ended:
+            raise UsageError("The file is cut short: its last line is missing. Export it again.", reason="bad_export")
+
+    async def _send(self) -> None:
+        commands, self._commands = self._commands, []
+        await self._calls.pipe(commands)
+
+    def _take(self, kind: str, value: bytes) -> None:
+        if kind == "fedplane_state":
+            check_header(value)
+            return
+        if kind == "end":
+            self._ended = msgspec.json.decode(value, type=int) == sum(self.counts.values())
+            return
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self._commands += self._written(kind, value)
+
+    def _written(self, kind: str, value: bytes) -> Iterable[tuple[Any, ...]]:
+        layout = self._layout
+        if kind == "base":
+            return self._base(msgspec.json.decode(value, type=BaseLine))
+        if kind == "dirty":
+            return self._dirty(msgspec.json.decode(value, type=DirtyLine))
+        if kind in _SHARD_HASHES:
+            key = msgspec.json.decode(value, type=_SHARD_HASHES[kind]).key
+            return [("HSET", layout.of_shard(layout.shard_of(key), kind), key, value)]
+        if kind in _PAIR_HASHES:
+            record = msgspec.json.decode(value, type=_PAIR_HASHES[kind])
+            field = record.name if isinstance(record, HaltRecord) else record.conflict_id
+            return [("HSET", layout.of_pair(kind), field, value)]
+        if kind == "dead":
+            msgspec.json.decode(value, type=DeadLetter)
+            return [("XADD", layout.of_pair("dead"), "*", "letter", value)]
+        return self._named(kind, msgspec.json.decode(value, type=Named))
+
+    def _base(self, line: BaseLine) -> Iterable[tuple[Any, ...]]:
+        base = unpack_base(line.record)
+        head, rest = split_record(line.record)
+        bucket = self._layout.bucket_of_digest(line.digest)
+        yield "HSET", bucket, line.digest, head, *((line.digest + b"+", rest) if rest else ())
+        if base.on_both:
+            yield "INCR", self._layout.of_shard(self._layout.shard_of_digest(line.digest), "count")
+
+    def _dirty(self, line: DirtyLine) -> Iterable[tuple[Any, ...]]:
+        for side in line.since_us or {Side.BLOB: -1}:
+            at = line.since_us.get(side)
+            stamp = Stamp(at, 1_000_000, StampOrigin.SCAN) if at is not None else None
+            self.changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
+        return ()
+
+    def _named(self, kind: str, line: Named) -> Iterable[tuple[Any, ...]]:
+        layout = self._layout
+        if kind == "cursor":
+            msgspec.json.decode(line.value, type=Cursor)
+            yield "SET", layout.of_pair(f"cursor:{line.name}"), line.value
+            yield "HSET", layout.of_pair("marks"), line.name, msgspec.json.encode(Counted("", {}))
+        elif kind == "note":
+            yield "HSET", layout.of_pair("notes"), line.name, line.value
+        elif kind == "intent":
+            unpack_base(line.value)
+            yield "HSET", layout.of_shard(layout.shard_of(line.name), "intent"), line.name, line.value
+        else:
+            raise ValueError(f"a line of kind {kind!r}")
+
+
+def check_header(value: bytes) -> Header:
+    """The first line. Raises UsageError for a file of a newer program."""
+    header = msgspec.json.decode(value, type=Header)
+    if header.format > FORMAT or header.schema != SCHEMA:
+        raise UsageError(
+            f"format {header.format}, schema {header.schema}; this program reads {FORMAT} and {SCHEMA}", reason="bad_export"
+        )
+    return header

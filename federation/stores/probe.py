@@ -1,0 +1,155 @@
+"""Find out by trying what a server does, with a few one-byte objects under ``.federation/probe/`` (rule 5)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from federation.errors import NotPresent, Park, Reobserve, RetryLater
+from federation.model import PRESERVED_PREFIX, SECOND_US
+from federation.ports import Capabilities
+from federation.stores import wire
+from federation.stores.lane import Answer, unquote_etag
+
+if TYPE_CHECKING:
+    from federation.stores.base import HttpStore
+
+PROBE_PREFIX = f"{PRESERVED_PREFIX}probe/"
+WRONG_ETAG = "0" * 32
+"""An ETag that no probe object has."""
+_ORDERED = ("A", "Z", "_", "a", "\u00e9", "\uff21", "\U0001f600")
+"""Ends of names in the order of their UTF-8 bytes: by UTF-16 the last two change places, by a dictionary the first four."""
+_WRONG_MD5 = base64.b64encode(bytes(16)).decode()
+_PAGE = re.compile(rb"<Max(?:Keys|Results)>(\d+)</Max(?:Keys|Results)>")
+_FRACTION = re.compile(rb"<LastModified>[^<]*\.(\d*[1-9]\d*)Z?</LastModified>")
+_ASKED_PAGE = 10_000
+_MOST_WRITES = 10
+_MILLISECOND_US = 1_000
+
+
+class Probe:
+    """One probing of one store."""
+
+    def __init__(self, store: HttpStore) -> None:
+        self._store = store
+        self._key = f"{PROBE_PREFIX}{uuid4().hex}"
+        self._versions: list[tuple[str, str]] = []
+        """Key and id of every version left behind where versions are kept."""
+
+    async def run(self) -> Capabilities:
+        """What was seen. Everything written is removed again, old versions too. Raises as the store's writes."""
+        store, found = self._store, self._store.capabilities
+        first = await self._put(self._key, {})
+        try:
+            found = await self._conditional_put(found, first)
+            found = await store.probe_more(self._key, found)
+            found = replace(found, checksums=await self._checksums(), tags=await self._tags())
+            found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
+            await self._forget(self._key)
+            return await self._listing(replace(found, versioning=await self._versioning(first)))
+        finally:
+            await self._clean()
+
+    async def _conditional_put(self, found: Capabilities, first: Answer) -> Capabilities:
+        refused = [await self.refuses(self._put(self._key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
+        right = wire.condition(unquote_etag(first.headers.get("ETag", "")))
+        return replace(found, conditional_put=all(refused) and not await self.refuses(self._put(self._key, right)))
+
+    async def _versioning(self, first: Answer) -> bool:
+        """Whether the first version can be read back after it was overwritten and deleted."""
+        version_id = wire.version_id(first.headers, self._store.side)
+        if version_id is None:
+            return False
+        try:
+            return await (await self._store.open_version(self._key, version_id)).read() == b"1"
+        except (NotPresent, Park):
+            return False
+
+    async def _checksums(self) -> bool:
+        """Whether damaged content is refused."""
+        try:
+            await self._put(self._key, {"Content-MD5": _WRONG_MD5})
+        except RetryLater as error:
+            return error.reason == "checksum_mismatch"
+        except (Park, Reobserve):
+            return True
+        return False
+
+    async def _tags(self) -> bool:
+        try:
+            await self._store.write_tags(self._key, {"probe": "1"})
+            return await self._store.read_tags(self._key) == (("probe", "1"),)
+        except (Park, NotPresent, RetryLater):
+            return False
+
+    async def _listing(self, found: Capabilities) -> Capabilities:
+        names = [f"{self._key}-{end}" for end in _ORDERED]
+        for name in reversed(names):
+            await self._put(name, {})
+        body = await self._store.list_page(f"{self._key}-", _ASKED_PAGE)
+        seen = [entry.key for entry in self._store.parse_page(body).entries]
+        page = _PAGE.search(body)
+        for name in names:
+            await self._forget(name)
+        return replace(
+            found,
+            list_in_order=seen == [self._store.written_name(name) for name in names],
+            page_size=int(page[1]) if page else found.page_size,
+            modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,
+        )
+
+    async def _put(self, key: str, headers: dict[str, str]) -> Answer:
+        answer = await self._store.put_probe(key, headers)
+        version_id = wire.version_id(answer.headers, self._store.side)
+        if version_id is not None:
+            self._versions.append((key, version_id))
+        return answer
+
+    async def _delete(self, key: str, headers: dict[str, str], query: dict[str, str] | None = None) -> None:
+        answer = await self._store.delete_probe(key, headers, query)
+        version_id = wire.version_id(answer.headers, self._store.side)
+        if version_id is not None and not query:
+            self._versions.append((key, version_id))
+
+    async def _clean(self) -> None:
+        """Remove what is left, the old versions and delete markers by id."""
+        for key in (self._key, *(f"{self._key}-{end}" for end in _ORDERED)):
+            if await self._current(key) is not None:
+                await self._forget(key)
+        while self._versions:
+            await self._forget(*self._versions.pop())
+        # What a server that ignores conditions wrote, and told no id of, is current now.
+        for _ in range(_MOST_WRITES):
+            version_id = await self._current(self._key)
+            if version_id is None:
+                return
+            await self._forget(self._key, version_id)
+
+    async def _current(self, key: str) -> str | None:
+        """Version id of what is there, empty where it has none; None when nothing is."""
+        try:
+            return (await self._store.head(key)).version.version_id or ""
+        except NotPresent:
+            return None
+
+    async def _forget(self, key: str, version_id: str = "") -> None:
+        """Delete, unless it is gone already, or a policy (WORM, retention) keeps it: then one byte stays that nothing lists."""
+        try:
+            await self._delete(key, {}, {self._store.version_parameter: version_id} if version_id else None)
+        except (NotPresent, Reobserve, Park):
+            return
+
+    @staticmethod
+    async def refuses(call: Awaitable[object]) -> bool:
+        """Whether a precondition made *call* fail; a server that cannot do what is asked does not count as refusing."""
+        try:
+            await call
+        except Reobserve:
+            return True
+        except Park:
+            pass
+        return False

@@ -1,0 +1,118 @@
+"""``fedplane state``: the pair's records as a file, back from it, and whether they fit together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from federation.clock import SystemClock
+from federation.errors import UsageError
+from federation.progress import UNION_NOTE
+from federation.settings import PairSettings, Settings
+from federation.state.checking import Checked, check
+from federation.state.portable import Importer, export
+from federation.state.redis_state import RedisState
+from federation.wiring import open_state
+from fedplane import exit_codes
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
+from fedplane.output import emit, table
+
+app = typer.Typer(help="The pair's records in Redis: export, import, check.", no_args_is_help=True)
+FileArgument = Annotated[Path, typer.Argument(help="File of lines of JSON.")]
+_MARKS_AT_ONCE = 1_000
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, pair: PairSettings) -> AsyncIterator[RedisState]:
+    async with open_state(settings, pair) as state:
+        if not isinstance(state, RedisState):
+            raise TypeError("the state of a pair is in Redis")
+        yield state
+
+
+@app.command("export")
+def export_state(file: FileArgument, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """Write base records, cursors, dirty keys, parked, held, conflicts, halts, notes and dead letters to FILE."""
+    settings = read_settings(config)
+    lines = asyncio.run(_export(settings, only(settings, pair), file))
+    emit({"lines": lines, "file": str(file)}, f"{lines} lines written to {file}.", as_json=as_json)
+
+
+async def _export(settings: Settings, pair: PairSettings, file: Path) -> int:
+    count = 0
+    async with _opened(settings, pair) as state:
+        if not await state.open(create=False):
+            raise UsageError(f"There is no state of pair {pair.name!r} to export.", reason="no_state")
+        try:
+            with file.open("xb") as out:
+                async for line in export(state.calls, state.layout, now_us=SystemClock().now_us()):
+                    out.write(msgspec.json.encode(line) + b"\n")
+                    count += 1
+        except FileExistsError:
+            raise UsageError(f"{file} is there already; name another file.", reason="file_exists") from None
+        except OSError as error:
+            raise UsageError(f"Cannot write {file}: {error.strerror}.", reason="bad_file") from None
+    return count
+
+
+@app.command("import")
+def import_state(file: FileArgument, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """Take an export into an empty state; worker.shards may be another than where it came from."""
+    settings = read_settings(config)
+    counts = asyncio.run(_import(settings, only(settings, pair), file))
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
+    emit({"imported": counts}, f"Imported: {told}. The next `fedplane run` begins with a whole scan.", as_json=as_json)
+
+
+async def _import(settings: Settings, pair: PairSettings, file: Path) -> dict[str, int]:
+    async with _opened(settings, pair) as state:
+        if await state.open(create=False):
+            raise UsageError(
+                f"Pair {pair.name!r} has a state in Redis already; an export goes into an empty one only. Nothing was changed.",
+                reason="state_not_empty",
+            )
+        importer = Importer(state.calls, state.layout)
+        try:
+            with file.open("rb") as lines:
+                await importer.rehearse(lines)
+                lines.seek(0)
+                await state.open()
+                await state.put_note(UNION_NOTE, b"1")
+                await importer.run(lines)
+        except OSError as error:
+            raise UsageError(f"Cannot read {file}: {error.strerror}.", reason="bad_file") from None
+        for at in range(0, len(importer.changes), _MARKS_AT_ONCE):
+            await state.mark(importer.changes[at : at + _MARKS_AT_ONCE])
+        return importer.counts
+
+
+@app.command("check")
+def check_state(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """Tell whether the records fit together; nothing is changed. Exit status 1 when they do not."""
+    settings = read_settings(config)
+    checked = asyncio.run(_check(settings, only(settings, pair)))
+    emit(checked, _text(checked), as_json=as_json)
+    if checked.faults:
+        raise typer.Exit(exit_codes.PROBLEMS)
+
+
+async def _check(settings: Settings, pair: PairSettings) -> Checked:
+    async with _opened(settings, pair) as state:
+        if not await state.open(create=False):
+            raise UsageError(f"There is no state of pair {pair.name!r} to check.", reason="no_state")
+        return await check(state.calls, state.layout)
+
+
+def _text(checked: Checked) -> str:
+    seen = f"{checked.pair}: {checked.shards} shards, {checked.records} base records, {checked.dirty} dirty keys"
+    if not checked.faults:
+        return f"{seen}: all fits together."
+    rows = [(str(one.shard), one.kind, str(one.count), ", ".join(one.keys)) for one in checked.faults]
+    advice = "A whole scan (`fedplane reconcile`) finds what a key's records no longer tell."
+    return "\n".join([f"{seen}:", table([("shard", "fault", "how many", "keys"), *rows]), advice])

@@ -1,0 +1,80 @@
+"""Page and append blobs on Azurite: read as content, and block blobs once VAST's version replaced them (docs/parked.md)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from azure.storage.blob import BlobClient
+
+from federation.errors import Park, Reobserve
+from federation.model import Metadata, Side
+from federation.stores.azure_blob import AzureBlobStore
+from tests.contract.conftest import Case
+from tests.contract.store_support import FULL, STAMP, get, listed_keys
+
+pytestmark = pytest.mark.servers
+OTHER_TYPES = ["AppendBlob", "PageBlob"]
+OLD = b"o" * 512
+
+
+@pytest.fixture
+def unprepared(request: pytest.FixtureRequest) -> Case:
+    """Azurite only."""
+    servers = request.getfixturevalue("servers")
+    return Case("azurite", servers, servers.s3, f"types-{uuid4().hex[:20]}")
+
+
+def client(case: Case) -> BlobClient:
+    """The blob as its own tools see it."""
+    assert case.servers is not None
+    return BlobClient.from_connection_string(case.servers.blob_connection_string, case.container, "k")
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+async def test_read_as_content_and_replaced_in_one_request(case: Case, store: AzureBlobStore, kind: str) -> None:
+    """Its bytes are read like any other's; a small version of the other side takes its place, conditionally."""
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type=kind)
+        assert await get(store, "k") == OLD
+        with pytest.raises(Reobserve):
+            await store.put("k", b"new", Metadata(), stamp=None, expected_etag="0x0")
+        await store.put("k", b"new", Metadata(), stamp=None, expected_etag=(await store.head("k")).version.etag)
+        assert blob.get_blob_properties().blob_type == "BlockBlob"
+    assert await get(store, "k") == b"new"
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+async def test_a_large_version_takes_its_place_whole(case: Case, store: AzureBlobStore, kind: str) -> None:
+    """Blocks, metadata, stamp and MD5 arrive under the name, under the expected condition, and nothing is left behind."""
+    md5 = hashlib.md5(b"one-two", usedforsecurity=False).hexdigest()
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type=kind)
+        stale, upload = [await store.begin_upload("k", FULL, stamp=STAMP, size_bytes=7) for _ in range(2)]
+        for one in (stale, upload):
+            await one.put_part(2, b"two")
+            await one.put_part(1, b"one-")
+        with pytest.raises(Reobserve):
+            await stale.complete(expected_etag="0x0", md5_hex=md5)
+        assert await get(store, "k") == OLD
+        await stale.abort()
+        result = await upload.complete(expected_etag=(await store.head("k")).version.etag, md5_hex=md5)
+        assert blob.get_blob_properties().blob_type == "BlockBlob"
+    head = await store.head("k")
+    assert (head.version.etag, head.version.md5, head.origin) == (result.etag, md5, STAMP)
+    assert head.metadata == replace(FULL, user=tuple(sorted(FULL.user)))
+    assert await get(store, "k") == b"one-two"
+    assert await listed_keys(store, prefix=".federation/") == []
+
+
+async def test_without_a_stamp_a_large_one_is_parked(case: Case, store: AzureBlobStore) -> None:
+    """Nothing would tell the empty blob of a crash from a user's, so the blob stays as it is."""
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type="AppendBlob")
+    upload = await store.begin_upload("k", FULL, stamp=None, size_bytes=3)
+    with pytest.raises(Park) as error:
+        await upload.put_part(1, b"new")
+    assert (error.value.reason, error.value.side) == ("not_a_block_blob", Side.BLOB)
+    assert await get(store, "k") == OLD

@@ -1,0 +1,268 @@
+"""One contract for every object store and its twin: abilities, versions, tags, tiers, big metadata, copies beyond one request."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from multidict import CIMultiDict
+
+from federation.errors import NotPresent, Park, Reobserve
+from federation.metadata import FORMS
+from federation.model import Metadata, Side
+from federation.ports import ObjectStore
+from federation.stores import azure_blob, pages, vast_s3, vast_upload
+from federation.stores.azure_blob import AzureBlobStore
+from federation.stores.base import HttpStore, Request
+from federation.stores.lane import Answer
+from federation.stores.memory import MemoryStore
+from federation.stores.vast_s3 import VastS3Store
+from tests.contract.differences import NO_VERSIONS, PROBED
+from tests.contract.store_support import FULL, ODD_KEYS, PART, STAMP, Made, get, listed_keys, put
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Case
+
+KEEP_VERSIONS = (
+    b'<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>'
+)
+TAGS = (("a b+c", "1/2:3=4_5-6.7"), ("empty", ""), ("plain", "x"))
+
+
+async def test_the_probe_sees_what_the_document_says(case: Made) -> None:
+    """docs/stores.md, cell by cell."""
+    assert await case.make().probe() == PROBED[case.kind]
+
+
+async def test_the_probe_works_where_nothing_may_be_deleted(case: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a retention policy the probe's own objects stay; what it finds is said all the same."""
+    store = case.make()
+    if not isinstance(store, HttpStore):
+        pytest.skip("nothing is kept in memory")
+
+    async def kept(*_: object) -> Answer:
+        raise Park("kept", reason="worm", side=store.side)
+
+    monkeypatch.setattr(store, "delete_probe", kept)
+    assert await store.probe() == replace(PROBED[case.kind], conditional_delete=False)
+
+
+# --------------------------------------------------------------------------------------------------------------- versions
+
+
+@pytest_asyncio.fixture
+async def versioned(case: Case) -> ObjectStore:
+    """A store that keeps versions, probed."""
+    if case.kind in NO_VERSIONS:
+        pytest.skip("keeps no versions")
+    made = case.make()
+    if isinstance(made, MemoryStore):
+        made.capabilities = replace(made.capabilities, versioning=True)
+    elif isinstance(made, HttpStore):
+        await made.call(Request("PUT", "PutBucketVersioning", query={"versioning": ""}, body=KEEP_VERSIONS))
+    await made.probe()
+    return made
+
+
+async def test_versioning_is_seen(versioned: ObjectStore) -> None:
+    """The probe read an overwritten and deleted version back by its id, and left no version of its own behind."""
+    assert versioned.capabilities.versioning
+    assert await listed_keys(versioned, prefix=".federation/") == []
+    if isinstance(versioned, VastS3Store):
+        answer = await versioned.call(Request("GET", "ListObjectVersions", query={"versions": ""}))
+        assert b".federation/" not in answer.body
+
+
+@pytest.mark.parametrize("how", ["overwritten", "deleted", "metadata replaced"])
+async def test_an_old_version_is_read_back(case: Made, versioned: ObjectStore, how: str) -> None:
+    """By its id, with content, metadata and stamp, whatever became of the current one; an id that never was is NotPresent."""
+    first = await versioned.put("k", b"first", FULL, stamp=STAMP, expected_etag=None)
+    before = await versioned.head("k")
+    assert before.version.version_id
+    current = await versioned.open_version("k", before.version.version_id)
+    assert (await current.read(), current.present.version) == (b"first", before.version)
+    if how == "overwritten":
+        await put(versioned, "k", b"second", first.etag)
+    elif how == "deleted":
+        await versioned.delete("k", expected_etag=first.etag)
+    else:
+        await versioned.replace_metadata("k", Metadata(), stamp=None, expected_etag=first.etag)
+    reader = await versioned.open_version("k", before.version.version_id)
+    assert await reader.read() == b"first"
+    if (how, case.kind) != ("metadata replaced", "versitygw"):  # there the old version takes the new metadata
+        assert (reader.present.metadata, reader.present.origin) == (before.metadata, before.origin)
+    if how == "deleted":
+        with pytest.raises(NotPresent):
+            await versioned.head("k")
+        assert await listed_keys(versioned) == []
+    with pytest.raises(NotPresent):
+        await versioned.open_version("other", before.version.version_id)
+
+
+# ------------------------------------------------------------------------------------------------------------------- tags
+
+
+async def test_tags_travel_with_writes_and_copies(case: Made) -> None:
+    """Set by a write in one request and by a commit of parts, read by HEAD and GET, taken along by a copy, gone when none."""
+    store = case.make(map_tags=True)
+    etag = (await store.put("k", b"data", replace(FULL, tags=TAGS), stamp=STAMP, expected_etag=None)).etag
+    assert (await store.head("k")).metadata.tags == TAGS
+    reader = await store.open("k")
+    assert reader.present.metadata.tags == TAGS
+    await reader.close()
+    await store.copy("k", "copy", source_etag=etag)
+    assert (await store.head("copy")).metadata.tags == TAGS
+    upload = await store.begin_upload("k", replace(FULL, tags=TAGS[:1]), stamp=None, size_bytes=4)
+    await upload.put_part(1, b"part")
+    etag = (await upload.complete(expected_etag=etag, md5_hex=hashlib.md5(b"part", usedforsecurity=False).hexdigest())).etag
+    assert (await store.head("k")).metadata.tags == TAGS[:1]
+    await store.put("k", b"data", Metadata(tags=()), stamp=None, expected_etag=etag)
+    assert (await store.head("k")).metadata.tags == ()
+
+
+async def test_tags_alone_are_replaced_without_a_new_version(case: Made) -> None:
+    """No data, no ETag and no header moves; of another version it is Reobserve."""
+    store = case.make(map_tags=True)
+    etag = (await store.put("k", b"data", replace(FULL, tags=TAGS), stamp=STAMP, expected_etag=None)).etag
+    before = await store.head("k")
+    kept = TAGS[1:] if case.kind != "azurite" else TAGS[2:]  # it refuses an empty value here
+    for tags in (kept, ()):
+        result = await store.replace_metadata("k", replace(FULL, tags=tags), stamp=STAMP, expected_etag=etag)
+        after = await store.head("k")
+        assert after == replace(before, metadata=replace(before.metadata, tags=tags))
+        assert result.etag == etag
+    with pytest.raises(Reobserve):
+        await store.replace_metadata("k", replace(FULL, tags=TAGS), stamp=STAMP, expected_etag="0" * 32)
+    assert (await store.head("k")).metadata.tags == ()
+
+
+async def test_metadata_and_tags_together(case: Made) -> None:
+    """Both differ: both are replaced, the content stays."""
+    store = case.make(map_tags=True)
+    etag = (await store.put("k", b"data", Metadata(tags=TAGS), stamp=None, expected_etag=None)).etag
+    new = Metadata(content_type="text/html", user=(("a", "1"),), tags=TAGS[:1])
+    await store.replace_metadata("k", new, stamp=None, expected_etag=etag)
+    found = (await store.head("k")).metadata
+    assert (found.content_type, found.user, found.tags) == (new.content_type, new.user, new.tags)
+    assert await get(store, "k") == b"data"
+
+
+async def test_unmapped_tags_are_not_looked_at(store: ObjectStore) -> None:
+    """Without the mapping nothing is asked or said about tags."""
+    await put(store, "k")
+    assert (await store.head("k")).metadata.tags is None
+
+
+# -------------------------------------------------------------------------------------------------- tiers and big metadata
+
+
+async def test_the_tier_of_a_new_blob_follows_its_prefix(store: ObjectStore) -> None:
+    """Written in one request or in parts, under the prefix of a tier it has that tier, elsewhere the account's own."""
+    if not isinstance(store, AzureBlobStore):
+        pytest.skip("S3 has no access tiers")
+    for key in ("cool/a", "warm"):
+        await put(store, key)
+    upload = await store.begin_upload("cool/b", Metadata(), stamp=None, size_bytes=4)
+    await upload.put_part(1, b"part")
+    await upload.complete(expected_etag=None, md5_hex=hashlib.md5(b"part", usedforsecurity=False).hexdigest())
+    tiers = {}
+    for key in ("cool/a", "cool/b", "warm"):
+        tiers[key] = (await store.call(Request("HEAD", "HEAD", key, key=key))).headers.get("x-ms-access-tier")
+    assert tiers == {"cool/a": "Cool", "cool/b": "Cool", "warm": "Hot"}
+
+
+async def test_metadata_up_to_the_limit_of_the_side(store: ObjectStore) -> None:
+    """All that the side is said to take is taken and comes back, in many entries and in one."""
+    limit = FORMS[store.side].limit_bytes
+    many = tuple((f"n{i:04d}", "v" * (limit // 16 - 5)) for i in range(16))
+    for key, user in (("many", many), ("one", (("n", "v" * (limit - 1)),))):
+        result = await store.put(key, b"data", Metadata(user=user), stamp=None, expected_etag=None)
+        assert not result.lossy
+        assert (await store.head(key)).metadata.user == user
+
+
+# ------------------------------------------------------------------------------------------------------------------ copies
+
+
+async def test_a_copy_beyond_one_request_goes_in_parts(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the limit of one request the server copies part by part, of the expected version only, with all that belongs to it."""
+    if not isinstance(store, VastS3Store):
+        pytest.skip("one request copies any size")
+    monkeypatch.setattr(vast_s3, "COPY_LIMIT_BYTES", PART)
+    monkeypatch.setattr(vast_upload, "COPY_PART_BYTES", PART)
+    data = b"a" * PART + b"b" * PART + b"tail"
+    etag = (await store.put("k", data, FULL, stamp=STAMP, expected_etag=None)).etag
+    with pytest.raises(Reobserve):
+        await store.copy("k", "stale", source_etag="0" * 32)
+    copied = await store.copy("k", "copy", source_etag=etag)
+    head = await store.head("copy")
+    assert (head.version.etag, head.version.size_bytes) == (copied.etag, len(data))
+    assert copied.etag.endswith("-3")
+    assert (head.metadata, head.origin) == ((await store.head("k")).metadata, STAMP)
+    assert await get(store, "copy") == data
+    assert await listed_keys(store) == ["copy", "k"]
+
+
+async def test_a_copy_in_the_background_is_waited_for(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told "pending", one asks until it is done, and has the ETag of the finished copy."""
+    if not isinstance(store, AzureBlobStore):
+        pytest.skip("S3 copies while one waits")
+    monkeypatch.setattr(azure_blob, "_COPY_POLL_SECONDS", 0)
+    etag = await put(store, "k")
+    told = ["pending", "pending", "success"]
+    call = store.call
+
+    async def slow(request: Request) -> Answer:
+        answer = await call(request)
+        if "x-ms-copy-status" not in answer.headers:
+            return answer
+        return Answer(answer.status, CIMultiDict({**answer.headers, "x-ms-copy-status": told.pop(0)}), answer.body)
+
+    monkeypatch.setattr(store, "call", slow)
+    result = await store.copy("k", "copy", source_etag=etag)
+    assert told == []
+    assert (await call(Request("HEAD", "HEAD", "copy", key="copy"))).headers["ETag"].strip('"') == result.etag
+
+
+# ------------------------------------------------------------------------------------- servers that ignore conditions (rule 5)
+
+
+async def test_without_conditions_it_looks_right_before_and_counts(store: ObjectStore) -> None:
+    """A write, a delete and a commit of another version are refused by a look, and every such window is counted."""
+    none = replace(store.capabilities, conditional_put=False, conditional_delete=False, conditional_complete=False)
+    store.capabilities = none
+    etag = await put(store, "k")
+    upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=4)
+    await upload.put_part(1, b"part")
+    windows = store.race_windows
+    for call in (
+        put(store, "k", b"other", "0" * 32),
+        store.delete("k", expected_etag="0" * 32),
+        upload.complete(expected_etag="0" * 32, md5_hex=hashlib.md5(b"part", usedforsecurity=False).hexdigest()),
+    ):
+        with pytest.raises(Reobserve):
+            await call
+    await upload.abort()
+    assert await get(store, "k") == b"data"
+    await store.delete("k", expected_etag=etag)
+    assert windows > 0 or store.side is Side.BLOB
+    assert store.race_windows > windows
+
+
+# ------------------------------------------------------------------------------------------------------------------- lists
+
+
+async def test_a_real_page_read_as_text_is_what_the_parser_reads(store: ObjectStore, case: Made) -> None:
+    """Of names with every odd character, the server's own page gives the same entries by text search and by the XML parser."""
+    if not isinstance(store, HttpStore):
+        pytest.skip("no pages in memory")
+    for key in ODD_KEYS:
+        if case.kind != "moto" or "\n" not in key:
+            await put(store, key)
+    body = await store.list_page("", 1_000)
+    azure = store.side is Side.BLOB
+    by_text = pages._azure_text(body) if azure else pages._s3_text(body)
+    assert by_text == (pages._azure_tree(body) if azure else pages._s3_tree(body))

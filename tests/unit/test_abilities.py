@@ -1,0 +1,107 @@
+"""What ``doctor`` says of what the servers can do, and how old the engine's own knowledge of it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from federation.model import Side
+from federation.ports import Capabilities
+from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings
+from federation.sync.pacing import Gate
+from federation.sync.worker import Worker, WorkerLimits
+from federation.wiring import PairRuntime
+from fedplane import capabilities, checks
+from fedplane.checks import Finding
+from tests.unit.world import World
+
+HOUR_SECONDS = 3600.0
+
+
+def runtime(*, tags: bool = False) -> tuple[World, PairRuntime]:
+    """A pair over in-memory sides."""
+    world = World()
+    settings = PairSettings(
+        name="pair",
+        blob=BlobSettings(account_url="https://a.example", container="c"),
+        vast=VastSettings(endpoint="https://v.example", bucket="b", access_key_env="A", secret_key_env="B"),
+        rules=RuleSettings(tags=tags),
+    )
+    gates = {side: Gate(side, world.clock) for side in Side}
+    worker = Worker(world.ctx, gates, WorkerLimits(1, 10.0, 1.0, 3), owner="test")
+    return world, PairRuntime(settings, world.ctx, gates, world.state, worker, fresh_state=False)
+
+
+def of(found: list[Finding], what: str) -> Finding:
+    """The one finding of that name."""
+    [one] = [finding for finding in found if finding.what == what]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("lacking", "what", "word"),
+    [
+        ({"conditional_put": False}, "vast: conditional requests", "race_windows"),
+        ({"conditional_delete": False}, "vast: conditional requests", "race_windows"),
+        ({"list_in_order": False}, "vast: lists", "sorts"),
+        ({"checksums": False}, "vast: checksums", "damaged"),
+    ],
+)
+def test_what_a_server_lacks_is_a_note_with_its_consequence(lacking: dict[str, bool], what: str, word: str) -> None:
+    """Named, and what follows from it; nothing of the other side."""
+    world, pair = runtime()
+    world.raw[Side.VAST].capabilities = replace(Capabilities(), **lacking)
+    one = of(checks.honoured(pair, Side.VAST), what)
+    assert one.level == "note"
+    assert word in f"{one.found} {one.then}"
+    assert {finding.level for finding in checks.honoured(pair, Side.BLOB)} == {"ok"}
+
+
+def test_versions_and_precision_are_said() -> None:
+    """Versioning on says how losers are kept; lists say their page and the precision of their times."""
+    world, pair = runtime()
+    found = Capabilities(versioning=True, page_size=5_000, modified_precision_us=1_000)
+    world.raw[Side.VAST].capabilities = found
+    findings = checks.honoured(pair, Side.VAST)
+    assert "by id" in of(findings, "vast: versioning").then
+    assert of(findings, "vast: lists").found == "in the order of the names' bytes, 5,000 a page, times in milliseconds"
+
+
+@pytest.mark.parametrize(("wanted", "can", "level"), [(True, False, "broken"), (True, True, "ok"), (False, False, "ok")])
+def test_mapped_tags_need_a_side_that_keeps_them(*, wanted: bool, can: bool, level: str) -> None:
+    """Switched on against a side without tags every object would be parked: doctor fails and says what to do."""
+    world, pair = runtime(tags=wanted)
+    world.raw[Side.BLOB].capabilities = Capabilities(tags=can)
+    assert of(checks.honoured(pair, Side.BLOB), "blob: object tags").level == level
+
+
+async def test_the_age_of_what_is_known_is_said() -> None:
+    """First look, a look that finds the same an hour later, and one that finds something else."""
+    world, pair = runtime()
+    assert "first time" in of(await checks.probe(pair), "vast: abilities").found
+    world.later(HOUR_SECONDS)
+    again = of(await checks.probe(pair), "vast: abilities")
+    assert (again.level, again.found) == ("ok", "tried just now, as 60 min ago")
+    world.raw[Side.VAST].capabilities = replace(world.raw[Side.VAST].capabilities, conditional_put=False)
+    world.later(HOUR_SECONDS)
+    assert of(await checks.probe(pair), "vast: abilities").level == "note"
+
+
+async def test_within_a_day_nothing_is_tried_again() -> None:
+    """A command that only needs to know goes by the note; after a day, or at another endpoint, it tries."""
+    world, pair = runtime()
+    await capabilities.know(pair, probe_again=True)
+
+    def tried() -> int:
+        return sum(call == "probe" for call, _ in world.raw[Side.VAST].calls)
+
+    before = tried()
+    await capabilities.know(pair, probe_again=False)
+    assert tried() == before
+    world.later(25 * HOUR_SECONDS)
+    await capabilities.know(pair, probe_again=False)
+    assert tried() == before + 1
+    pair.settings = pair.settings.model_copy(update={"vast": pair.settings.vast.model_copy(update={"bucket": "other"})})
+    await capabilities.know(pair, probe_again=False)
+    assert tried() == before + 2
