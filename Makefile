@@ -60,7 +60,7 @@ unit: setup ## the fast tests only
 rules: setup ## branch coverage of the pure core by its own tests alone
 	@$(BIN)/python -m pytest -q --cov=federation.rules --cov-branch --cov-report=term-missing --cov-fail-under=100 \
 	  tests/unit/test_decide_table.py tests/unit/test_decide_cells.py tests/unit/test_decide_properties.py \
-	  tests/unit/test_precedence.py tests/unit/test_proof.py tests/unit/test_guards.py
+	  tests/unit/test_precedence.py tests/unit/test_proof.py tests/unit/test_guards.py tests/unit/test_adopt_rule.py
 
 docs: setup ## renew what documents print from the code: consistency.md, parked.md, stores.md
 	@$(BIN)/python -m tests.decision.document

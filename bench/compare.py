@@ -1,65 +1,124 @@
-"""The reconciler's comparison: rows a second of merge and drift, beside the floor of walking both listings.
+"""The reconciler's comparison: rows a second of merge and drift, beside the floor of walking both listings; memory by row count.
 
-python bench/compare.py
+python bench/compare.py            rows a second, listings and bases in memory
+python bench/compare.py 10000000   peak memory of comparing that many synthetic keys, made page by page
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from federation.model import Base, ListEntry, Stamp
-from reconciler.drift import drift
-from reconciler.merge import merge
+from federation.state.records import pack_base, unpack_base
+from reconciler.drift import out_of_step
+from reconciler.merge import Pages, in_pages, merge
 
-ROWS = 200_000
+ROWS = 400_000
+BLOB_PAGE, VAST_PAGE = 5_000, 1_000
+WRITTEN = Stamp(1_700_000_000_000_000)
+ROUNDS = 3
 
 
 def entry(number: int, side: str) -> ListEntry:
     """One object of a listing."""
-    return ListEntry(f"dir-{number // 1000:05d}/file-{number:09d}", f"{side}{number:016x}", 4096, Stamp(1_700_000_000_000_000))
+    return ListEntry(f"dir-{number // 1000:05d}/file-{number:09d}", f"{side}{number:016x}", 4096, WRITTEN)
 
 
-async def listing(side: str) -> AsyncIterator[ListEntry]:
-    """A listing of all objects."""
-    for number in range(ROWS):
-        yield entry(number, side)
+def base(number: int) -> Base:
+    """What both sides agreed on."""
+    return Base(blob_etag=f"b{number:016x}", vast_etag=f"v{number:016x}", size_bytes=4096, vast_as_of_us=1_800_000_000_000_000)
 
 
-async def floor() -> int:
-    """Both listings, one after the other, and nothing else."""
+async def pages(entries: Sequence[ListEntry], size: int) -> AsyncIterator[Sequence[ListEntry]]:
+    """A listing in memory, as pages of a server."""
+    for at in range(0, len(entries), size):
+        yield entries[at : at + size]
+
+
+async def singly(entries: Sequence[ListEntry]) -> AsyncIterator[ListEntry]:
+    """A listing in memory, entry by entry, as ``ObjectStore.list`` gives it."""
+    for one in entries:
+        yield one
+
+
+async def walked(*listings: Pages) -> int:
+    """Both listings, one after the other, looking at each key: the floor."""
     count = 0
-    for side in ("b", "v"):
-        async for _ in listing(side):
-            count += 1
+    for listing in listings:
+        async for page in listing:
+            for one in page:
+                count += bool(one.key)
     return count // 2
 
 
-async def compared() -> int:
-    """Merged and compared with a base."""
-    count = differ = 0
-    async for row in merge(listing("b"), listing("v")):
-        base = Base(blob_etag=f"b{count:016x}", vast_etag=f"v{count:016x}", size_bytes=4096, vast_as_of_us=1_800_000_000_000_000)
-        differ += drift(row, base) is not None
-        count += 1
+async def compared(blob: Pages, vast: Pages, bases: Sequence[Base | bytes]) -> int:
+    """Merged and compared with the bases, decoded or as Redis keeps them."""
+    at = differ = 0
+    async for batch in merge(blob, vast):
+        found = [unpack_base(one) if isinstance(one, bytes) else one for one in bases[at : at + len(batch)]]
+        differ += len(out_of_step(batch, found))
+        at += len(batch)
     assert differ == 0
-    return count
+    return at
 
 
-def main() -> None:
-    """Print the figures."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rates = {}
-    for name, step in (("floor", floor), ("compared", compared)):
-        started = time.perf_counter()
-        rows = asyncio.run(step())
-        rates[name] = rows / (time.perf_counter() - started)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"walking both listings: {rates['floor']:.0f} rows/s; compared: {rates['compared']:.0f} rows/s")
-    print(f"ratio to the floor {rates['floor'] / rates['compared']:.2f}; memory grew by {grown:.1f} MiB over {ROWS} rows")
+async def streamed(rows: int) -> int:
+    """As ``compared``, of keys that are made as they are needed."""
+
+    async def made(side: str, size: int) -> AsyncIterator[Sequence[ListEntry]]:
+        for at in range(0, rows, size):
+            yield [entry(number, side) for number in range(at, min(at + size, rows))]
+
+    at = differ = 0
+    async for batch in merge(made("b", BLOB_PAGE), made("v", VAST_PAGE)):
+        differ += len(out_of_step(batch, [base(number) for number in range(at, at + len(batch))]))
+        at += len(batch)
+    assert differ == 0
+    return at
+
+
+def speed() -> None:
+    """Print rows a second, the best of some rounds."""
+    blob, vast = [entry(number, "b") for number in range(ROWS)], [entry(number, "v") for number in range(ROWS)]
+    shifted = vast[::2]
+    bases: list[Base | bytes] = [base(number) for number in range(ROWS)]
+    packed: list[Base | bytes] = [pack_base(base(number)) for number in range(ROWS)]
+    steps = {
+        "walking both listings": lambda: walked(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE)),
+        "compared, pages": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), bases),
+        "compared, single entries": lambda: compared(in_pages(singly(blob), 1000), in_pages(singly(vast), 1000), bases),
+        "compared, packed bases": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), packed),
+        "merged only, every other key on one side": lambda: merged(pages(blob, BLOB_PAGE), pages(shifted, VAST_PAGE)),
+    }
+    rates = dict.fromkeys(steps, 0.0)
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            started = time.process_time()
+            rates[name] = max(rates[name], asyncio.run(step()) / (time.process_time() - started))
+    for name, rate in rates.items():
+        print(f"{name}: {rate:,.0f} rows/s, ratio to the floor {rates['walking both listings'] / rate:.2f}")
+
+
+async def merged(blob: Pages, vast: Pages) -> int:
+    """Merged and no more."""
+    return sum([len(batch) async for batch in merge(blob, vast)])
+
+
+def memory(rows: int) -> None:
+    """Print the peak of this process after comparing *rows*."""
+    started = time.process_time()
+    asyncio.run(streamed(rows))
+    took = time.process_time() - started
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{rows:,} rows: peak RSS {peak_mib:.1f} MiB; {rows / took:,.0f} rows/s, most of it making the keys")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        memory(int(sys.argv[1]))
+    else:
+        speed()

@@ -130,6 +130,9 @@ class ObjectStore(Protocol):
     side: Side
     capabilities: Capabilities
     race_windows: int
+    ordered: bool
+    """Whether the last whole listing showed that names are keys and in order: then a listing may start anywhere. May be set to
+    what is known from elsewhere; a listing that sees otherwise takes it back."""
 
     async def check(self) -> None:
         """Prove that the container is there and readable. Raises Halt (container_missing, credentials_refused) or RetryLater."""
@@ -298,6 +301,17 @@ class State(Records, Transfers, Protocol):
 
     async def forget_tombstones(self, shard: int, *, before_us: int) -> int:
         """Drop the tombstones of one shard whose delete lies before that time; returns how many. Live records stay."""
+        ...
+
+    async def base_records(self, shard: int, *, cursor: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Some base records of one shard, packed: the key's digest (``state.records.key_digest``) and the record, tombstones too.
+
+        Begin with cursor 0 and go on with the one returned until it is 0. The name of the key is not kept.
+        """
+        ...
+
+    async def forget_bases(self, shard: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        """Drop those of the records that are still exactly what ``base_records`` gave; returns how many were."""
         ...
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:

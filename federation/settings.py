@@ -20,6 +20,7 @@ from federation.event_settings import BlobEventSettings
 from federation.model import Foreign, Mode, Side
 from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
+from federation.scan_settings import ReconcileSettings
 from federation.settings_feed import ChangeFeedSettings
 from federation.settings_file import FILE_VARIABLE, OVERRIDE_PREFIX, explain, override, read_toml
 
@@ -187,10 +188,12 @@ class RuleSettings(_Section):
     """How long a delete both sides agreed on is remembered; longer than any source may replay old events."""
     foreign: Foreign = Foreign.KEEP
     """A new object that only a read-only zone holds: leave it, or preserve it under ``.federation/conflicts`` and remove it."""
+    adopt: Literal["proof", "size_and_time"] = "proof"
+    """What makes objects equal that were never agreed on: hashes or origin stamps (else both are read), or your word."""
     tags: bool = False
     """Whether Blob index tags and S3 object tags are kept alike. Off: not looked at, and lost where a version is replaced."""
     revert_limit: PositiveInt = 3
-    """How often within an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
+    """How often an hour a key is put back against a writer in a read-only zone, before it is parked for a person."""
 
     @property
     def delete_budget(self) -> DeleteBudget:
@@ -206,15 +209,6 @@ class RuleSettings(_Section):
         """Whether a delete may be carried to *side*."""
         one = self.deletes_to_blob if side is Side.BLOB else self.deletes_to_vast
         return (one or self.deletes) == "propagate"
-
-
-class ReconcileSettings(_Section):
-    """The periodic comparison of both listings with the base."""
-
-    on_start: bool = True
-    interval_seconds: Positive = 900.0
-    quiet_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """A VAST object no event vouches for must have been unchanged this long (file writes have no close, facts/vast.md 4)."""
 
 
 class WorkerSettings(_Section):

@@ -183,6 +183,7 @@ def _context(
             deletes_to_blob=rules.deletes_to(Side.BLOB),
             deletes_to_vast=rules.deletes_to(Side.VAST),
             foreign=rules.foreign,
+            adopt_by_size_and_time=rules.adopt == "size_and_time",
             clock_uncertainty_us=int(rules.clock_uncertainty_seconds * 1_000_000),
         ),
         delete_budget=rules.delete_budget,

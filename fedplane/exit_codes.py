@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from federation.errors import FederationError, Halt, RetryLater, UsageError
-from federation.rules.guards import PAIR_OPTIONS_CHANGED
+from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED
 
 OK = 0
 PROBLEMS = 1
@@ -28,7 +28,7 @@ def for_error(error: FederationError) -> int:
     match error:
         case UsageError():
             return USAGE
-        case Halt() if error.reason == PAIR_OPTIONS_CHANGED:
+        case Halt() if error.reason.startswith((PAIR_OPTIONS_CHANGED, BUCKET_SWAPPED)):
             return HALTED
         case RetryLater() | Halt():
             return UNREACHABLE

@@ -12,16 +12,17 @@ from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
 from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
-from federation.settings import ReconcileSettings
+from federation.scan_settings import ReconcileSettings
 from federation.sync.gates import PaceShare
+from federation.sync.identity import check_identity
 from federation.sync.stopping import end
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, build_sources
 from fedplane import capabilities, heartbeat
 from fedplane.heartbeat import Heartbeat, SideHealth
 from fedplane.lost_marks import LostMarks
+from fedplane.scanning import scanner_of
 from reconciler.periodic import PeriodicScan
-from reconciler.scan import Scanner
 
 SIDE_SILENT_SECONDS = 5.0
 """A side nobody asked anything for so long is asked whether it is there, so that status does not rest on silence."""
@@ -34,14 +35,7 @@ class PairEngine:
     def __init__(self, runtime: PairRuntime, reconcile: ReconcileSettings) -> None:
         self.runtime = runtime
         self._clock = runtime.context.clock
-        scanner = Scanner(
-            dict(runtime.stores),
-            runtime.state,
-            runtime.sink,
-            self._clock,
-            quiet_us=runtime.context.quiet_us,
-            tombstone_us=runtime.settings.rules.tombstone_us,
-        )
+        scanner = scanner_of(runtime, reconcile, yields=True)
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self.scan.request)
         self._pace = PaceShare(runtime.state, runtime.gates, self._clock, heartbeat.process_name())
@@ -99,6 +93,7 @@ class PairEngine:
                 for store in self.runtime.stores.values():
                     await store.check()
                 await capabilities.know(self.runtime, probe_again=True)
+                await self._guard()
             except RetryLater as error:
                 _log.warning("waiting for a side", pair=self.name, error=str(error))
                 pause = min(10.0, error.after_seconds or backoff_seconds(attempts, first_seconds=0.5))
@@ -109,6 +104,15 @@ class PairEngine:
             return True
         return False
 
+    async def _guard(self) -> None:
+        """Raises Halt, and keeps it for status, when a side is not the container or bucket that the records are of."""
+        try:
+            await check_identity(self.runtime.stores, self.runtime.state, self.name)
+        except Halt as error:
+            record = HaltRecord(error.reason, str(error), self._clock.now_us(), self_lifting=error.reason in SELF_LIFTING_HALTS)
+            await self.runtime.state.halt(record)
+            raise
+
     # ------------------------------------------------------------------------------------------------------------ telling
 
     async def _tell(self) -> None:
@@ -117,6 +121,7 @@ class PairEngine:
                 await self._notice_lost_state()
                 await self.scan.request_asked()
                 await self._lost_marks.look()
+                await self.scan.lend_a_hand()
                 self.last = await self.heartbeat()
                 await heartbeat.say(self.runtime.state, self.last)
                 await self._pace.exchange()

@@ -15,6 +15,7 @@ from federation.sources import canary
 from fedplane import feed_status
 from fedplane.feed_status import FeedLag
 from fedplane.heartbeat import Heartbeat, heartbeats
+from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
@@ -36,6 +37,8 @@ class Direction(msgspec.Struct, kw_only=True):
     unknown_because: list[str]
     backlog: int
     """Dirty keys with news of this side."""
+    converged_as_of_us: int | None = None
+    """The time before which every change of this side is applied on the other, save parked and held keys; None: not known."""
 
 
 class PairStatus(msgspec.Struct, kw_only=True):
@@ -85,12 +88,9 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     general, unread = general_doubts(fresh, halts, last, whole, union=union), _unread(backlog.dead, whole)
     proof = await _proof(state, pair, now_us)
     unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
-    directions = {
-        f"{side}_to_{side.other}": _direction(
-            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
-        )
-        for side in Side
-    }
+    directions = _directions(pair, backlog, general, unread, fresh, now_us)
+    marks = {side: None if unread[side] else _watermark(side, fresh) for side in Side}
+    _say_as_of(directions, await whole_scans(state), backlog, marks, union=union)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -108,13 +108,29 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         objects=backlog.objects,
         halts=halts,
         union_mode=union,
-        converged_as_of_us=converged_as_of_us(await whole_scans(state), backlog, union=union),
+        converged_as_of_us=both_us([one.converged_as_of_us for one in directions.values()]),
         last_scan=last,
         last_whole_scan=whole,
         processes=beats,
         change_feed=await _feed(state, pair, fresh),
         canary=proof,
     )
+
+
+def _directions(
+    pair: PairSettings,
+    backlog: Backlog,
+    general: list[str],
+    unread: dict[Side, list[str]],
+    fresh: list[Heartbeat],
+    now_us: int,
+) -> dict[str, Direction]:
+    return {
+        f"{side}_to_{side.other}": _direction(
+            side, backlog, general + unread[side], fresh, now_us=now_us, no_events=_no_events(pair, side)
+        )
+        for side in Side
+    }
 
 
 async def _proof(state: State, pair: PairSettings, now_us: int) -> canary.Proof | None:
@@ -235,14 +251,24 @@ def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltR
     return "attention" if backlog.parked or backlog.held else "in_step"
 
 
-def converged_as_of_us(whole: list[Report], backlog: Backlog, *, union: bool) -> int | None:
-    """The time of which both sides are known equal, save parked and held keys; *whole*: the whole scans, oldest first.
+def _say_as_of(
+    directions: dict[str, Direction],
+    whole: list[Report],
+    backlog: Backlog,
+    marks: dict[Side, Watermark | None],
+    *,
+    union: bool,
+) -> None:
+    scans = [ScanSpan(one.started_us, one.finished_us) for one in whole]
+    for side in Side:
+        at_us = converged_us(scans, backlog.oldest_us_by_side[side], marks[side], union=union)
+        directions[f"{side}_to_{side.other}"].converged_as_of_us = at_us
 
-    The start of the last one, or the oldest unapplied change. While something is unapplied, the start of the one before: a scan
-    cannot tell when a missing object was deleted, only that it was there at the scan before.
-    """
-    sure = whole[:-1] if backlog.dirty else whole
-    if not sure or union:
+
+def _watermark(side: Side, fresh: list[Heartbeat]) -> Watermark | None:
+    """Up to when a source that is complete has told everything of *side*: the change feed, on the Blob side."""
+    told = [beat.sources.get(Source.CHANGE_FEED.value, {}) for beat in fresh] if side is Side.BLOB else []
+    known = [one for one in told if one.get("from_us") and one.get("as_of_us")]
+    if not known:
         return None
-    oldest = [at for at in backlog.oldest_us_by_side.values() if at is not None]
-    return min([sure[-1].started_us, *oldest])
+    return max((Watermark(int(one["from_us"]), int(one["as_of_us"])) for one in known), key=lambda one: one.until_us)

@@ -65,10 +65,11 @@ def _canary(proof: Proof) -> str:
 
 
 def _direction(one: Direction) -> str:
+    applied = f"everything applied as of {iso(one.converged_as_of_us)}"
     if one.lag_seconds is not None:
-        return f"lag {ago(one.lag_seconds)}, backlog {one.backlog}"
+        return f"lag {ago(one.lag_seconds)}, backlog {one.backlog}; {applied}"
     least = f" (at least {ago(one.at_least_seconds)})" if one.at_least_seconds else ""
-    return f"lag UNKNOWN{least}, backlog {one.backlog}: {'; '.join(one.unknown_because)}"
+    return f"lag UNKNOWN{least}, backlog {one.backlog}: {'; '.join(one.unknown_because)}; {applied}"
 
 
 def _scan(report: Report | None, now_us: int) -> str:

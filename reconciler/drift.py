@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from federation.model import Base, Change, ListEntry, Side, Source
-from reconciler.merge import Row
+from reconciler.merge import Batch, Row
 
 
 class News(StrEnum):
@@ -66,8 +68,30 @@ def drift(row: Row, base: Base | None) -> Drift | None:
     return Drift.CHANGED_VAST if vast is News.CHANGED else Drift.UNVERIFIED
 
 
-def changes(row: Row, base: Base | None, *, young_until_us: int = 0) -> list[Change]:
-    """The hints that the row gives, one for each side with news. *young_until_us*: do not look at VAST's version earlier."""
+def out_of_step(batch: Batch, bases: Sequence[Base | None]) -> list[int]:
+    """Which rows of *batch* ``drift`` has to look at. For all others it would say None; this says so ten times as fast."""
+    found = []
+    for at, (blob, vast, base) in enumerate(zip(batch.blob, batch.vast, bases, strict=True)):
+        if (
+            base is None
+            or blob is None
+            or vast is None
+            or base.deleted
+            or blob.etag != base.blob_etag
+            or vast.etag != base.vast_etag
+            or vast.size_bytes != base.size_bytes
+            or (modified := vast.modified).at_us + modified.precision_us - 1 > base.vast_as_of_us
+            or not (blob.etag and vast.etag)
+        ):
+            found.append(at)
+    return found
+
+
+def changes(row: Row, base: Base | None, *, now_us: int, young_until_us: int = 0) -> list[Change]:
+    """The hints that the row gives, one for each side with news. *young_until_us*: do not look at VAST's version earlier.
+
+    A file may say that it was written in the future; its change is no younger than *now_us*, or status would promise too much.
+    """
     found = []
     for side in Side:
         entry, what = row.of(side), news(row.of(side), base, side)
@@ -76,7 +100,6 @@ def changes(row: Row, base: Base | None, *, young_until_us: int = 0) -> list[Cha
         elif what is News.UNVERIFIED:
             found.append(Change(row.key, side, Source.RECONCILER))
         elif what is News.CHANGED and entry is not None:
-            found.append(
-                Change(row.key, side, Source.RECONCILER, etag=entry.etag, at=entry.modified, not_before_us=young_until_us)
-            )
+            at = entry.modified if entry.modified.at_us <= now_us else replace(entry.modified, at_us=now_us)
+            found.append(Change(row.key, side, Source.RECONCILER, etag=entry.etag, at=at, not_before_us=young_until_us))
     return found

@@ -32,6 +32,10 @@ class PeriodicScan:
     _wanted: set[str] = field(default_factory=set)
     _heard: dict[str, bytes] = field(default_factory=dict)
     _whole_due_seconds: float = 0.0
+    _scanning: bool = False
+    _helping: bool = False
+    _owed: bool = False
+    """Whether what is scanned now was asked for: then it must have begun after the asking."""
 
     def request(self, prefix: str = "") -> None:
         """Scan the keys that begin with *prefix* as soon as the scan under way is done."""
@@ -45,6 +49,12 @@ class PeriodicScan:
             if self._heard.get(prefix) != at:
                 self.request(prefix)
         self._heard = wishes
+
+    async def lend_a_hand(self) -> None:
+        """Join a scan that another process began or a crash cut off; after a failure its repetition does. Raises RetryLater."""
+        if not self._scanning and not self.failures and not self._asked.is_set() and await self.scanner.help_wanted():
+            self._helping = True
+            self._asked.set()
 
     async def run(self) -> None:
         """Scan for ever. A failed scan is repeated with back-off; it never counts as one that found nothing."""
@@ -75,14 +85,21 @@ class PeriodicScan:
     def _take(self) -> tuple[str, ...]:
         self._asked.clear()
         taken, self._wanted = self._wanted, set()
+        helping, self._helping, self._owed = self._helping and not taken, False, bool(taken)
         # Scoped scans, however many, never put off the whole one.
-        return ("",) if self.clock.monotonic_seconds() >= self._whole_due_seconds else wanted.coalesce(taken)
+        whole = helping or self.clock.monotonic_seconds() >= self._whole_due_seconds
+        return ("",) if whole else wanted.coalesce(taken)
 
     async def _once(self, prefix: str) -> None:
+        self._scanning = True
+        begun_us = self.clock.now_us()
         try:
             wishes = await wanted.asked(self.scanner.state)
             report = await self.scanner.scan(prefix=prefix, on_progress=self._watch)
-            if report.complete:
+            joined = (
+                bool(report.scan) and report.started_us < begun_us
+            )  # others', or one cut off: what was asked for may lie behind it
+            if report.complete and not joined:
                 await wanted.fulfil(self.scanner.state, wishes, prefix)
         except RetryLater as error:  # the state itself is away
             self._failed(prefix)
@@ -90,13 +107,15 @@ class PeriodicScan:
             _log.warning("scan failed", prefix=prefix, error=str(error))
             return
         finally:
-            self.running = None
+            self.running, self._scanning = None, False
             if not prefix:
                 self._whole_due_seconds = self.clock.monotonic_seconds() + self.interval_seconds
         self.last = report
         self.last_error = report.error
         if report.complete:
             self.failures = 0
+            if joined and (self._owed or wishes):
+                self.request(prefix)
         else:
             self._failed(prefix)
         log = _log.info if report.complete else _log.warning
@@ -120,7 +139,7 @@ class PeriodicScan:
     def health(self) -> dict[str, object]:
         """For status: what the last scan said and whether one runs."""
         return {
-            "running": self.running is not None,
+            "running": self._scanning,
             "failures": self.failures,
             "last_error": self.last_error,
             "interval_seconds": self.interval_seconds,

@@ -15,6 +15,17 @@ class Report(msgspec.Struct, kw_only=True):
     started_us: int
     finished_us: int = 0
     prefix: str = ""
+    after: str = ""
+    until: str = ""
+    """Of a range: the keys after the one, up to and including the other. Empty: from the start, to the end."""
+    resume: str = ""
+    """The last key whose row was compared and marked."""
+    scan: str = ""
+    """Name of a whole scan that several processes may work on."""
+    ranges: int = 1
+    ranges_done: int = 0
+    resumed: int = 0
+    """How often a range was taken up again from a saved key."""
     complete: bool = False
     fresh_state: bool = False
     listed: dict[Side, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Side, 0))
@@ -26,6 +37,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Differences so young that their event may still be on its way."""
     missed_by_events: dict[Side, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Side, 0))
     """Keys whose change on that side no event had told of."""
+    missed: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    """The same by kind of drift and by who should have told."""
     young: int = 0
     """VAST versions not yet quiet: looked at later."""
     marked: int = 0
@@ -33,6 +46,12 @@ class Report(msgspec.Struct, kw_only=True):
     """Kept losers whose conflict records were lost with the state, recorded again."""
     forgotten: int = 0
     """Tombstones past their retention that were dropped."""
+    mass_delete: list[Side] = msgspec.field(default_factory=list)
+    """Sides that lack more objects than the delete budget allows to be gone at once: all those deletes are held."""
+    base_only: int = 0
+    """Records of objects that neither side lists any more, dropped by the slow sweep."""
+    sorted_sides: list[Side] = msgspec.field(default_factory=list)
+    """Sides whose listing came out of order and was sorted on disk."""
     halted: str = ""
     error: str = ""
 
@@ -49,7 +68,7 @@ class Report(msgspec.Struct, kw_only=True):
     @property
     def whole(self) -> bool:
         """Whether it compared the whole pair, to the end."""
-        return self.complete and not self.prefix
+        return self.complete and not (self.prefix or self.after or self.until)
 
     def text(self) -> str:
         """A page for people."""
@@ -68,13 +87,44 @@ class Report(msgspec.Struct, kw_only=True):
                 f"  missed by events: {self.missed_by_events[Side.BLOB]} on blob, {self.missed_by_events[Side.VAST]} on vast",
                 f"  marked: {self.marked} changes; waiting to be quiet: {self.young}",
             ]
+        lines += [
+            f"    {kind.replace('_', ' ')}: " + ", ".join(f"{count} by {who}" for who, count in sorted(by.items()))
+            for kind, by in sorted(self.missed.items())
+        ]
+        if self.ranges > 1 or self.resumed:
+            lines.append(f"  ranges: {self.ranges_done} of {self.ranges} done, {self.resumed} taken up again")
+        lines += [f"  MASS DELETE on {side}: none is carried out; see `fedplane held`" for side in self.mass_delete]
+        if self.sorted_sides:
+            lines.append(f"  out of order, sorted on disk: {', '.join(self.sorted_sides)}")
         if self.relisted:
             lines.append(f"  conflicts recorded again from their kept copies: {self.relisted}")
         if self.forgotten:
             lines.append(f"  deletes no longer remembered: {self.forgotten}")
+        if self.base_only:
+            lines.append(f"  records of objects that are on neither side, dropped: {self.base_only}")
         if self.fresh_state:
             lines.append("  state was empty: union mode, nothing is deleted")
         return "\n".join(lines)
+
+
+_ADDED = ("in_step", "in_flight", "recent", "young", "marked", "resumed")
+
+
+def add_counts(whole: Report, part: Report) -> None:
+    """Add what one range found to the report of the whole."""
+    for name in _ADDED:
+        setattr(whole, name, getattr(whole, name) + getattr(part, name))
+    for side in Side:
+        whole.listed[side] += part.listed[side]
+        whole.missed_by_events[side] += part.missed_by_events[side]
+    for kind, count in part.drift.items():
+        whole.drift[kind] = whole.drift.get(kind, 0) + count
+    for kind, by in part.missed.items():
+        mine = whole.missed.setdefault(kind, {})
+        for who, count in by.items():
+            mine[who] = mine.get(who, 0) + count
+    whole.sorted_sides = sorted({*whole.sorted_sides, *part.sorted_sides})
+    whole.mass_delete = sorted({*whole.mass_delete, *part.mass_delete})
 
 
 def _iso(at_us: int) -> str:

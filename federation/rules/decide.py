@@ -12,6 +12,7 @@ from federation.model import Absent, Base, ETagKind, Foreign, Observation, Prese
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.rules.precedence import logical_stamp, on_common_clock, precedence
 from federation.rules.proof import content_as_agreed, copy_of, same_content
+from federation.rules.times import same_file_time
 
 
 class Since(Enum):
@@ -129,8 +130,8 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
     if agreed is not None and _in_step(blob, vast, agreed):
         return Decision(Action.NOTHING, Reason.IN_STEP)
     equal = same_content(blob, vast)
-    if equal and blob.metadata_digest == vast.metadata_digest:
-        return Decision(Action.ADOPT, Reason.EQUAL)
+    if (adopted := _adopted(blob, vast, base, rules, equal=equal)) is not None:
+        return Decision(Action.ADOPT, adopted)
     if agreed is not None and blob_since is vast_since is Since.SAME:
         settled = _untouched(blob, vast, agreed, rules, equal=equal)
         if settled is not None:
@@ -144,6 +145,15 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
         return _need_hash(blob, vast)
     # Either both are users' versions, or both are our own copies of something older (a base lost twice over).
     return _both_changed(blob, vast, rules, equal=equal, at_stake=blob_since is not Since.SAME)
+
+
+def _adopted(blob: Present, vast: Present, base: Base | None, rules: Rules, *, equal: bool | None) -> Reason | None:
+    """Why both sides count as equal already; None when they do not, or when it is not known."""
+    if equal and blob.metadata_digest == vast.metadata_digest:
+        return Reason.EQUAL
+    if equal is None and base is None and rules.adopt_by_size_and_time and same_file_time(blob, vast, rules):
+        return Reason.SIZE_AND_TIME  # sizes are equal, or this would be known; metadata stays as it is on either side
+    return None
 
 
 def _written_again(now: Present, base: Base | None, side: Side) -> bool:

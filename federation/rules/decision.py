@@ -35,6 +35,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     IN_STEP = "in_step"
     EQUAL = "equal"
+    SIZE_AND_TIME = "size_and_time"
     EQUALITY_UNKNOWN = "equality_unknown"
     BOTH_ABSENT = "both_absent"
     NEW = "new"
@@ -64,6 +65,8 @@ class Rules:
     foreign: Foreign = Foreign.KEEP
     rebuilding: bool = False
     """The base was lost and no whole scan has run since: what looks foreign may have been agreed on (design 4.5, union mode)."""
+    adopt_by_size_and_time: bool = False
+    """The operator's word: what was never agreed on and has equal size and file time on both sides is equal."""
     clock_uncertainty_us: int = SECOND_US // 2
     """How far the clocks of one side's servers may be apart; configured."""
     vast_ahead_us: int = 0

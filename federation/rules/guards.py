@@ -12,6 +12,12 @@ SIDE_EMPTIED = "side_emptied"
 PAIR_OPTIONS_CHANGED = "pair_options_changed"
 """Halt: the settings now name another place, or map names otherwise, than the base was made under."""
 
+BUCKET_SWAPPED = "bucket_swapped"
+"""Halt: a side is not the container or bucket that the pair's records are of."""
+
+MASS_DELETE = "mass_delete:"
+"""Note, by the side where objects are gone: a scan found more of that than the delete budget allows, so all of it is held."""
+
 SELF_LIFTING_HALTS = frozenset({"credentials_refused"})
 """Halts that end when the cause is seen to be gone; every other waits for a person."""
 

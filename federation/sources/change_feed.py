@@ -91,11 +91,12 @@ class ChangeFeed:
 
         ``newest_us``: time of the newest record marked. ``index_modified_us``: when the service last wrote its index.
         ``unread_bytes`` and ``unread_since_us``: what was found and is not marked yet (at least), and since when there is any.
-        ``as_of_us``: every change of before this that the service has published was marked.
+        ``as_of_us``: every change of before this that the service has published was marked, from ``from_us`` on.
         """
         told = self._tell.as_dict() | self._lag
         if self._position is not None:
             told |= {"newest_us": self._position.newest_us or None, "as_of_us": self._position.as_of_us or None}
+            told["from_us"] = self._position.from_us or None
         return told | {"unread_since_us": self._unread_since_us}
 
     async def run(self) -> None:

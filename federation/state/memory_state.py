@@ -13,6 +13,7 @@ from federation.progress import Backlog, Claim, Held, Lease, MarkResult, Parked
 from federation.state.layout import Layout
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_transfers import MemoryTransfers
+from federation.state.records import key_digest, pack_base
 
 ENTRIES_A_SIDE = 4
 """Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
@@ -261,6 +262,20 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         for key in old:
             del self._base[key]
         return len(old)
+
+    async def base_records(self, shard: int, *, cursor: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """As in the port; all at once."""
+        del cursor
+        return 0, [(key_digest(key), pack_base(base)) for key, base in self._base.items() if self.shard_of(key) == shard]
+
+    async def forget_bases(self, shard: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        """As in the port."""
+        seen = set(records)
+        stale = [key for key, base in self._base.items() if (key_digest(key), pack_base(base)) in seen]
+        for key in stale:
+            if self.shard_of(key) == shard:
+                del self._base[key]
+        return len(stale)
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port."""

@@ -26,6 +26,8 @@ from federation.state.faults import redis_faults
 from federation.state.layout import Layout
 from federation.state.records import key_digest, unpack_base, unpack_hint
 
+_BUCKETS_AT_ONCE = 16
+_DIGEST_BYTES = 16
 _LOOK_AT_ONCE = 1_000
 Known = tuple[bytes, bytes, bytes]
 
@@ -73,6 +75,14 @@ class RecordQueries:
         for _, key, digest in wanted:
             args += [key, digest, places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1)]
         return [self.layout.of_shard(shard, "held"), self.layout.of_shard(shard, "intent"), *places], args
+
+    async def base_records(self, shard: int, *, cursor: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """As in the port; a few buckets at a time. A record's second part, if it has one, is in a field one byte longer."""
+        until = min(cursor + _BUCKETS_AT_ONCE, self.layout.buckets)
+        found = await self.calls.pipe([("HGETALL", bucket) for bucket in self.layout.buckets_of(shard)[cursor:until]])
+        fields = {name: value for bucket in found for name, value in bucket.items()}
+        records = [(name, head + fields.get(name + b"+", b"")) for name, head in fields.items() if len(name) == _DIGEST_BYTES]
+        return until % self.layout.buckets, records
 
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port; one round trip."""

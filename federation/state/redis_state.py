@@ -217,6 +217,19 @@ class RedisState(RecordQueries, RedisTransfers):
         buckets = self.layout.buckets_of(shard)
         return sum([int(await self.calls.run("forget", [bucket], [before_us])) for bucket in buckets])
 
+    async def forget_bases(self, shard: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        """As in the port."""
+        by_bucket: dict[int, list[bytes]] = {}
+        for digest, record in records:
+            by_bucket.setdefault(int.from_bytes(digest[:4], "big") % self.layout.buckets, []).extend((digest, record))
+        count = self.layout.of_shard(shard, "count")
+        forgotten = 0
+        for bucket, args in by_bucket.items():
+            keys = [self.layout.buckets_of(shard)[bucket], count]
+            for at in range(0, len(args), 1_000):
+                forgotten += int(await self.calls.run("forget_bases", keys, args[at : at + 1_000]))
+        return forgotten
+
     async def bury(self, letter: DeadLetter) -> None:
         """As in the port."""
         keys = [self.layout.of_pair("dead"), self.layout.of_pair("dead:tally")]

@@ -157,6 +157,15 @@ class HttpStore(ABC):
             yield entry
 
     @property
+    def ordered(self) -> bool:
+        """As in the port."""
+        return self._listing.in_order
+
+    @ordered.setter
+    def ordered(self, known: bool) -> None:
+        self._listing.in_order = known
+
+    @property
     def skipped_names(self) -> int:
         """Names of the last listing that are illegal under the name policy, and so belong to no key."""
         return self._listing.skipped_names

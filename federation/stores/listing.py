@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from federation import keys
-from federation.errors import Halt, Park, RetryLater
+from federation.errors import Park, RetryLater
 from federation.keys import NamePolicy
 from federation.model import PRESERVED_PREFIX, ListEntry, Side
+from federation.sorting import sort_entries
 from federation.stores.pages import Page
 
 LATE_LIMIT = 200_000
-"""Entries out of order that are kept in memory (about 60 MB); beyond that the pair halts."""
+"""Entries out of order that are kept in memory (about 60 MB); beyond that the whole listing is sorted on disk."""
 
 
 Pages = Callable[[str, str], AsyncIterator[Page]]
@@ -35,30 +36,34 @@ class OrderedListing:
         self._policy = policy
         self._prefix = prefix
         self._pages = pages
-        self._in_order = False
-        """Whether the last whole first pass found nothing late and no escaped name."""
+        self.in_order = False
+        """Whether the last whole first pass, and no listing since, found nothing late and no escaped name."""
         self._escaped = False
 
     def disturb(self) -> None:
         """Say that an escaped name is about to be written, so that the next listing looks for late entries again."""
-        self._in_order = False
+        self.in_order = False
 
     async def entries(self, prefix: str, start_after: str) -> AsyncIterator[ListEntry]:
-        """As ``ObjectStore.list``. Raises RetryLater and Halt with reason "listing_order"."""
+        """As ``ObjectStore.list``. Raises RetryLater with reason "listing_order"."""
         after = last = _order(start_after)
-        source = self._decoded(prefix, start_after) if self._in_order else self._merged(prefix)
+        source = self._decoded(prefix, start_after) if self.in_order else self._merged(prefix)
         async for entry in source:
             order = _order(entry.key)
             if order <= after:
                 continue
             if order <= last:
-                self._in_order = False
+                self.in_order = False
                 raise RetryLater("a listing came out of order; listing again", reason="listing_order", side=self._side)
             last = order
             yield entry
 
     async def _merged(self, prefix: str) -> AsyncIterator[ListEntry]:
         late = await self._late(prefix)
+        if late is None:
+            async for entry in sort_entries(self._decoded(prefix, "")):
+                yield entry
+            return
         waiting = deque(sorted(late.values(), key=lambda entry: _order(entry.key)))
         async for entry in self._decoded(prefix, ""):
             if entry.key in late:
@@ -69,8 +74,8 @@ class OrderedListing:
         for entry in waiting:
             yield entry
 
-    async def _late(self, prefix: str) -> dict[str, ListEntry]:
-        """Entries below their predecessors, by key."""
+    async def _late(self, prefix: str) -> dict[str, ListEntry] | None:
+        """Entries below their predecessors, by key; None when they are more than ``LATE_LIMIT``."""
         late: dict[str, ListEntry] = {}
         last = b""
         async for entry in self._decoded(prefix, ""):
@@ -80,12 +85,9 @@ class OrderedListing:
                 continue
             late[entry.key] = entry
             if len(late) > LATE_LIMIT:
-                raise Halt(
-                    f"more than {LATE_LIMIT} entries of a listing are out of order; the server sorts in an unknown way",
-                    reason="listing_order",
-                    side=self._side,
-                )
-        self._in_order = not prefix and not late and not self._escaped
+                self.in_order = False
+                return None
+        self.in_order = not prefix and not late and not self._escaped
         return late
 
     async def _decoded(self, prefix: str, start_after: str) -> AsyncIterator[ListEntry]:
@@ -107,6 +109,7 @@ class OrderedListing:
         if self._policy.plain(name[cut:]) and len(name) > cut:
             return entry if not cut else ListEntry(name[cut:], entry.etag, entry.size_bytes, entry.modified, entry.md5)
         self._escaped = True
+        self.in_order = False
         try:
             key = keys.decode(name, self._policy, prefix=self._prefix)
         except Park:

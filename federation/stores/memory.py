@@ -60,6 +60,7 @@ class MemoryStore:
         self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000, tags=True)
         self.race_windows = 0
         self.missing_container = False
+        self.ordered = True
         self.objects: dict[str, _Object] = {}
         self.versions: dict[tuple[str, str], _Object] = {}
         """Every version written while ``capabilities.versioning``, by key and version id."""

@@ -14,8 +14,9 @@ from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Reason, Rules
-from federation.rules.guards import content_name
+from federation.rules.guards import MASS_DELETE, content_name
 from federation.rules.precedence import logical_stamp
+from federation.rules.proof import same_content
 from federation.sync.budget import Room, flow
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.journal import Journal
@@ -119,14 +120,17 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
         known = {here.version.md5 for here in (scene.blob, scene.vast)} - {None}
         written = scene.base.written if known == {scene.base.md5} else written
     agreed = scene.base.md5 if scene.base is not None and scene.base.live else None
+    # On the operator's word alone no hash is agreed on, and metadata that differs is left as it is.
+    proved = scene.base is not None or same_content(scene.blob, scene.vast) is True
+    differs = not proved and scene.blob.metadata_digest != scene.vast.metadata_digest
     return Base(
         blob_etag=scene.blob.version.etag,
         vast_etag=scene.vast.version.etag,
-        md5=scene.blob.version.md5 or scene.vast.version.md5 or agreed,
+        md5=(scene.blob.version.md5 or scene.vast.version.md5 or agreed) if proved else None,
         metadata_digest=scene.blob.metadata_digest,
         written=written,
         size_bytes=scene.blob.version.size_bytes,
-        lossy=any(_too_much(scene.present(side), side) for side in Side),
+        lossy=differs or any(_too_much(scene.present(side), side) for side in Side),
         vast_as_of_us=scene.vast_as_of_us,
     )
 
@@ -277,6 +281,8 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
     deleted = gone.deleted if isinstance(gone, Absent) else None
     if scene.delete_held:
         raise DeleteHeld(on, deleted)  # until a person says otherwise, however much budget a new window has
+    if await ctx.state.note(f"{MASS_DELETE}{on.other}"):
+        raise DeleteHeld(on, deleted)  # a scan knows before the first delete that they are too many (rule 8)
     granted = await ctx.state.reserve_delete(
         f"{on}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )

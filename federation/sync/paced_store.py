@@ -65,6 +65,15 @@ class PacedStore:
     def race_windows(self, value: int) -> None:
         self._store.race_windows = value
 
+    @property
+    def ordered(self) -> bool:
+        """Of the store behind."""
+        return self._store.ordered
+
+    @ordered.setter
+    def ordered(self, value: bool) -> None:
+        self._store.ordered = value
+
     async def _call(
         self, call: Callable[[], Awaitable[_T]], *, admitted: Callable[[], None] | None = None, size_bytes: int = 0
     ) -> _T:

@@ -12,9 +12,10 @@ from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.ports import State
 from federation.progress import DeleteTally, Held
-from federation.rules.guards import PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
+from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
 from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
+from federation.sync.identity import MAY_BE_NEW
 from federation.wiring import open_state, options_changed
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
 from fedplane.output import emit, iso, table
@@ -166,9 +167,9 @@ def lift(
                 "The settings still differ from those the pair's records rest on: all of it would look deleted. Set them back.",
                 reason="not_liftable",
             )
-        side = halt.removeprefix(f"{SIDE_EMPTIED}_")
-        if side != halt:
-            await state.put_note(f"{MAY_BE_EMPTY}{side}", b"1")
+        for name, note in ((SIDE_EMPTIED, MAY_BE_EMPTY), (BUCKET_SWAPPED, MAY_BE_NEW)):
+            if halt.startswith(f"{name}_"):
+                await state.put_note(f"{note}{halt.removeprefix(f'{name}_')}", b"1")
         return await state.lift(halt)
 
     asyncio.run(with_state(settings, chosen_pair, step))

@@ -11,14 +11,18 @@ import msgspec
 import typer
 
 from federation.clock import SystemClock
+from federation.errors import UsageError
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
-from federation.wiring import PairRuntime, open_pair
+from federation.wiring import PairRuntime, open_pair, open_state
 from fedplane import capabilities, exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
-from fedplane.output import emit
+from fedplane.output import emit, size
+from fedplane.progress import Tell, progress
+from fedplane.scanning import scanner_of
+from reconciler.book import history as scan_history
 from reconciler.report import Report
-from reconciler.scan import Scanner
+from reconciler.verify import verify as verify_contents
 
 _LOOK_SECONDS = 0.1
 _STUCK_SECONDS = 60.0
@@ -39,20 +43,28 @@ def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print each decision and its reason; write nothing.")] = False,
     prefix: Annotated[str, typer.Option("--prefix", help="Only keys with this prefix.")] = "",
     wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the differences to be worked off.")] = 3600.0,
+    verify: Annotated[str, typer.Option("--verify", help="`hash`: read all contents on both sides and compare them.")] = "",
+    history: Annotated[bool, typer.Option("--history", help="Print the reports of the last scans; scan nothing.")] = False,
     config: ConfigOption = None,
     pair: PairOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Scan both sides now, mark every difference, and work until they are gone."""
+    """Scan both sides now, mark every difference, and work until they are gone. May be interrupted and run again."""
+    if verify not in ("", "hash"):
+        raise UsageError(f"--verify takes `hash`, not {verify!r}.", reason="bad_option")
     settings = read_settings(config)
     worst = exit_codes.OK
     for one in chosen(settings, pair):
-        if dry_run:
+        if history:
+            asyncio.run(_history(settings, one, as_json=as_json))
+        elif dry_run:
             asyncio.run(_show(settings, one, prefix, as_json=as_json))
-            continue
-        outcome = asyncio.run(_reconcile(settings, one, prefix, wait))
-        emit(outcome, _text(outcome), as_json=as_json)
-        worst = max(worst, _status(outcome))
+        elif verify:
+            worst = max(worst, asyncio.run(_verify(settings, one, prefix, as_json=as_json)))
+        else:
+            outcome = asyncio.run(_reconcile(settings, one, prefix, wait, quiet=as_json))
+            emit(outcome, _text(outcome), as_json=as_json)
+            worst = max(worst, _status(outcome))
     if worst:
         raise typer.Exit(worst)
 
@@ -70,18 +82,24 @@ def _text(outcome: Outcome) -> str:
     return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
 
 
-async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_seconds: float) -> Outcome:
+async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_seconds: float, *, quiet: bool) -> Outcome:
     clock = SystemClock()
     async with open_pair(settings, pair, clock) as runtime:
         await capabilities.know(runtime, probe_again=False)
         before = await runtime.state.backlog()
-        report = await _scanner(runtime).scan(prefix=prefix)
+        with progress(f"scanning {pair.name}", quiet=quiet) as tell:
+            total = None if prefix else before.objects or None
+            scanner = scanner_of(runtime, settings.reconcile, yields=False)
+            report = await scanner.scan(
+                prefix=prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences")
+            )
         outstanding = 0
         if report.complete:
             # Leases decide who works: this process, or one that runs already.
             worker = asyncio.create_task(runtime.worker.run())
             try:
-                outstanding = await _worked_off(runtime, report, worker, wait_seconds)
+                with progress(f"applying to {pair.name}", quiet=quiet) as tell:
+                    outstanding = await _worked_off(runtime, report, worker, wait_seconds, tell)
             finally:
                 worker.cancel()
                 await asyncio.gather(worker, return_exceptions=True)
@@ -90,10 +108,10 @@ async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_s
         return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
 
 
-async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task[None], wait_seconds: float) -> int:
+async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task[None], wait_seconds: float, tell: Tell) -> int:
     """Wait until no change from before the scan's end is dirty; give up when nothing moves. Returns what is left."""
     until = time.monotonic() + wait_seconds
-    moved_at, last = time.monotonic(), (-1, -1)
+    moved_at, last, most = time.monotonic(), (-1, -1), 0
     while True:
         if worker.done():
             worker.result()
@@ -101,6 +119,8 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
         old = [at for at in backlog.oldest_us_by_side.values() if at is not None and at <= report.finished_us]
         if not old:
             return 0
+        most = max(most, backlog.dirty)
+        tell(most - backlog.dirty, most)
         now = time.monotonic()
         here = (backlog.dirty, runtime.worker.stats.outcomes.total())
         if here != last:
@@ -113,7 +133,7 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
 async def _show(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> None:
     counts: Counter[str] = Counter()
     async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-        async for difference in _scanner(runtime).differences(prefix=prefix):
+        async for difference in scanner_of(runtime, settings.reconcile, yields=False).differences(prefix=prefix):
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
             counts[f"{decision.action}"] += 1
@@ -134,12 +154,25 @@ async def _show(settings: Settings, pair: PairSettings, prefix: str, *, as_json:
     emit(summary, f"dry run of {pair.name}: {told}; nothing was written", as_json=as_json)
 
 
-def _scanner(runtime: PairRuntime) -> Scanner:
-    return Scanner(
-        dict(runtime.stores),
-        runtime.state,
-        runtime.sink,
-        runtime.context.clock,
-        quiet_us=runtime.context.quiet_us,
-        tombstone_us=runtime.settings.rules.tombstone_us,
-    )
+async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> int:
+    """Read everything; 1 when something differs or cannot be read."""
+    async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
+        total = None if prefix else (await runtime.state.backlog()).objects or None
+        with progress(f"reading {pair.name}", quiet=as_json) as tell:
+            found = await verify_contents(
+                runtime.stores,
+                runtime.state,
+                runtime.context.transfer,
+                prefix=prefix,
+                on_progress=lambda far: tell(far.read, total, f"{size(far.bytes)} read"),
+            )
+    emit({"pair": pair.name, "verified": found}, f"pair {pair.name}: {found.text()}", as_json=as_json)
+    return exit_codes.OK if found.fine else exit_codes.PROBLEMS
+
+
+async def _history(settings: Settings, pair: PairSettings, *, as_json: bool) -> None:
+    async with open_state(settings, pair) as state:
+        await state.open(create=False)
+        reports = await scan_history(state)
+    text = "\n".join(report.text() for report in reversed(reports)) or "no scan was kept"
+    emit({"pair": pair.name, "scans": reports}, f"pair {pair.name}, the last scan first\n{text}", as_json=as_json)

@@ -21,6 +21,7 @@ from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
 from tests.acceptance import stages_peer as peer
+from tests.acceptance import stages_scan as scans
 from tests.acceptance import stages_state as state
 from tests.acceptance import stages_transfer as transfer
 from tests.acceptance.lab import HOME, Results
@@ -38,6 +39,9 @@ STAGES: Stages = {
     "servers_away": faults.servers_away,
     "redis_emptied": converge.redis_emptied,
     "bad_input": wrong.bad_input,
+    "scan_killed": scans.scan_killed,
+    "mass_delete": scans.mass_delete,
+    "bucket_away": scans.bucket_away,
 }
 
 SOURCES: Stages = {

@@ -32,12 +32,12 @@ def killed(results: Results) -> None:
         written = crowd.join()
         results.figure("kills", kills)
         results.figure("changes", written.changes)
-        _expect_all(the, written)
+        expect_all(the, written)
 
 
-def _expect_all(the: Lab, written: Written) -> None:
+def expect_all(the: Lab, written: Written, seconds: float = 120) -> None:
     """Equal, every key as its only writer left it, and no conflict, since no key had two writers."""
-    took = the.until("in step", the.settled, 120, every=1.0)
+    took = the.until("in step", the.settled, seconds, every=1.0)
     the.results.check("status comes to say in step", took is not None)
     took, told = the.equal_after(30)
     the.results.check("equal", took is not None, told[:3])
@@ -94,7 +94,7 @@ def servers_away(results: Results) -> None:
         written = crowd.join()
         results.figure("changes", written.changes)
         results.figure("user_requests_repeated", written.repeated)
-        _expect_all(the, written)
+        expect_all(the, written)
 
 
 def _watch(the: Lab, away: float) -> tuple[bool, list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +11,7 @@ from federation.errors import LeaseLost
 from federation.model import ECHO_SLACK_US, Base, Change, Side, Source, Stamp, StampOrigin
 from federation.ports import State
 from federation.progress import Held
+from federation.state.records import key_digest
 from tests.contract.state_support import AGREED, MD5, TestClock, agree, event, lease_of
 
 
@@ -66,7 +67,7 @@ async def test_settling_ends_the_lag_and_records_the_base(state: State, clock: T
 
 async def test_echoes_are_dropped_and_news_is_not(state: State) -> None:
     """The agreed ETag is an echo; on VAST only if its time allows that it tells of what we know."""
-    base = dataclasses.replace(AGREED, vast_as_of_us=50_000_000)
+    base = replace(AGREED, vast_as_of_us=50_000_000)
     await agree(state, "k", base)
     result = await state.mark(
         [
@@ -116,7 +117,7 @@ async def test_a_scan_does_not_blur_the_time_of_an_event(state: State, scan_firs
     listed = Change("k", Side.BLOB, Source.RECONCILER, etag="0x8DC9", at=Stamp(10_000_000))
     told = [event("k", at_us=10_000_000), event("j", at_us=10_400_000)]
     await state.mark([listed, *told] if scan_first else [*told, listed])
-    await state.mark([dataclasses.replace(listed, key="j")])
+    await state.mark([replace(listed, key="j")])
     for key in ("k", "j"):
         hint = (await state.explain(key))[0]
         assert hint is not None
@@ -228,7 +229,7 @@ async def test_a_lease_expires_by_itself(state: State) -> None:
 
 async def test_an_intent_is_handed_to_the_next_claim_and_ends_with_the_settle(state: State, clock: TestClock) -> None:
     """What a dead worker was about to make true is known to its successor."""
-    intent = dataclasses.replace(AGREED, vast_etag="")
+    intent = replace(AGREED, vast_etag="")
     await state.mark([event("k")])
     first = await lease_of(state, "k")
     await state.claim(first, limit=1, now_us=clock.us)
@@ -301,3 +302,24 @@ async def test_what_ended_a_claim_ends_no_other_one(state: State, clock: TestClo
     await state.settle(lease, "k", claim.hint.generation, AGREED)
     assert await state.bases(["k"]) == [gone]
     assert await state.parked() == []
+
+
+async def test_base_records_are_read_and_dropped_by_digest(state: State) -> None:
+    """All of a shard's records are given; only one that is still exactly what was seen is dropped, and counted off."""
+    for key in ("a", "b"):
+        await agree(state, key)
+    seen = {}
+    for shard in range(state.shards):
+        cursor, found = await state.base_records(shard, cursor=0)
+        seen[shard] = list(found)
+        while cursor:
+            cursor, found = await state.base_records(shard, cursor=cursor)
+            seen[shard] += found
+    assert {name for records in seen.values() for name, _ in records} == {key_digest("a"), key_digest("b")}
+    await agree(state, "b", replace(AGREED, blob_etag="0x8DC2"))
+    dropped = [await state.forget_bases(shard, records) for shard, records in seen.items()]
+    assert sum(dropped) == 1
+    first, second = await state.bases(["a", "b"])
+    assert first is None
+    assert second is not None
+    assert (await state.backlog()).objects == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from fedplane import exit_codes
 from fedplane.localstack.info import StackOptions
@@ -177,12 +178,30 @@ def test_doctor_names_the_missing_bucket(bench: Bench) -> None:
 def test_reconcile_works_without_a_running_engine(bench: Bench, user: User) -> None:
     """It scans, does the work itself and says what it did; the dry run before it only tells."""
     user.put_blob("alone/a.txt", b"alone", "text/plain")
+    before = _redis_dump(bench)
     assert bench.ask("reconcile", "--dry-run", "--prefix", "alone/")["differences"] == 1
     assert user.read_s3("alone/a.txt") is None
+    assert _redis_dump(bench) == before
     outcome = bench.ask("reconcile", "--prefix", "alone/")
     assert outcome["report"]["complete"]
     assert outcome["outstanding"] == 0
     assert user.read_s3("alone/a.txt") == b"alone"
+
+
+def _redis_dump(bench: Bench) -> dict[Any, Any]:
+    with redis.Redis.from_url(bench.info.redis_url) as client:
+        return {key: client.dump(key) for key in client.keys("*")}
+
+
+def test_reconcile_reads_all_contents_when_told_to_and_keeps_a_history(bench: Bench, user: User) -> None:
+    """What was copied is equal byte for byte; past scans can be asked for, and an unknown way to verify is refused."""
+    user.put_blob("verify/a.txt", b"verify", "text/plain")
+    scanned = bench.ask("reconcile", "--prefix", "verify/")["report"]
+    verified = bench.ask("reconcile", "--verify", "hash", "--prefix", "verify/")["verified"]
+    assert (verified["read"], verified["bytes"], verified["differ"]) == (1, 12, [])
+    assert bench.ask("reconcile", "--history")["scans"][-1] == scanned
+    refused = bench.cli("reconcile", "--verify", "size")
+    assert (refused.returncode, "hash" in refused.stderr) == (exit_codes.USAGE, True)
 
 
 def test_a_second_signal_ends_at_once(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from tests.decision.cells import ABSENT, UNCHANGED, Agreed, Cell, Place, Seen, T
 
 EVERY = tuple(cells())
 READ = tuple(cell for cell in EVERY if Seen.UNREAD not in (cell.here, cell.there))
-_DECIDED_ELSEWHERE = {Reason.REJECTED_DELETE, Reason.ONLY_KNOWN_TIME}
+_DECIDED_ELSEWHERE = {Reason.SIZE_AND_TIME, Reason.REJECTED_DELETE, Reason.ONLY_KNOWN_TIME}
 """An operator's word; and an unknown time, which ``decide`` gives to the edit before it asks."""
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from federation.errors import Halt, RetryLater
 from federation.model import Base, ListEntry, Side, Stamp
-from reconciler.drift import Drift, News, changes, drift, news
-from reconciler.merge import Row, merge
+from reconciler.drift import Drift, News, changes, drift, news, out_of_step
+from reconciler.merge import Batch, Row, in_pages, merge
 
 SECOND = 1_000_000
 _KEYS = st.lists(st.text(min_size=1, max_size=6).filter(lambda key: key.isprintable()), unique=True)
@@ -30,14 +30,22 @@ async def _listing(keys: list[str], fail_after: int | None = None) -> AsyncItera
         raise RetryLater("page failed", reason="throttled")
 
 
+def _merged(blob: AsyncIterator[ListEntry], vast: AsyncIterator[ListEntry], rows_a_page: int = 3) -> AsyncIterator[Batch]:
+    return merge(in_pages(blob, rows_a_page), in_pages(vast, rows_a_page + 2))
+
+
 def _ordered(keys: list[str]) -> list[str]:
     return sorted(keys, key=str.encode)
 
 
-@given(_KEYS, _KEYS)
-async def test_merge_is_the_union_of_both_listings_in_byte_order(blob: list[str], vast: list[str]) -> None:
-    """Every key once, on the sides that list it, ascending by UTF-8 bytes."""
-    rows = [row async for row in merge(_listing(_ordered(blob)), _listing(_ordered(vast)))]
+@given(_KEYS, _KEYS, _KEYS, st.integers(1, 5))
+async def test_merge_is_the_union_of_both_listings_in_byte_order(
+    only_blob: list[str], only_vast: list[str], both: list[str], rows_a_page: int
+) -> None:
+    """Every key once, on the sides that list it, ascending by UTF-8 bytes, however the pages are cut."""
+    blob, vast = sorted({*only_blob, *both}), sorted({*only_vast, *both})
+    rows: list[Row] = []
+    await _collect(rows, _merged(_listing(_ordered(blob)), _listing(_ordered(vast)), rows_a_page))
 
     assert [row.key for row in rows] == _ordered(list({*blob, *vast}))
     assert [row.key for row in rows if row.blob] == _ordered(blob)
@@ -50,20 +58,20 @@ async def test_a_failing_listing_is_never_one_that_ended(blob: list[str], vast: 
     fail_after = data.draw(st.integers(0, len(blob)))
     rows: list[Row] = []
     with pytest.raises(RetryLater):
-        await _collect(rows, merge(_listing(_ordered(blob), fail_after), _listing(_ordered(vast))))
+        await _collect(rows, _merged(_listing(_ordered(blob), fail_after), _listing(_ordered(vast))))
     assert all((row.blob is not None) == (row.key in blob) for row in rows)
 
 
-async def _collect(rows: list[Row], merged: AsyncIterator[Row]) -> None:
-    async for row in merged:
-        rows.append(row)  # noqa: PERF401 - the rows before a fault are wanted
+async def _collect(rows: list[Row], merged: AsyncIterator[Batch]) -> None:
+    async for batch in merged:
+        rows += batch.rows()
 
 
-@pytest.mark.parametrize("keys", [["b", "a"], ["a", "a"]])
+@pytest.mark.parametrize("keys", [["b", "a"], ["a", "a"], ["a", "b", "c", "b"], ["a", "b", "c", "c"]])
 async def test_a_listing_out_of_order_stops_the_merge(keys: list[str]) -> None:
-    """Out of order, or a key twice, is a named halt."""
+    """Out of order, or a key twice, within a page or from one to the next, is a named halt."""
     with pytest.raises(Halt) as caught:
-        _ = [row async for row in merge(_listing(keys), _listing([]))]
+        await _collect([], _merged(_listing(keys), _listing([])))
     assert caught.value.reason == "listing_order"
 
 
@@ -95,9 +103,9 @@ def test_drift_by_kind(blob: str | None, vast: str | None, base: Base | None, ki
     row = Row("k", _entry("k", blob) if blob else None, _entry("k", vast) if vast else None)
 
     assert drift(row, base) is kind
-    deletes = [change for change in changes(row, base) if change.deleted]
+    deletes = [change for change in changes(row, base, now_us=300 * SECOND) if change.deleted]
     assert not deletes or (base is not None and base.live)
-    assert (kind is None) == (changes(row, base) == [])
+    assert (kind is None) == (changes(row, base, now_us=300 * SECOND) == [])
 
 
 def test_an_agreed_etag_that_may_be_later_is_to_be_verified_on_vast_only() -> None:
@@ -109,5 +117,32 @@ def test_an_agreed_etag_that_may_be_later_is_to_be_verified_on_vast_only() -> No
 
     row = Row("k", _entry("k", "B"), later)
     assert drift(row, AGREED) is Drift.UNVERIFIED
-    [change] = changes(row, AGREED)
+    [change] = changes(row, AGREED, now_us=300 * SECOND)
     assert (change.side, change.etag, change.deleted) == (Side.VAST, None, False)
+
+
+def test_a_file_that_says_it_is_of_the_future_is_told_as_changed_now() -> None:
+    """A change waits since now at the latest; else status would say that everything before that file's time is applied."""
+    row = Row("k", _entry("k", "B"), _entry("k", "V2", at_s=9_000))
+    [change] = changes(row, AGREED, now_us=300 * SECOND)
+    assert change.at is not None
+    assert change.at.at_us == 300 * SECOND
+
+
+_ETAGS = st.sampled_from(["", "B", "V", "X"])
+_ENTRIES = st.none() | st.builds(ListEntry, st.just("k"), _ETAGS, st.integers(1, 2), st.builds(Stamp, st.integers(198, 201)))
+_BASES = st.none() | st.builds(
+    Base,
+    blob_etag=_ETAGS,
+    vast_etag=_ETAGS,
+    size_bytes=st.integers(1, 2),
+    deleted=st.booleans(),
+    vast_as_of_us=st.just(1_000_200),
+)
+
+
+@given(_ENTRIES, _ENTRIES, _BASES)
+def test_what_the_fast_look_lets_pass_is_in_step(blob: ListEntry | None, vast: ListEntry | None, base: Base | None) -> None:
+    """A row that is not looked at closely is one of which ``drift`` says nothing."""
+    if not out_of_step(Batch(["k"], [blob], [vast]), [base]):
+        assert drift(Row("k", blob, vast), base) is None

@@ -15,7 +15,7 @@ from federation.ports import ObjectStore
 from federation.progress import UNION_NOTE
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
-from reconciler.merge import merge
+from reconciler.merge import in_pages, merge
 from reconciler.periodic import PeriodicScan
 from reconciler.scan import COMPLETE, LAST, PAST, SWEEPS, Scanner, kept
 
@@ -123,6 +123,22 @@ async def test_a_side_found_empty_halts_the_pair_and_deletes_nothing(side: Side)
     assert await pair.state.dirty_keys(limit=9) == []
 
 
+async def test_a_side_that_is_being_filled_for_the_first_time_was_not_emptied() -> None:
+    """A listing that was empty when it was asked says nothing about what a worker has copied there since."""
+    pair = _Pair()
+    await pair.put(Side.VAST, "k")
+
+    async def filled_meanwhile(call: str, _: str) -> None:
+        if call == "list" and not (await pair.state.backlog()).objects:
+            lease = await pair.state.acquire(0, owner="t", ttl_seconds=60)
+            assert lease is not None
+            await pair.state.settle(lease, "k", 0, Base(blob_etag="b", vast_etag="v", size_bytes=1))
+            await pair.state.release(lease)
+
+    pair.raw[Side.BLOB]._hook = filled_meanwhile
+    assert (await pair.scanner.scan()).halted == ""
+
+
 async def test_a_missing_container_is_a_halt_and_no_delete() -> None:
     """Could not read is never absent."""
     pair = _Pair()
@@ -198,7 +214,7 @@ async def test_scans_start_at_once_on_request_and_survive_a_failure() -> None:
 
 
 async def test_memory_does_not_grow_with_the_listings() -> None:
-    """A merge of 200,000 rows a side holds a few entries at a time."""
+    """A merge of 200,000 rows a side holds a few pages at a time."""
 
     async def listing() -> AsyncIterator[ListEntry]:
         for number in range(200_000):
@@ -206,13 +222,13 @@ async def test_memory_does_not_grow_with_the_listings() -> None:
 
     tracemalloc.start()
     rows = 0
-    async for _ in merge(listing(), listing()):
-        rows += 1
+    async for batch in merge(in_pages(listing(), 1000), in_pages(listing(), 1000)):
+        rows += len(batch)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
     assert rows == 200_000
-    assert peak_bytes < 1_000_000
+    assert peak_bytes < 2_000_000
 
 
 async def test_tombstones_past_their_retention_are_forgotten_a_few_shards_a_scan() -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pytest
 
 from federation.event_settings import BlobEventSettings
-from federation.model import Base, Change, Mode, Side, Source, Stamp
-from federation.progress import UNION_NOTE, Backlog, DeadLetter, HaltRecord
+from federation.model import Base, Change, Mode, Side, Source, Stamp, StampOrigin
+from federation.progress import UNION_NOTE, DeadLetter, HaltRecord
 from federation.rules.parking import REASONS
 from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
 from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
-from fedplane.status import PairStatus, converged_as_of_us, pair_status
+from fedplane.status import PairStatus, pair_status
 from fedplane.status_text import page
+from reconciler.book import Book
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST
 
@@ -360,40 +361,28 @@ async def test_a_record_nobody_could_read_is_a_doubt_until_a_whole_scan(source: 
 # ------------------------------------------------------------------------------------------------------------- converged
 
 
-def backlog(blob: int | None = None, vast: int | None = None) -> Backlog:
-    """The oldest changes of both sides."""
-    ages = {Side.BLOB: blob, Side.VAST: vast}
-    return Backlog(
-        dirty=0, dirty_by_side=dict.fromkeys(Side, 0), oldest_us_by_side=ages, parked=0, held=0, conflicts=0, objects=0
-    )
+async def test_each_direction_says_as_of_when_it_is_applied_and_the_pair_the_earlier_of_both() -> None:
+    """A change that waits holds back its own direction only; the feed's watermark moves Blob's on between scans."""
+    state = MemoryState("p", shards=2, clock=StillClock())
+    await Book(state).keep(scan(600))
+    at = Stamp(ago(30), 1, StampOrigin.CHANGE_FEED)
+    feed = {"connected": 1, "from_us": ago(900), "as_of_us": ago(20)}
+    await say(state, beat(sources={"event_grid_queue": CONNECTED, "vast_events": CONNECTED, "change_feed": feed}))
+    found = await pair_status(state, settings(), NOW)
+    assert found.directions[BLOB_TO_VAST].converged_as_of_us == ago(20)
+    assert found.directions[VAST_TO_BLOB].converged_as_of_us == found.converged_as_of_us == ago(600)
+    await state.mark([Change("k", Side.BLOB, Source.CHANGE_FEED, etag="e", at=at)])
+    found = await pair_status(state, settings(), NOW)
+    assert found.directions[BLOB_TO_VAST].converged_as_of_us == ago(30)
+    assert "everything applied as of" in page(found)
 
 
-@pytest.mark.parametrize(
-    ("whole", "waits", "union", "expected"),
-    [
-        (None, backlog(), False, None),
-        (None, backlog(ago(5)), False, None),
-        (scan(600), backlog(), True, None),
-        (scan(600), backlog(), False, ago(600)),
-        (scan(600), backlog(ago(5), ago(9)), False, ago(600)),
-        (scan(600), backlog(ago(900)), False, ago(900)),
-        (scan(600), backlog(ago(700), ago(800)), False, ago(800)),
-        (scan(600), backlog(None, ago(700)), False, ago(700)),
-    ],
-    ids=["never_scanned", "never", "union", "scanned", "younger_change", "older_change", "oldest", "vast_only"],
-)
-def test_the_two_sides_are_known_equal_as_of_the_last_scan_s_start_or_the_oldest_change(
-    whole: Report | None, waits: Backlog, union: bool, expected: int | None
-) -> None:
-    """Its start, not its end: what changed while it ran it may have missed."""
-    assert converged_as_of_us([] if whole is None else [whole], waits, union=union) == expected
-
-
-def test_while_something_is_unapplied_only_the_scan_before_is_sure() -> None:
-    """A scan that found a delete cannot say when it happened, only that the object was there at the scan before."""
-    scans = [Report(started_us=at, complete=True) for at in (1_000, 2_000)]
-    none: dict[Side, int | None] = dict.fromkeys(Side)
-    dirty = Backlog(1, dict.fromkeys(Side, 1), none, parked=0, held=0, conflicts=0, objects=1)
-    assert converged_as_of_us(scans, dirty, union=False) == 1_000
-    assert converged_as_of_us(scans[:1], dirty, union=False) is None
-    assert converged_as_of_us(scans, replace(dirty, dirty=0), union=False) == 2_000
+async def test_a_change_older_than_every_scan_s_end_leaves_its_direction_unknown() -> None:
+    """The scan that found it cannot say when it happened; the pair is then not known to be equal at any time."""
+    state = MemoryState("p", shards=2, clock=StillClock())
+    await Book(state).keep(scan(600))
+    await state.mark([Change("k", Side.VAST, Source.RECONCILER, etag="e", at=Stamp(ago(900)))])
+    found = await pair_status(state, settings(), NOW)
+    assert found.directions[VAST_TO_BLOB].converged_as_of_us is None
+    assert found.directions[BLOB_TO_VAST].converged_as_of_us == ago(600)
+    assert found.converged_as_of_us is None

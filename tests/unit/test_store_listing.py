@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.errors import Halt, RetryLater
+from federation.errors import RetryLater
 from federation.keys import AZURE_BLOB, VAST_COMMON, NamePolicy
 from federation.model import ListEntry, Side, Stamp
 from federation.stores import listing, pages
@@ -265,14 +265,15 @@ async def test_the_planes_own_names_do_not_disturb() -> None:
     assert server.passes == 3
 
 
-async def test_a_listing_in_no_order_at_all_halts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More late entries than memory may hold is a halt with its own reason, not an endless list."""
+async def test_a_listing_in_no_order_at_all_is_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More late entries than memory may hold: the listing is sorted on disk, and may not be started in its middle."""
     monkeypatch.setattr(listing, "LATE_LIMIT", 3)
     server = Server([])
     server.names = ["z", "a", "b", "c", "d"]
-    with pytest.raises(Halt) as error:
-        await read(ordered(server))
-    assert error.value.reason == "listing_order"
+    listed = ordered(server)
+    assert await read(listed) == ["a", "b", "c", "d", "z"]
+    assert not listed.in_order
+    assert await read(listed, start_after="b") == ["c", "d", "z"]
 
 
 async def test_a_failing_page_raises_through() -> None:

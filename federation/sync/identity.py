@@ -1,0 +1,91 @@
+"""Is this the container, is this the bucket the pair's records are of? An object under ``.federation/`` on each side says so.
+
+Written once, conditionally, and compared at each start and before each scan: another bucket under the same name, or one restored
+empty and half refilled, would make everything look deleted (design 4.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from secrets import token_hex
+
+import msgspec
+
+from federation.errors import Halt, NotPresent, Reobserve
+from federation.model import PRESERVED_PREFIX, Metadata, Side
+from federation.ports import ObjectStore, State
+from federation.rules.guards import BUCKET_SWAPPED
+
+MAY_BE_NEW = "may_be_new:"
+"""Note, by side: a person looked; what is found there now is the pair's."""
+_NOTE = "pair:identity"
+_MOST_BYTES = 4096
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    """What the object holds."""
+
+    pair: str
+    id: str
+
+
+def identity_key(pair: str) -> str:
+    """Where the object is; each pair has its own, since a bucket may be in several (chains)."""
+    return f"{PRESERVED_PREFIX}pairs/{pair}.json"
+
+
+async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
+    """Compare both sides with what the state recorded; record and write what is new. Raises Halt, and as reads and writes do."""
+    packed = await state.note(_NOTE)
+    recorded = msgspec.json.decode(packed, type=dict[Side, str]) if packed else {}
+    found = {side: await _read(store, identity_key(pair)) for side, store in stores.items()}
+    known = dict(recorded)
+    for side in Side:
+        if side in recorded and found[side] == recorded[side]:
+            continue
+        if side in recorded and not await _may_be_new(stores[side], state, side, found[side]):
+            continue  # it lists nothing: that is the guard of emptied sides' business
+        known[side] = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
+        found[side] = known[side]
+        await state.put_note(f"{MAY_BE_NEW}{side}", b"")
+    if known != recorded:
+        await state.put_note(_NOTE, msgspec.json.encode(known))
+
+
+async def _may_be_new(store: ObjectStore, state: State, side: Side, found: str) -> bool:
+    """Whether a side that is not the recorded one may be taken for it. Raises Halt where it would look deleted."""
+    if await state.note(f"{MAY_BE_NEW}{side}") or not (await state.backlog()).objects:
+        return True
+    if not found and await anext(aiter(store.list()), None) is None:
+        return False
+    what = "is marked as another one's" if found else f"lacks the object {PRESERVED_PREFIX}pairs/ that was written there"
+    raise Halt(
+        f"the {side} side is not the one this pair's records are of: it {what}. Was it replaced, or restored? Nothing was done. "
+        f"If it is the right one: fedplane lift {BUCKET_SWAPPED}_{side}; what it lacks then counts as deleted, within the budget",
+        reason=f"{BUCKET_SWAPPED}_{side}",
+        side=side,
+    )
+
+
+async def _read(store: ObjectStore, key: str) -> str:
+    """The id found; empty when there is none. What is there and no id of ours counts as another one's."""
+    try:
+        reader = await store.open(key, start=0, length=_MOST_BYTES)
+    except NotPresent:
+        return ""
+    try:
+        return msgspec.json.decode(await reader.read(), type=_Mark).id
+    except msgspec.DecodeError:
+        return "unreadable"
+    finally:
+        await reader.close()
+
+
+async def _write(store: ObjectStore, pair: str, wanted: str) -> str:
+    """Write the id where there is none; the one that is there if another process was first."""
+    data = msgspec.json.encode(_Mark(pair, wanted))
+    try:
+        await store.put(identity_key(pair), data, Metadata("application/json"), stamp=None, expected_etag=None)
+    except Reobserve:
+        return await _read(store, identity_key(pair))
+    return wanted

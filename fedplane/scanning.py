@@ -1,0 +1,46 @@
+"""The scanner of an open pair, the same for the running engine and for ``fedplane reconcile``."""
+
+from __future__ import annotations
+
+from federation.model import Side, Source
+from federation.scan_settings import ReconcileSettings
+from federation.settings import PairSettings
+from federation.sync.identity import check_identity
+from federation.wiring import PairRuntime, owner_name
+from reconciler.scan import MOST_UNSAVED_ROWS, Scanner, ScanOptions
+
+
+def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool) -> Scanner:
+    """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them."""
+
+    async def guard() -> None:
+        await check_identity(runtime.stores, runtime.state, runtime.settings.name)
+
+    options = ScanOptions(
+        owner=owner_name(),
+        range_rows=reconcile.range_rows,
+        parallel=reconcile.parallel_ranges,
+        save_rows=min(MOST_UNSAVED_ROWS, reconcile.range_rows // 4),
+        yields=yields,
+    )
+    return Scanner(
+        runtime.stores,
+        runtime.state,
+        runtime.sink,
+        runtime.context.clock,
+        quiet_us=runtime.context.quiet_us,
+        tombstone_us=runtime.settings.rules.tombstone_us,
+        tellers=tellers(runtime.settings),
+        options=options,
+        delete_budget=runtime.settings.rules.delete_budget,
+        guard=guard,
+    )
+
+
+def tellers(pair: PairSettings) -> dict[Side, str]:
+    """Which source should tell of changes of each side; empty where none is set up."""
+    blob, vast = pair.blob.events, pair.vast.events
+    return {
+        Side.BLOB: Source.EVENT_GRID.value if blob.queue_url or blob.webhook_listen else "",
+        Side.VAST: Source.VAST_EVENTS.value if vast.bootstrap else "",
+    }

@@ -1,0 +1,93 @@
+"""What a pair's state keeps of scans: the plan and the ranges of one under way, boundaries for the next, reports of past ones."""
+
+from __future__ import annotations
+
+import msgspec
+
+from federation.ports import State
+from reconciler.ranges import Plan, Progress
+from reconciler.report import Report
+
+HISTORY = 50
+WHOLE_KEPT = 5
+"""Of scans of the whole pair as many are kept, however many scoped ones came after."""
+LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
+"""Names of the notes: last report, last complete report of the whole pair, history."""
+_PLAN, _RANGE, _BOUNDS = "scan:plan", "scan:range:", "scan:bounds"
+PLANNING, FINISHING = "scan:planning", "scan:finishing"
+"""Tasks that one process at a time does."""
+
+
+def range_task(number: int) -> str:
+    """The task of scanning one range."""
+    return f"{_RANGE}{number}"
+
+
+class Book:
+    """Notes in the pair's state. Every method raises RetryLater when the state cannot be reached."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def plan(self) -> Plan | None:
+        """Of the scan under way, if one was written down."""
+        packed = await self._state.note(_PLAN)
+        return msgspec.json.decode(packed, type=Plan) if packed else None
+
+    async def write_plan(self, plan: Plan) -> None:
+        """From now on others may help, and whoever comes after a crash goes on."""
+        await self._state.put_note(_PLAN, msgspec.json.encode(plan))
+
+    async def drop_plan(self, plan: Plan) -> None:
+        """The scan is over: its plan and its ranges are forgotten."""
+        await self._state.put_note(_PLAN, b"")
+        for number in range(len(plan.ranges)):
+            await self._state.put_note(range_task(number), b"")
+
+    async def progress(self, plan: Plan, number: int) -> Progress | None:
+        """One range of *plan* as saved last; None when nobody saved any of it."""
+        packed = await self._state.note(range_task(number))
+        found = msgspec.msgpack.decode(packed, type=Progress) if packed else None
+        return found if found is not None and found.scan == plan.scan else None
+
+    async def save(self, number: int, progress: Progress) -> None:
+        """Keep how far a range is. After its marks are durable (rule 6)."""
+        await self._state.put_note(range_task(number), msgspec.msgpack.encode(progress))
+
+    async def bounds(self) -> list[str]:
+        """Where the last whole scan says to cut the next one."""
+        packed = await self._state.note(_BOUNDS)
+        return msgspec.json.decode(packed, type=list[str]) if packed else []
+
+    async def write_bounds(self, bounds: list[str]) -> None:
+        """For the next whole scan."""
+        await self._state.put_note(_BOUNDS, msgspec.json.encode(bounds) if bounds else b"")
+
+    async def keep(self, report: Report) -> None:
+        """Add *report* to those kept."""
+        packed = msgspec.json.encode(report)
+        await self._state.put_note(LAST, packed)
+        past = await self._state.note(PAST)
+        reports = [*(msgspec.json.decode(past, type=list[Report]) if past else []), report]
+        whole = [one for one in reports if one.whole][-WHOLE_KEPT:]
+        kept = [one for at, one in enumerate(reports) if one in whole or at >= len(reports) - HISTORY]
+        await self._state.put_note(PAST, msgspec.json.encode(kept))
+        if report.whole:
+            await self._state.put_note(COMPLETE, packed)
+
+
+async def history(state: State) -> list[Report]:
+    """The kept reports, oldest first."""
+    past = await state.note(PAST)
+    return msgspec.json.decode(past, type=list[Report]) if past else []
+
+
+async def whole_scans(state: State) -> list[Report]:
+    """Those of scans that compared the whole pair to the end."""
+    return [report for report in await history(state) if report.whole]
+
+
+async def kept(state: State, name: str) -> Report | None:
+    """A kept report: LAST or COMPLETE."""
+    packed = await state.note(name)
+    return msgspec.json.decode(packed, type=Report) if packed else None

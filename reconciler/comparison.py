@@ -1,0 +1,233 @@
+"""Compare one span of both listings with the base and mark what differs. It only finds; the worker decides by the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from federation.errors import Halt
+from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_kind
+from federation.ports import ChangeSink, Clock, ObjectStore, State
+from federation.progress import DeleteBudget
+from federation.rules.guards import SIDE_EMPTIED, side_emptied
+from federation.sorting import sort_entries
+from reconciler.drift import Drift, News, changes, drift, news, out_of_step
+from reconciler.merge import Batch, Pages, Row, in_pages, merge
+from reconciler.report import Report
+from reconciler.share import Share
+from reconciler.withheld import Gone, Withheld
+
+BATCH = 1000
+"""Entries of a listing that are merged, looked up and marked in one round."""
+RECENT_US = 2_000_000
+"""A change younger than this may still be announced by its event."""
+MAY_BE_EMPTY = "may_be_empty:"
+"""Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
+LISTING_ORDER = "listing_order"
+FILE_WRITES = "no source: written as a file"
+NO_SOURCE = "no source is set up"
+
+AfterBatch = Callable[[Batch, Sequence[Base | None]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One row that is not as agreed."""
+
+    row: Row
+    base: Base | None
+    kind: Drift
+
+
+class Comparison:
+    """The steps of a scan over one pair. *sink* is where marks go (it wakes the worker); *state* answers questions."""
+
+    def __init__(
+        self,
+        stores: Mapping[Side, ObjectStore],
+        state: State,
+        sink: ChangeSink,
+        clock: Clock,
+        *,
+        quiet_us: int,
+        tellers: Mapping[Side, str] | None = None,
+        yields: bool = False,
+        delete_budget: DeleteBudget | None = None,
+    ) -> None:
+        """*tellers*: which source should tell of changes of each side. *yields*: give way to changes that a worker applies."""
+        self._stores = dict(stores)
+        self._state = state
+        self._sink = sink
+        self._clock = clock
+        self._quiet_us = quiet_us
+        self._tellers = tellers or {}
+        self._deletes = Withheld(state, sink, delete_budget)
+        self._share = Share(state, clock) if yields else None
+
+    async def compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None = None) -> None:
+        """Compare what *report* spans, from its ``resume`` key on, and mark the differences; deletes go to *withheld* instead.
+
+        Marks are durable before ``resume`` moves and *after_batch* is called (rule 6). A listing that turns out not to be in
+        order is taken up again at that key, sorted on disk first. Raises what the listings and the state raise; then nothing may
+        be concluded from what was not reached (rule 3).
+        """
+        while True:
+            try:
+                await self._compare_span(report, withheld, after_batch)
+            except Halt as error:
+                if error.reason != LISTING_ORDER or error.side is None or error.side in report.sorted_sides:
+                    raise
+                report.sorted_sides.append(error.side)
+            else:
+                return
+
+    async def _compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None) -> None:
+        async with aclosing(self._rows(report)) as batches:
+            async for batch in batches:
+                bases, found = await self._compare(batch, report)
+                await self._mark(found, report, withheld)
+                report.resume = batch.keys[-1]
+                if after_batch is not None:
+                    await after_batch(batch, bases)
+                if self._share is not None:
+                    await self._share.give_way()
+
+    async def differences(self, *, prefix: str = "") -> AsyncIterator[Difference]:
+        """Every difference, marking and recording nothing: for dry runs. Raises what the listings raise."""
+        report = Report(started_us=self._clock.now_us(), prefix=prefix)
+        async with aclosing(self._rows(report)) as batches:
+            async for batch in batches:
+                for difference in (await self._compare(batch, report))[1]:
+                    yield difference
+
+    # ------------------------------------------------------------------------------------------------------------ listings
+
+    async def _rows(self, report: Report) -> AsyncGenerator[Batch, None]:
+        """The rows of the span that are left; a scan of the whole pair first looks whether a side was emptied."""
+        whole = not (report.prefix or report.after or report.until or report.resume)
+        # Before the listings: what is agreed on while they are read may be on a side that was empty when it was asked.
+        known = (await self._state.backlog()).objects if whole else 0
+        async with (
+            aclosing(self._listing(Side.BLOB, report.prefix, report)) as blob,
+            aclosing(self._listing(Side.VAST, report.prefix, report)) as vast,
+        ):
+            first = {Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}
+            if whole:
+                await self._require_sides(first, known)
+            async for batch in merge(_pages(first[Side.BLOB], blob), _pages(first[Side.VAST], vast)):
+                yield batch
+
+    async def check_sides(self) -> None:
+        """Look whether a side was emptied: for scans that do not begin at the first key. Raises Halt, and as listings do."""
+        whole, known = Report(started_us=0), (await self._state.backlog()).objects
+        async with (
+            aclosing(self._listing(Side.BLOB, "", whole)) as blob,
+            aclosing(self._listing(Side.VAST, "", whole)) as vast,
+        ):
+            await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}, known)
+
+    async def _listing(self, side: Side, prefix: str, report: Report) -> AsyncGenerator[ListEntry, None]:
+        after = report.resume or report.after
+        store = self._stores[side]
+        if side in report.sorted_sides:  # a server with an order of its own may start anywhere: all of it is read
+            entries = sort_entries(store.list(prefix=prefix))
+        else:
+            entries = store.list(prefix=prefix, start_after=after)
+        try:
+            async for entry in entries:
+                if report.until and entry.key > report.until:
+                    return
+                if entry.key > after:
+                    yield entry
+        finally:
+            if isinstance(entries, AsyncGenerator):
+                await entries.aclose()
+
+    async def _require_sides(self, first: Mapping[Side, ListEntry | None], known: int) -> None:
+        """Halt when one side lists nothing while the base held *known* objects before, and the other side has some (rule 8)."""
+        for side in Side:
+            if await self._state.note(f"{MAY_BE_EMPTY}{side}"):
+                continue  # a person looked and lifted the halt
+            listed = 0 if first[side] is None else 1
+            if first[side.other] is not None and side_emptied(listed, known):
+                raise Halt(
+                    f"the {side} side lists no object at all, yet the base knows some. Nothing was deleted. If it was emptied on "
+                    f"purpose: fedplane lift {SIDE_EMPTIED}_{side}",
+                    reason=f"{SIDE_EMPTIED}_{side}",
+                    side=side,
+                )
+
+    # ---------------------------------------------------------------------------------------------------------- comparison
+
+    async def _compare(self, batch: Batch, report: Report) -> tuple[Sequence[Base | None], list[Difference]]:
+        bases = await self._state.bases(batch.keys)
+        found = []
+        for at in out_of_step(batch, bases):
+            row = batch.row(at)
+            kind = drift(row, bases[at])
+            if kind is not None:
+                report.drift[kind] = report.drift.get(kind, 0) + 1
+                found.append(Difference(row, bases[at], kind))
+        report.in_step += len(batch) - len(found)
+        for side, entries in ((Side.BLOB, batch.blob), (Side.VAST, batch.vast)):
+            report.listed[side] += sum(1 for entry in entries if entry is not None)
+        return bases, found
+
+    async def _mark(self, found: list[Difference], report: Report, withheld: list[Gone]) -> None:
+        if not found:
+            return
+        dirty = await self._state.are_dirty([difference.row.key for difference in found])
+        vast_ahead_us = (await self._stores[Side.VAST].clock_skew()).us
+        now_us = self._clock.now_us() + max(0, vast_ahead_us)
+        marks: list[Change] = []
+        for difference, known in zip(found, dirty, strict=True):
+            self._blame(difference, report, known=known)
+            young_until_us = self._young_until(difference.row.vast, difference.base, vast_ahead_us)
+            report.young += young_until_us > 0
+            news_of_row = changes(difference.row, difference.base, now_us=now_us, young_until_us=young_until_us)
+            if difference.kind in (Drift.DELETED_BLOB, Drift.DELETED_VAST):
+                withheld += [Gone(change.key, change.side) for change in news_of_row if change.deleted]
+                news_of_row = [change for change in news_of_row if not change.deleted]
+            marks += news_of_row
+        report.marked += (await self._sink.mark(marks)).marked if marks else 0
+        await self._deletes.if_too_many(report, withheld)
+
+    def _blame(self, difference: Difference, report: Report, *, known: bool) -> None:
+        """Say which source should have told us."""
+        if difference.kind is Drift.UNVERIFIED:
+            return
+        if known:
+            report.in_flight += 1
+            return
+        now = self._clock.now_us()
+        for side in Side:
+            entry = difference.row.of(side)
+            if news(entry, difference.base, side) not in (News.CHANGED, News.GONE):
+                continue
+            if entry is not None and now - entry.modified.at_us - entry.modified.precision_us < RECENT_US:
+                report.recent += 1
+                continue
+            report.missed_by_events[side] += 1
+            by = report.missed.setdefault(difference.kind, {})
+            who = self._teller(side, entry)
+            by[who] = by.get(who, 0) + 1
+
+    def _teller(self, side: Side, entry: ListEntry | None) -> str:
+        if side is Side.VAST and entry is not None and s3_etag_kind(entry.etag) is ETagKind.FILE_SIDE:
+            return FILE_WRITES
+        return self._tellers.get(side, "") or NO_SOURCE
+
+    def _young_until(self, entry: ListEntry | None, base: Base | None, vast_ahead_us: int) -> int:
+        """Our time until which the VAST version may still be being written; 0 when it is quiet or agreed."""
+        if entry is None or news(entry, base, Side.VAST) is not News.CHANGED:
+            return 0
+        until = entry.modified.at_us + entry.modified.precision_us + self._quiet_us - vast_ahead_us
+        return until if until > self._clock.now_us() else 0
+
+
+async def _pages(first: ListEntry | None, rest: AsyncIterator[ListEntry]) -> Pages:
+    if first is not None:
+        yield [first]
+        async for page in in_pages(rest, BATCH):
+            yield page

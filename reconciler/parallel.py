@@ -1,0 +1,257 @@
+"""One whole scan, by several tasks of several processes: each range is a task that one of them owns, saved as it goes.
+
+A small pair is one range, and nothing is written down before its first save: it is scanned from its start each time. From then on
+the plan is in the state: others may take what nobody owns, and whoever comes after a crash goes on from each range's saved key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+from federation.errors import FederationError, RetryLater
+from federation.model import Base, Side
+from federation.ports import Clock, ObjectStore, State
+from reconciler import sweep
+from reconciler.book import FINISHING, PLANNING, Book, range_task
+from reconciler.comparison import Comparison
+from reconciler.merge import Batch
+from reconciler.ranges import Plan, Progress, boundaries, merged
+from reconciler.report import Report
+from reconciler.withheld import Gone
+
+OWNED_SECONDS = 30.0
+"""After which the range of a process that died is taken by another."""
+FINISH_SECONDS = 300.0
+POLL_SECONDS = 1.0
+TELL_SECONDS = 0.2
+
+
+class _LostError(Exception):
+    """The range is another process's by now."""
+
+
+class ParallelScan:
+    """This process's part in one whole scan. ``report`` adds up all ranges, also those of others."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        stores: Mapping[Side, ObjectStore],
+        state: State,
+        clock: Clock,
+        plan: Plan,
+        *,
+        owner: str,
+        parallel: int,
+        save_rows: int,
+        on_progress: Callable[[Report], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self._comparison = comparison
+        self._stores = stores
+        self._state = state
+        self._clock = clock
+        self._book = Book(state)
+        self._owner = owner
+        self._parallel = parallel
+        self._save_rows = save_rows
+        self._on_progress = on_progress
+        self._told = clock.monotonic_seconds()
+        self._progress: dict[int, Progress] = {}
+        self._written = False
+        self._failed = False
+
+    @property
+    def report(self) -> Report:
+        """Of the whole scan, as far as it is."""
+        return merged(self.plan, self._progress)
+
+    @property
+    def seen(self) -> list[bytes]:
+        """What the sweep has to know of each range."""
+        return [one.seen for one in self._progress.values()]
+
+    @property
+    def withheld(self) -> list[Gone]:
+        """Deletes that no range has marked."""
+        return [gone for one in self._progress.values() for gone in one.withheld]
+
+    async def run(self) -> bool:
+        """Scan until no range is left; True when this process has to finish the scan, False when another finished it.
+
+        Raises what stopped a range; what was saved of it, and the other ranges, stay for the next run.
+        """
+        await self._begin()
+        while True:
+            await self._reload()
+            left = [number for number in range(len(self.plan.ranges)) if not self._done(number)]
+            if not left:
+                return await self._may_finish()
+            if not await self._work(left):
+                if self._written and not await self._planned():
+                    return False
+                await self._clock.sleep(POLL_SECONDS)
+
+    async def cut_next(self, range_rows: int) -> None:
+        """Leave the boundaries for the next scan. A listing may start anywhere only where names are keys, in order."""
+        ranges = [self._progress[number].samples for number in range(len(self.plan.ranges))]
+        bounds = boundaries(ranges, rows_a_range=range_rows)
+        if bounds and not all(store.ordered for store in self._stores.values()):
+            bounds = []
+        if bounds != self.plan.bounds:
+            await self._book.write_bounds(bounds)
+
+    async def end(self, *, over: bool) -> None:
+        """Let others finish the scan, or, when it is *over*, forget it."""
+        if self._written and over:
+            await self._book.drop_plan(self.plan)
+        if self._written:
+            await self._state.disown(FINISHING, owner=self._owner)
+
+    # ---------------------------------------------------------------------------------------------------------------- plan
+
+    async def _begin(self) -> None:
+        known = await self._book.plan()
+        while known is None and self.plan.bounds and not await self._write_plan():
+            await self._clock.sleep(POLL_SECONDS)
+            known = await self._book.plan()
+        if known is not None:
+            self.plan, self._written = known, True
+        if self._written:
+            await self._comparison.check_sides()
+        if self.plan.bounds:
+            for store in self._stores.values():
+                store.ordered = True  # as the last whole scan saw it; a listing that sees otherwise says so
+
+    async def _write_plan(self) -> bool:
+        """From now on others may help; False when another writes one, or wrote one."""
+        if not await self._state.own(PLANNING, owner=self._owner, ttl_seconds=OWNED_SECONDS):
+            return False
+        try:
+            if await self._book.plan() is None:
+                await self._book.write_plan(self.plan)
+                self._written = True
+        finally:
+            await self._state.disown(PLANNING, owner=self._owner)
+        return self._written
+
+    async def _planned(self) -> bool:
+        plan = await self._book.plan()
+        return plan is not None and plan.scan == self.plan.scan
+
+    async def _reload(self) -> None:
+        """What others did meanwhile, while this process scans nothing."""
+        for number in range(len(self.plan.ranges) if self._written else 0):
+            if not self._done(number):
+                await self._load(number)
+
+    async def _load(self, number: int) -> None:
+        saved = await self._book.progress(self.plan, number)
+        if saved is not None:
+            self._progress[number] = saved
+
+    def _done(self, number: int) -> bool:
+        return number in self._progress and self._progress[number].done
+
+    async def _may_finish(self) -> bool:
+        while self._written:
+            if not await self._planned():
+                return False
+            if await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS):
+                return await self._planned()
+            await self._clock.sleep(POLL_SECONDS)
+        return True
+
+    # -------------------------------------------------------------------------------------------------------------- ranges
+
+    async def _work(self, left: list[int]) -> bool:
+        """Scan of *left* what nobody owns; False when that is nothing."""
+        waiting = list(reversed(left))
+        if len(left) == 1:
+            return await self._help(waiting)
+        results = await asyncio.gather(*(self._help(waiting) for _ in range(self._parallel)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return True in results
+
+    async def _help(self, waiting: list[int]) -> bool:
+        """One task: range after range. After a failure the others end theirs and take no more."""
+        worked = False
+        while waiting and not self._failed:
+            number = waiting.pop()
+            if not await self._take(number):
+                continue
+            try:
+                await self._scan_range(number)
+                worked = True
+            except _LostError:
+                self._progress.pop(number, None)
+            except FederationError:
+                self._failed = True
+                raise
+            finally:
+                await self._give_back(number)
+        return worked
+
+    async def _take(self, number: int) -> bool:
+        if not self._written:
+            return True
+        if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
+            return False
+        await self._load(number)  # as its last owner left it
+        if self._done(number):
+            await self._give_back(number)
+            return False
+        return True
+
+    async def _give_back(self, number: int) -> None:
+        if self._written:
+            with contextlib.suppress(RetryLater):  # then it grows old by itself
+                await self._state.disown(range_task(number), owner=self._owner)
+
+    async def _scan_range(self, number: int) -> None:
+        progress = self._progress.get(number) or self.plan.begun(number)
+        progress.report.resumed += bool(progress.report.resume)
+        self._progress[number] = progress
+        saved_rows, saved_at = progress.samples.rows, self._clock.monotonic_seconds()
+
+        async def after_batch(batch: Batch, bases: Sequence[Base | None]) -> None:
+            nonlocal saved_rows, saved_at
+            progress.samples.add(batch.keys)
+            progress.seen += sweep.remember(self.plan.turn, self._state, batch.keys, bases)
+            now = self._clock.monotonic_seconds()
+            self._tell(now)
+            due = self._written and now - saved_at > OWNED_SECONDS / 3
+            if due or progress.samples.rows - saved_rows >= self._save_rows:
+                await self._save(number, progress)
+                saved_rows, saved_at = progress.samples.rows, now
+
+        await self._comparison.compare_span(progress.report, progress.withheld, after_batch)
+        await self._require_names_in_order()
+        progress.report.complete = True
+        if self._written:
+            await self._save(number, progress)
+        self._tell(self._clock.monotonic_seconds() + TELL_SECONDS)
+
+    async def _require_names_in_order(self) -> None:
+        """A range is only whole if names are keys in order; else the next scan is one range again."""
+        if self.plan.bounds and not all(store.ordered for store in self._stores.values()):
+            await self._book.write_bounds([])
+            await self._book.drop_plan(self.plan)
+            raise RetryLater("a listing is no longer in the order of its keys; scan anew as one range", reason="listing_order")
+
+    async def _save(self, number: int, progress: Progress) -> None:
+        """Keep how far the range is. The first save of a scan that was not written down does that."""
+        if not self._written and not await self._write_plan():
+            return  # another process's scan is written down: this one goes on by itself
+        if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
+            raise _LostError
+        await self._book.save(number, progress)
+
+    def _tell(self, now: float) -> None:
+        if self._on_progress is not None and now - self._told >= TELL_SECONDS:
+            self._told = now
+            self._on_progress(self.report)

@@ -1,0 +1,63 @@
+"""Deletes that a scan found are marked last: how many they are is known before the first is carried out (rule 8)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from federation.model import Change, Side, Source
+from federation.ports import ChangeSink, State
+from federation.progress import DeleteBudget
+from federation.rules.guards import MASS_DELETE, delete_limit
+from reconciler.report import Report
+
+_MARK_AT_ONCE = 1000
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True):
+    """An object that is gone on *side* only, as far as the listings tell."""
+
+    key: str
+    side: Side
+
+
+class Withheld:
+    """What becomes of the deletes of a scan. Without a *budget* they are only put off."""
+
+    def __init__(self, state: State, sink: ChangeSink, budget: DeleteBudget | None) -> None:
+        self._state = state
+        self._sink = sink
+        self._budget = budget
+
+    async def if_too_many(self, report: Report, withheld: list[Gone]) -> None:
+        """While scanning: once the limit is passed there is no reason to wait, so what is kept here stays small."""
+        if self._budget is not None and len(withheld) > self._budget.count:
+            await self.mark(report, withheld)
+
+    async def mark(self, report: Report, withheld: list[Gone]) -> None:
+        """Mark them and forget them; first, durably, that they are held where they are too many."""
+        limit = await self._limit() if withheld else None
+        for side in Side:
+            many = sum(gone.side is side for gone in withheld)
+            if limit is not None and many > limit:
+                report.mass_delete = sorted({*report.mass_delete, side})
+                await self._state.put_note(f"{MASS_DELETE}{side}", b"1")
+        for at in range(0, len(withheld), _MARK_AT_ONCE):
+            part = withheld[at : at + _MARK_AT_ONCE]
+            marks = [Change(gone.key, gone.side, Source.RECONCILER, deleted=True) for gone in part]
+            report.marked += (await self._sink.mark(marks)).marked
+        withheld.clear()
+
+    async def few_again(self, report: Report) -> None:
+        """After a whole scan: where no more is gone than the budget allows, deletes are carried out again."""
+        limit = await self._limit()
+        for side in Side:
+            gone = report.drift.get(f"deleted_on_{side}", 0)
+            note = f"{MASS_DELETE}{side}"
+            if side not in report.mass_delete and (limit is None or gone <= limit) and await self._state.note(note):
+                await self._state.put_note(note, b"")
+
+    async def _limit(self) -> int | None:
+        if self._budget is None:
+            return None
+        objects = (await self._state.backlog()).objects
+        return delete_limit(objects, count=self._budget.count, share=self._budget.share)

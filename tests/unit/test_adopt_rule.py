@@ -1,0 +1,86 @@
+"""Adopting by size and time: only on the operator's word, and only what was never agreed on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from federation.model import Base, Metadata, Present, Side, Stamp, Version
+from federation.rules.decide import decide
+from federation.rules.decision import Action, Reason, Rules
+from federation.rules.times import file_time, same_file_time
+from tests.unit.world import World
+
+SECOND = 1_000_000
+WORD = Rules(adopt_by_size_and_time=True)
+
+
+def obj(at_s: float = 100, *, size: int = 3, mtime: str = "", md5: str | None = None, digest: bytes = b"d") -> Present:
+    """An object of that time."""
+    metadata = Metadata(user=(("mtime", mtime),) if mtime else ())
+    return Present(Version("e", size, Stamp(int(at_s * SECOND)), md5=md5), metadata, metadata_digest=digest)
+
+
+@pytest.mark.parametrize(
+    ("blob", "vast", "same"),
+    [
+        (obj(100), obj(100), True),
+        (obj(100), obj(101), False),
+        (obj(900, mtime="1970-01-01T00:01:40.25Z"), obj(100), True),
+        (obj(900, mtime="1970-01-01T00:01:41Z"), obj(100), False),
+        (obj(900, mtime="100.999"), obj(700, mtime="100.5"), True),
+        (obj(100, mtime="yesterday"), obj(100), True),
+        (obj(100, mtime="1970-01-01T00:09:00"), obj(100), True),
+    ],
+    ids=["modified", "apart", "rclone_on_azure", "rclone_apart", "rclone_on_s3", "no_time", "no_zone"],
+)
+def test_the_time_is_the_one_that_the_copying_tool_kept(blob: Present, vast: Present, same: bool) -> None:
+    """Else Last-Modified; a text that is no time is none."""
+    assert same_file_time(blob, vast, WORD) is same
+
+
+def test_vast_s_own_time_is_put_on_the_common_clock_and_a_noted_one_is_not() -> None:
+    """A clock that is off would keep equal files apart; a file's noted time is the same on both."""
+    ahead = replace(WORD, vast_ahead_us=5 * SECOND)
+    assert file_time(obj(105), Side.VAST, ahead).at_us == 100 * SECOND
+    assert file_time(obj(105, mtime="100"), Side.VAST, ahead).at_us == 100 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("blob", "vast", "base", "rules", "action"),
+    [
+        (obj(), obj(), None, WORD, Action.ADOPT),
+        (obj(), obj(digest=b"other"), None, WORD, Action.ADOPT),
+        (obj(), obj(), None, Rules(), Action.HASH),
+        (obj(), obj(200), None, WORD, Action.HASH),
+        (obj(), obj(), Base(deleted=True), WORD, Action.HASH),
+        (obj(md5="m"), obj(md5="n"), None, WORD, Action.COPY),
+        (obj(), obj(size=4), None, WORD, Action.COPY),
+    ],
+    ids=["word", "metadata_left", "no_word", "other_time", "tombstone", "hashes_differ", "sizes_differ"],
+)
+def test_it_says_only_what_no_proof_says(blob: Present, vast: Present, base: Base | None, rules: Rules, action: Action) -> None:
+    """Off by default; what is proved to differ stays a conflict; what was agreed on before is never adopted by it."""
+    decision = decide(blob, vast, base, rules)
+    assert decision.action is action
+    assert (decision.reason is Reason.SIZE_AND_TIME) == (action is Action.ADOPT)
+
+
+async def test_no_byte_moves_and_no_hash_is_claimed() -> None:
+    """Both files written as files, so nothing proves them equal: two looks, no read, and later scans find them in step."""
+    world = World(adopt_by_size_and_time=True)
+    await world.write(Side.BLOB, "a", "one", told=False, metadata=Metadata(user=(("mtime", "1.0"),)))
+    world.raw[Side.VAST].write_file("a", b"one")
+    held = world.raw[Side.VAST].objects["a"]
+    world.raw[Side.VAST].objects["a"] = replace(held, metadata=Metadata(user=(("mtime", "1.5"),)))
+    world.later(60)
+    await world.tell(Side.BLOB, "a")
+    await world.tell(Side.VAST, "a")
+    world.requests = 0
+    await world.look("a")
+    [synced] = await world.step()
+    assert (synced.decision.action, synced.decision.reason) == (Action.ADOPT, Reason.SIZE_AND_TIME)
+    assert synced.base is not None
+    assert (synced.base.md5, synced.base.lossy) == (None, True)
+    assert world.requests == 2

@@ -1,0 +1,77 @@
+"""A mass delete that a scan finds waits as a whole: nothing of it is carried out before a person says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from federation.model import Change, Side
+from federation.progress import DeleteBudget, MarkResult
+from federation.rules.guards import MASS_DELETE
+from reconciler.scan import MAY_BE_EMPTY, Scanner
+from tests.unit.test_scan import DAY, _Pair
+
+BUDGET = DeleteBudget(count=1000, share=0.2, window_seconds=600)
+"""Of 100 objects 25 may go (the floor)."""
+
+
+async def _made(gone: int, side: Side) -> tuple[_Pair, Scanner]:
+    pair = _Pair()
+    for number in range(100):
+        await pair.agree(f"k{number:03d}")
+    for number in range(gone):
+        del pair.raw[side].objects[f"k{number:03d}"]
+    state = pair.state
+    scanner = Scanner(dict(pair.raw), state, state, pair.clock, quiet_us=0, tombstone_us=30 * DAY, delete_budget=BUDGET)
+    return pair, scanner
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_more_deletes_than_the_budget_are_known_to_be_held_before_the_first_is_marked(side: Side) -> None:
+    """The word that they are held is durable before any worker can see one; the report says so."""
+    pair, scanner = await _made(60, side)
+    order: list[str] = []
+    mark, put_note = pair.state.mark, pair.state.put_note
+
+    async def marking(changes: Sequence[Change]) -> MarkResult:
+        order.append("mark")
+        return await mark(changes)
+
+    async def noting(name: str, value: bytes) -> None:
+        order.append(name)
+        await put_note(name, value)
+
+    pair.state.mark, pair.state.put_note = marking, noting  # type: ignore[method-assign]
+    report = await scanner.scan()
+    assert (report.complete, report.mass_delete, report.marked) == (True, [side], 60)
+    assert order.index(f"{MASS_DELETE}{side}") < order.index("mark")
+    assert "MASS DELETE" in report.text()
+
+
+async def test_few_deletes_go_on_and_end_the_word() -> None:
+    """Within the budget nothing is held; once a whole scan finds few, deletes are carried out again."""
+    pair, scanner = await _made(25, Side.VAST)
+    await pair.state.put_note(f"{MASS_DELETE}{Side.VAST}", b"1")
+    report = await scanner.scan()
+    assert (report.mass_delete, report.marked) == ([], 25)
+    assert await pair.state.note(f"{MASS_DELETE}{Side.VAST}") is None
+
+
+async def test_a_scan_that_is_cut_off_marks_no_delete() -> None:
+    """What was not compared to its end says nothing about how many are gone."""
+    pair, scanner = await _made(10, Side.VAST)
+    pair.raw[Side.BLOB].missing_container = True
+    report = await scanner.scan()
+    assert (report.complete, report.marked) == (False, 0)
+
+
+async def test_a_side_that_a_person_called_empty_on_purpose_stays_so_until_it_lists_something() -> None:
+    """Else the next scan would halt the pair again while its deletes are held, and rejecting them could restore nothing."""
+    pair, scanner = await _made(100, Side.VAST)
+    assert (await scanner.scan()).halted == "side_emptied_vast"
+    await pair.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
+    assert [(await scanner.scan()).halted for _ in range(2)] == ["", ""]
+    await pair.put(Side.VAST, "k000")
+    await scanner.scan()
+    assert await pair.state.note(f"{MAY_BE_EMPTY}{Side.VAST}") is None
