@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ async def apache(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Brok
     await broker.start()
     yield broker
     await broker.process.stop()
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """The sockets that kafka-python leaves are collected here, not in the test of another file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
