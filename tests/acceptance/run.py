@@ -41,7 +41,6 @@ STAGES: Stages = {
     "bad_input": wrong.bad_input,
     "scan_killed": scans.scan_killed,
     "mass_delete": scans.mass_delete,
-    "bucket_away": scans.bucket_away,
 }
 
 SOURCES: Stages = {

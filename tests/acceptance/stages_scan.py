@@ -159,23 +159,3 @@ def _waits(the: Lab, lost: int) -> bool:
 def _other(the: Lab, side: str) -> set[str]:
     blob, vast = verify.names(the.sides)
     return set(blob if side == "vast" else vast)
-
-
-def bucket_away(results: Results) -> None:
-    """A side answers 404 to everything, then 403: halted by name, nothing deleted, and all is well when it is back."""
-    with lab(results, "bucket_away", _SCANS_OFTEN) as the:
-        _fill(the, 100)
-        the.start_engine()
-        results.check("first sync", the.until("in step", the.settled, 120) is not None)
-        before = verify.names(the.sides)
-        for side in ("vast", "blob"):
-            for status in (404, 403):
-                the.control(f"/faults/{side}", "PUT", {"requests": {"error": 1.0, "status": status, "for_seconds": 12}})
-                time.sleep(10)
-                results.check(f"{side} answers {status}: status does not say in step", not the.settled())
-                time.sleep(4)
-                for halt in [one["name"] for one in the.status()["halts"]]:
-                    the.cli("lift", halt, "--config", str(the.config))
-                back = the.until("in step again", the.settled, 90, every=1.0)
-                results.check(f"{side} answered {status}: in step when it is back", back is not None, the.status()["halts"])
-                results.check(f"{side} answered {status}: nothing was deleted", verify.names(the.sides) == before)

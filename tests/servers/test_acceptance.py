@@ -17,7 +17,6 @@ STAGES = (
     "bad_input",
     "scan_killed",
     "mass_delete",
-    "bucket_away",
     "flushed",
     "restored",
     "failover",
