@@ -41,8 +41,11 @@ class Withheld:
             if limit is not None and many > limit:
                 report.mass_delete = sorted({*report.mass_delete, side})
                 await self._state.put_note(f"{MASS_DELETE}{side}", b"1")
-        for at in range(0, len(withheld), _MARK_AT_ONCE):
-            part = withheld[at : at + _MARK_AT_ONCE]
+        # What is held already waits for a person's word: marked anew it would slip from under a verdict on all of them.
+        held = {(one.key, one.delete_on.other) for one in await self._state.held()} if withheld else set()
+        news = [gone for gone in withheld if (gone.key, gone.side) not in held]
+        for at in range(0, len(news), _MARK_AT_ONCE):
+            part = news[at : at + _MARK_AT_ONCE]
             marks = [Change(gone.key, gone.side, Source.RECONCILER, deleted=True) for gone in part]
             report.marked += (await self._sink.mark(marks)).marked
         withheld.clear()
