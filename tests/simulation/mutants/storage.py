@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from federation.sync import observe as observe_module
 from federation.sync import sync_key as sync_key_module
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
+from reconciler import comparison
 from reconciler import scan as scan_module
 from reconciler.report import Report
 from tests.simulation.loop import UNIT
@@ -72,10 +73,11 @@ def _unread_is_absent() -> list[Swap]:
 
 
 def _failed_listing_ends() -> list[Swap]:
-    async def listing(self: Any, side: Side, prefix: str, report: Report) -> AsyncIterator[Any]:
+    original = scan_module.Scanner._listing
+
+    async def listing(self: Any, side: Side, prefix: str, report: Report) -> AsyncGenerator[Any, None]:
         try:
-            async for entry in self._stores[side].list(prefix=prefix):
-                report.listed[side] += 1
+            async for entry in original(self, side, prefix, report):
                 yield entry
         except RetryLater:
             return
@@ -202,7 +204,7 @@ def _scan_finds_nothing() -> list[Swap]:
     def changes(*_: Any, **__: Any) -> list[Change]:
         return []
 
-    return [Swap(scan_module, "changes", changes)]
+    return [Swap(comparison, "changes", changes)]
 
 
 STORAGE = [
