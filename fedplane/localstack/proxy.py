@@ -27,6 +27,7 @@ _HOP_BY_HOP = frozenset({
 })  # fmt: skip
 _WHOLE_BYTES = 1024 * 1024
 """Bodies up to this size are passed on in one piece, so that a watcher may look at them."""
+_PROBES = "/.federation/probe/"
 _ENGINE = "fedplane/"
 
 
@@ -129,7 +130,7 @@ class Proxy:
         faults = self._active(client)
         refused = await self._inject(request, faults)
         if refused is not None:
-            self.requests[client, request.method, operation, f"{refused.status // 100}xx"] += 1
+            self.requests[client, request.method, _counted(operation, raw_path), f"{refused.status // 100}xx"] += 1
             return refused
         return await self._forward(request, _Call(raw_path, query, client, operation), faults)
 
@@ -180,7 +181,8 @@ class Proxy:
             async with self._session.request(
                 request.method, url, headers=headers, data=data, allow_redirects=False, compress=None
             ) as answer:
-                self.requests[call.client, request.method, call.operation, f"{answer.status // 100}xx"] += 1
+                counted = _counted(call.operation, call.raw_path)
+                self.requests[call.client, request.method, counted, f"{answer.status // 100}xx"] += 1
                 self.bytes[call.client, call.operation, "request"] += len(body or b"")
                 call.confirmed = datetime.now(UTC)
                 if faults is not None and faults.cut_after_effect and self._random.random() < faults.cut:
@@ -269,6 +271,11 @@ class Proxy:
         self.requests.clear()
         self.bytes.clear()
         self.injected.clear()
+
+
+def _counted(operation: str, raw_path: str) -> str:
+    """Its name in the counters, which tell what an engine does to find out what a server can do from what it does to objects."""
+    return f"{operation} (probe)" if _PROBES in raw_path else operation
 
 
 @dataclass(slots=True)

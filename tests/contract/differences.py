@@ -20,7 +20,9 @@ NO_VERSIONS = frozenset({"azurite"})
 PROBED: Mapping[str, Capabilities] = {
     "memory-blob": Capabilities(tags=True, min_part_bytes=1),
     "memory-vast": Capabilities(tags=True, min_part_bytes=1),
-    "azurite": Capabilities(list_in_order=False, tags=True, page_size=5_000, min_part_bytes=1, max_parts=50_000),
+    "azurite": Capabilities(
+        list_in_order=False, tags=True, page_size=5_000, min_part_bytes=1, max_part_bytes=4000 * 1024**2, max_parts=50_000
+    ),
     "moto": Capabilities(conditional_complete=False, conditional_copy=False, checksums=False, tags=True, page_size=10_000),
     "versitygw": Capabilities(tags=True),
 }
