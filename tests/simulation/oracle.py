@@ -18,7 +18,7 @@ from federation.stores.memory import _Object
 from federation.sync.preserve import CONFLICTS_PREFIX
 from tests.simulation.script import Script
 from tests.simulation.sides import Server
-from tests.simulation.values import Value, agreed_digest, has_big, md5_of, plain, value_of
+from tests.simulation.values import Value, agreed_digest, has_big, kept_as, md5_of, plain, value_of
 
 BUDGET_SECONDS = 600.0
 LWW_SLACK_US = 3_600_000
@@ -245,8 +245,9 @@ class Oracle:
         """What VAST could not take of Blob's metadata is not erased by what comes back from there, or it is preserved."""
         if side is not Side.BLOB or not has_big(before) or has_big(after) or key in self.concerned:
             return
-        copies = [held for name, held in self.servers[side].objects.items() if name.startswith(f"{CONFLICTS_PREFIX}{key}~")]
-        copied = any((one.data, one.metadata.user) == (before.data, before.metadata.user) for one in copies)
+        names = [name for name in self.servers[side].objects if name.startswith(f"{CONFLICTS_PREFIX}{key}~")]
+        kept = [one for name in names if (one := kept_as(self.servers[side], name)) is not None]
+        copied = any((one.data, one.metadata.user) == (before.data, before.metadata.user) for one in kept)
         records = [one for one in self.known()._conflicts.values() if one.key == key and one.loser_metadata is not None]
         if not copied and not any(one.loser_metadata == before.metadata for one in records):
             self.fail(f"metadata that VAST could not take was erased on {side}:{key}")
@@ -320,8 +321,8 @@ class Oracle:
         content, metadata = write.value
         for record in records:
             if record.preserved_as:
-                copy = self.servers[record.loser_side].objects.get(record.preserved_as)
-                if copy is not None and value_of(copy) == write.value:
+                kept = kept_as(self.servers[record.loser_side], record.preserved_as)
+                if kept is not None and value_of(kept) == write.value:
                     return True
             elif record.loser_metadata is not None and plain(record.loser_metadata) == metadata:
                 md5 = md5_of(content)
@@ -352,7 +353,7 @@ class Oracle:
 
     def _winner(self, record: ConflictRecord) -> None:
         """The oracle's own rule: who wrote clearly later must not lose."""
-        if record.preserved_as and record.preserved_as not in self.servers[record.loser_side].objects:
+        if record.preserved_as and kept_as(self.servers[record.loser_side], record.preserved_as) is None:
             self.fail(f"conflict {record.key}: the preserved copy {record.preserved_as} is not there")
         if self.script.mode is not Mode.TWO_WAY:
             if not self.script.mode.writable(record.winner_side):

@@ -207,7 +207,7 @@ class Client:
         return _Reader(self, self._server, key, reader, start)
 
     async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
-        """As in the port; the worlds keep no versions."""
+        """As in the port."""
         return await self._call(lambda: self._server.open_version(key, version_id, start=start, length=length), key)
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:

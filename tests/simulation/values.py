@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from federation.metadata import digest
 from federation.model import Metadata, Side
-from federation.stores.memory import _Object
+from federation.stores.memory import MemoryStore, _Object
+from federation.sync.preserve import POINTER, POINTER_KEY
 
 Value = tuple[bytes, tuple[tuple[str, str], ...]]
 """Content and user metadata, as far as either side can hold it."""
@@ -56,3 +57,10 @@ def rich_tags(number: int, side: Side) -> Metadata:
 def without_big(metadata: Metadata) -> Metadata:
     """What a user of VAST could write of it."""
     return replace(metadata, user=plain(metadata))
+
+
+def kept_as(server: MemoryStore, name: str) -> _Object | None:
+    """The loser that is kept under *name*: its copy, or the version that a pointer under that name leads to."""
+    held = server.objects.get(name)
+    pointer = dict(held.metadata.user) if held is not None else {}
+    return server.versions.get((pointer[POINTER_KEY], pointer[POINTER])) if POINTER in pointer else held
