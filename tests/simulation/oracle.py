@@ -52,6 +52,8 @@ class Write:
     raced: bool = False
     agreed_again: bool = False
     """Content and metadata were the agreed ones at that time: the same version once more, whatever came between."""
+    gave_way: bool = False
+    """And the engine wrote over it what the other side's user had changed."""
 
 
 @dataclass
@@ -192,6 +194,8 @@ class Oracle:
         if after is None:
             self._guarded(side, key)
             return
+        for write in replaced:
+            write.gave_way = write.agreed_again  # a change on the other side goes before what is as agreed (docs/consistency.md)
         self.embodied[side, key] = list(self.values.get((key, value_of(after)), []))
         if (key, value_of(after)) not in self.values:
             partial = (key, after.data) in self.partial
@@ -282,7 +286,7 @@ class Oracle:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
         gone = all(value is None for value in now.values())
         for write in (one for one in self.writes if one.key == key and not one.superseded and not one.raced):
-            if write.agreed_again and not (gone and write.side is Side.BLOB):
+            if write.gave_way or (write.agreed_again and not (gone and write.side is Side.BLOB)):
                 continue  # what a peer's user changed, he had seen; but an older delete may not take it along
             current = write.value in now.values() if kept else all(value == write.value for value in now.values())
             if not current and not self._preserved(write, records) and not self._only_in_the_state(write):
