@@ -7,14 +7,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
+.PHONY: run test test-servers test-rest check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
   accept-state bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
 
-test: setup lint types layers ## everything a change must pass
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -q
+test: setup lint types layers ## everything a change must pass: what waits for servers beside what computes, then the coverage of both
+	@rm -f .coverage .coverage.*
+	@$(MAKE) --no-print-directory -k -j2 test-servers test-rest
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+test-servers: setup
+	@COVERAGE_FILE=.coverage.servers $(BIN)/python -m pytest tests/servers --cov --cov-report= -q
+
+test-rest: setup
+	@COVERAGE_FILE=.coverage.rest nice -n 10 $(BIN)/python -m pytest tests --ignore=tests/servers --cov --cov-report= -q
 
 accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 	@$(BIN)/python -m tests.acceptance.run

@@ -39,8 +39,6 @@ STAGES: Stages = {
     "servers_away": faults.servers_away,
     "redis_emptied": converge.redis_emptied,
     "bad_input": wrong.bad_input,
-    "scan_killed": scans.scan_killed,
-    "mass_delete": scans.mass_delete,
 }
 
 SOURCES: Stages = {
@@ -57,6 +55,8 @@ TRANSFER: Stages = {
     "bulk": transfer.bulk,
 }
 STATE: Stages = {
+    "scan_killed": scans.scan_killed,
+    "mass_delete": scans.mass_delete,
     "flushed": state.flushed,
     "restored": state.restored,
     "failover": state.failover,
