@@ -6,6 +6,7 @@ equal already, did one side change since the base, did both. Last writer wins is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
 from federation.model import Absent, Base, ETagKind, Foreign, Observation, Present, Side, Stamp, Unknown
@@ -82,7 +83,8 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     if _unproved(here, base, side):
         return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=(side,))
     if edited and rules.mode.writable(side):
-        return _edit_against_delete(here, side, there, rules)
+        # What was written again alike was written now, whatever an older stamp on it says.
+        return _edit_against_delete(replace(here, origin=None) if since is Since.SAME else here, side, there, rules)
     preserve = side if edited else None
     return _carry_delete(side, Reason.DELETED, rules, preserve)
 
@@ -159,11 +161,12 @@ def _adopted(blob: Present, vast: Present, base: Base | None, rules: Rules, *, e
 def _written_again(now: Present, base: Base | None, side: Side) -> bool:
     """Whether the agreed content was written once more by somebody: to a delete on the other side that is an edit.
 
-    A new ETag says so, but for one that a file gets by a touch; and our own copy is no second writer.
+    A new ETag says so, but for one that a file gets by a touch; and our own copy of another version is no second writer. A copy
+    of the agreed version was recorded under its own ETag: under a new one somebody put its metadata back.
     """
     if base is None or now.version.etag == base.etag(side) or now.version.etag_kind is ETagKind.FILE_SIDE:
         return False
-    return not copy_of(now, side.other)
+    return not copy_of(now, side.other) or now.origin is None or now.origin.etag == base.etag(side.other)
 
 
 def _unproved(now: Present, base: Base | None, side: Side) -> bool:

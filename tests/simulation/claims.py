@@ -105,7 +105,7 @@ class Claims:
 
     def _brought_back(self, side: Side, key: str, after: _Object, claim: Claim) -> None:
         """A delete of known time that is clearly later than the edit on the other side must win."""
-        agreed = claim.base is not None and claim.base.live and bool(claim.base.etag(side))
+        agreed = claim.base is not None and claim.base.live and all(claim.base.etag(one) for one in Side)
         judged = claim.held is not None and claim.held.verdict == "rejected"
         if not agreed or judged or side.other in self.oracle.script.deletes_ignored:
             return

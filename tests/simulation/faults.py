@@ -83,6 +83,7 @@ class Faults:
         del process
         for key, held in list(self._world.servers[act.side].objects.items()):
             self._world.users.supersede(act.side, key, held, how="delete")
+            self._world.oracle.user_acts[act.side, key] += 1
         self._world.servers[act.side].watched.vanish()
 
     def _retention(self, act: Act, process: Process) -> None:

@@ -156,8 +156,11 @@ class Users:
         held = server.objects.get(act.key)
         if held is None or act.key == act.other or act.key.startswith(PRESERVED_PREFIX):
             return
+        there = server.objects.get(act.other)
+        if there is not None and there.etag == held.etag:
+            return  # neither ETag nor a later time would tell that metadata changed: no listing sees it (docs/adr/0001)
         with server.untold():
-            self.supersede(server.side, act.other, server.objects.get(act.other), how="file")
+            self.supersede(server.side, act.other, there, how="file")
             self.supersede(server.side, act.key, held, how="delete")
             server.objects.pop(act.key)
             server.place(act.other, held)
