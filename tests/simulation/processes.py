@@ -20,6 +20,7 @@ from federation.sources import build, vast_kafka
 from federation.sources.common import OnGap
 from federation.sources.event_grid_queue import EventGridQueue
 from federation.sources.vast_kafka import VastKafka
+from federation.sync import identity
 from federation.wiring import PairRuntime, open_pair
 from fedplane import heartbeat, pair_engine
 from fedplane.pair_engine import PairEngine
@@ -170,6 +171,7 @@ def replaced() -> Iterator[None]:
             (pair_engine, "build_sources", lambda runtime, *, on_gap: current().sources(runtime, on_gap)),
             (vast_kafka, "Reader", TopicEnd),
             (heartbeat, "process_name", unit_name),
+            (identity, "token_hex", lambda count: "5e" * count),
             (heartbeat, "rss_bytes", lambda: 0),
             (heartbeat, "cpu_seconds", lambda: 0.0),
         ):
