@@ -40,6 +40,23 @@ def test_the_time_is_the_one_that_the_copying_tool_kept(blob: Present, vast: Pre
     assert same_file_time(blob, vast, WORD) is same
 
 
+@pytest.mark.parametrize(
+    ("mtime", "fraction_us"),
+    [("100", 0), ("100.25", 250_000), ("100.025", 25_000), ("100.123456789", 123_456), ("100.5", 500_000)],
+)
+def test_fractions_of_a_noted_second_are_read_as_far_as_a_microsecond(mtime: str, fraction_us: int) -> None:
+    """However many digits a tool wrote."""
+    assert file_time(obj(900, mtime=mtime), Side.VAST, WORD).at_us == 100 * SECOND + fraction_us
+
+
+def test_each_side_s_own_time_is_corrected_by_its_own_clock() -> None:
+    """VAST's alone: two files that both clocks show alike are apart when one clock is off."""
+    ahead = replace(WORD, vast_ahead_us=5 * SECOND)
+    assert file_time(obj(105), Side.BLOB, ahead).at_us == 105 * SECOND
+    assert same_file_time(obj(100), obj(105), ahead)
+    assert not same_file_time(obj(105), obj(105), ahead)
+
+
 def test_vast_s_own_time_is_put_on_the_common_clock_and_a_noted_one_is_not() -> None:
     """A clock that is off would keep equal files apart; a file's noted time is the same on both."""
     ahead = replace(WORD, vast_ahead_us=5 * SECOND)
