@@ -22,6 +22,7 @@ from fedplane import capabilities, heartbeat
 from fedplane.heartbeat import Heartbeat, SideHealth
 from fedplane.lost_marks import LostMarks
 from fedplane.scanning import scanner_of
+from reconciler import wanted
 from reconciler.periodic import PeriodicScan
 
 SIDE_SILENT_SECONDS = 5.0
@@ -37,7 +38,7 @@ class PairEngine:
         self._clock = runtime.context.clock
         scanner = scanner_of(runtime, reconcile, yields=True)
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
-        self.sources = build_sources(runtime, on_gap=self.scan.request)
+        self.sources = build_sources(runtime, on_gap=self._want_scan)
         self._pace = PaceShare(runtime.state, runtime.gates, self._clock, heartbeat.process_name())
         self._lost_marks = LostMarks(runtime.state, self._clock, self.scan.request)
         self._started_us = self._clock.now_us()
@@ -81,6 +82,11 @@ class PairEngine:
         for task in (*workers, *feeders, *telling):
             if not task.cancelled() and task.exception() is not None:
                 raise task.exception() or AssertionError("unreachable")
+
+    async def _want_scan(self, prefix: str = "") -> None:
+        """A source missed something: kept in the state first, since it then acknowledges what told it so (rule 6)."""
+        await wanted.ask(self.runtime.state, prefix, now_us=self._clock.now_us())
+        await self.scan.request_asked()
 
     def _spawn(self, part: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.create_task(part)

@@ -19,7 +19,7 @@ from federation.settings import PairSettings
 from federation.sources.build import blob_scope, http_target
 from federation.sources.common import Tell, ask_scans
 from federation.sources.event_grid_http import BODY_LIMIT_BYTES, Answer, BodyTooLarge, EventGridHttp
-from reconciler.wanted import ask, coalesce
+from reconciler.wanted import ask
 
 QUEUE = "event_grid_queue"
 HTTP = "event_grid_webhook"
@@ -34,7 +34,6 @@ class PairSink:
         self.state = state
         self._clock = clock
         self.target = http_target(pair, self, clock, on_gap=self.gap)
-        self._wanted: set[str] = set()
         self._laid_out = False
 
     async def check(self) -> None:
@@ -46,20 +45,15 @@ class PairSink:
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As in the port."""
-        wanted, self._wanted = self._wanted, set()
-        try:
-            if not self._laid_out:
-                await self.check()
-            for prefix in coalesce(wanted):
-                await ask(self.state, prefix, now_us=self._clock.now_us())
-            return await self.state.mark(changes)
-        except BaseException:
-            self._wanted |= wanted
-            raise
+        if not self._laid_out:
+            await self.check()
+        return await self.state.mark(changes)
 
-    def gap(self, prefix: str = "") -> None:
-        """Something changed that only a scan can find: the next mark asks the process that scans for it, before it marks."""
-        self._wanted.add(prefix)
+    async def gap(self, prefix: str = "") -> None:
+        """Something changed that only a scan can find: the process that scans is asked for it. Raises RetryLater."""
+        if not self._laid_out:
+            await self.check()
+        await ask(self.state, prefix, now_us=self._clock.now_us())
 
 
 class Pairs:
@@ -86,7 +80,7 @@ class Pairs:
         self._queue.counts["received"] += 1
         for sink, parsed in await self._parsed(body):
             self._queue.parsed(parsed)
-            ask_scans(parsed, sink.gap)
+            await ask_scans(parsed, sink.gap)
             self._queue.marked(await sink.mark(parsed.changes))
 
     async def _parsed(self, body: bytes) -> list[tuple[PairSink, Parsed]]:

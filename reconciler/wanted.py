@@ -8,6 +8,7 @@ from federation.ports import State
 
 MOST = 16
 """Scoped scans that are done one after the other; of more, neighbours are scanned together."""
+MOST_WISHES = 64
 _NOTE = "scan:wanted:"
 
 
@@ -37,7 +38,12 @@ def _folder_of(prefix: str) -> str:
 
 
 async def ask(state: State, prefix: str, *, now_us: int) -> None:
-    """Ask the process that scans this pair for a scan of *prefix*. Durable once it returned. Raises RetryLater."""
+    """Ask the processes that scan this pair for a scan of *prefix*. Durable once it returned. Raises RetryLater.
+
+    Past ``MOST_WISHES`` the whole pair is asked for, so that what is kept stays bounded.
+    """
+    if prefix and len(await asked(state)) >= MOST_WISHES:
+        prefix = ""
     await state.put_note(f"{_NOTE}{prefix}", str(now_us).encode())
 
 

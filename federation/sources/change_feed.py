@@ -143,7 +143,7 @@ class ChangeFeed:
                 return cursor, load(cursor.position)
         if cursor is not None:
             # Of another account or container, or of a form we do not know: what lies between is for a scan to find.
-            self._gap("the cursor was of other settings")
+            await self._gap("the cursor was of other settings")
         start = self._options.start
         # "now" is by our clock, the records' times are by the service's.
         first = start_at(self._clock.now_us() - SLACK_US if start == "now" else 0 if start == "start" else int(start))
@@ -182,10 +182,10 @@ class ChangeFeed:
                     position = position.read({item.chunk: item.position}, parsed.newest_us)
                 case Damage():
                     await self._bury(f"{item.chunk} at {item.offset}: {item.reason}", item.raw)
-                    self._gap(f"{item.chunk}: {item.reason}")
+                    await self._gap(f"{item.chunk}: {item.reason}")
                     position = position.read({item.chunk: item.position})
                 case Lost():
-                    self._gap(item.reason)
+                    await self._gap(item.reason)
                     position = position.without(item.chunks, unseen=item.unseen)
                 case Folded():
                     position = position.folded(item.begin_us)
@@ -199,16 +199,16 @@ class ChangeFeed:
         self._tell.parsed(parsed)
         for reason, record in unreadable:
             await self._bury(reason, msgspec.json.encode(record, enc_hook=str))
-        ask_scans(parsed, self._on_gap)
+        await ask_scans(parsed, self._on_gap)
 
     async def _bury(self, reason: str, raw: bytes) -> None:
         self._tell.dead(reason)
         await self._state.bury(DeadLetter(self.name, reason, raw, self._clock.now_us()))
 
-    def _gap(self, reason: str) -> None:
+    async def _gap(self, reason: str) -> None:
         self._tell.counts["gaps"] += 1
         _log.warning("the change feed has a gap; a scan is asked for", reason=reason)
-        self._on_gap()
+        await self._on_gap()
 
     # -------------------------------------------------------------------------------------------------------------- state
 
@@ -227,7 +227,7 @@ class ChangeFeed:
         if found == cursor:
             return
         if found is None or found.position.get("rewound") is None:
-            self._gap("the state went back")
+            await self._gap("the state went back")
         raise RetryLater("the feed's cursor was moved; reading on from there", reason="cursor_moved")
 
     async def _owned(self) -> None:

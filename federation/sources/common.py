@@ -21,8 +21,8 @@ _LONGEST_PAUSE_SECONDS = 30
 class OnGap(Protocol):
     """Called when a source knows that something changed under *prefix* (of keys) that it cannot name; ``""``: anywhere."""
 
-    def __call__(self, prefix: str = "") -> None:
-        """Ask for a scan; never waits."""
+    async def __call__(self, prefix: str = "") -> None:
+        """Ask for a scan. Durable once it returned, so that what follows may be acknowledged (rule 6). Raises RetryLater."""
         ...
 
 
@@ -95,7 +95,7 @@ class Tell:
         )
 
 
-def ask_scans(parsed: Parsed, on_gap: OnGap) -> None:
-    """Ask for the scans that *parsed* needs. Before the mark, so that nothing is acknowledged without them."""
+async def ask_scans(parsed: Parsed, on_gap: OnGap) -> None:
+    """Ask for the scans that *parsed* needs, before anything of it is acknowledged. Raises RetryLater."""
     for prefix in sorted(parsed.scan_prefixes):
-        on_gap(prefix)
+        await on_gap(prefix)

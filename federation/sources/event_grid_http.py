@@ -107,8 +107,8 @@ class EventGridHttp:
         marked = refused = 0
         for target, found in parsed:
             self._tell.parsed(found)
-            ask_scans(found, target.on_gap)
-            if found.changes or found.scan_prefixes:
+            await ask_scans(found, target.on_gap)
+            if found.changes:
                 self._tell.marked(await target.sink.mark(found.changes))
             marked += len(found.changes)
             refused += sum(found.refused.values())

@@ -8,7 +8,7 @@ in the state and then rejected.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -21,8 +21,7 @@ from azure.eventgrid.models import AcknowledgeResult, RejectResult, ReleaseDelay
 
 from federation.errors import RetryLater
 from federation.event_settings import BlobEventSettings
-from federation.model import Change
-from federation.payloads import Malformed
+from federation.payloads import Malformed, Parsed
 from federation.payloads.event_grid import BlobScope, parse
 from federation.ports import ChangeSink, Clock, State
 from federation.progress import DeadLetter
@@ -99,15 +98,15 @@ class EventGridPull:
         if not received:
             await self._clock.sleep(_IDLE_SECONDS)
             return
-        changes, letters = self._read(received)
+        told, letters = self._read(received)
         tokens = [one.token for one in received]
         try:
             async with self._renewing(tokens):
-                await self._keep(changes, letters.values())
+                await self._keep(told, letters.values())
         except (RetryLater, TimeoutError) as error:
             self._tell.down(error)
             await self._release(tokens)
-            await self._until_taken(changes)
+            await self._until_taken(told)
             return
         good = [token for token in tokens if token not in letters]
         if good:
@@ -126,9 +125,9 @@ class EventGridPull:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise RetryLater("the namespace's answer is not what its interface documents", reason="bad_answer") from None
 
-    def _read(self, received: list[_Received]) -> tuple[list[Change], dict[str, DeadLetter]]:
-        """What is to be marked, and what cannot be parsed by its lock."""
-        changes: list[Change] = []
+    def _read(self, received: list[_Received]) -> tuple[Parsed, dict[str, DeadLetter]]:
+        """What is to be marked and scanned, and what cannot be parsed by its lock."""
+        told = Parsed()
         letters: dict[str, DeadLetter] = {}
         for one in received:
             self._tell.counts["received"] += 1
@@ -138,23 +137,24 @@ class EventGridPull:
                 letters[one.token] = DeadLetter(self.name, str(fault), bytes(one.event), self._clock.now_us())
                 continue
             self._tell.parsed(parsed)
-            ask_scans(parsed, self._on_gap)
-            changes += parsed.changes
-        return changes, letters
+            told.scan_prefixes |= parsed.scan_prefixes
+            told.changes += parsed.changes
+        return told, letters
 
-    async def _keep(self, changes: Sequence[Change], letters: Collection[DeadLetter]) -> None:
-        if changes:
-            self._tell.marked(await self._sink.mark(changes))
+    async def _keep(self, told: Parsed, letters: Collection[DeadLetter]) -> None:
+        await ask_scans(told, self._on_gap)
+        if told.changes:
+            self._tell.marked(await self._sink.mark(told.changes))
         for letter in letters:
             await self._state.bury(letter)
             self._tell.dead(letter.reason)
 
-    async def _until_taken(self, changes: Sequence[Change]) -> None:
+    async def _until_taken(self, told: Parsed) -> None:
         """Wait until the state answers and takes these marks. Their events come again and are settled then."""
         async for attempt in self._tell.patiently(self._clock):
             with attempt:
                 await self._state.halts()
-                await self._keep(changes, [])
+                await self._keep(told, [])
 
     async def _release(self, tokens: list[str]) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient
 
 from federation.model import Change
-from federation.payloads import Malformed
+from federation.payloads import Malformed, Parsed
 from federation.payloads.event_grid import BlobScope, decode_queue_text, parse
 from federation.ports import ChangeSink, Clock, State
 from federation.progress import DeadLetter
@@ -86,9 +87,12 @@ class EventGridQueue:
         changes: list[Change] = []
         for message in messages:
             try:
-                changes += self._read(message)
+                parsed = self._read(message)
             except Malformed as fault:
                 await self._bury(message, str(fault))
+                continue
+            changes += parsed.changes
+            await self._until_taken(partial(ask_scans, parsed, self._on_gap))
         if changes:
             await self._until_taken(lambda: self._mark(changes))
         await asyncio.gather(*(self._delete(message) for message in messages))
@@ -104,12 +108,11 @@ class EventGridQueue:
             with attempt:
                 await step()
 
-    def _read(self, message: QueueMessage) -> list[Change]:
+    def _read(self, message: QueueMessage) -> Parsed:
         self._tell.counts["received"] += 1
         parsed = parse(decode_queue_text(str(message.content)), self._scope)
         self._tell.parsed(parsed)
-        ask_scans(parsed, self._on_gap)
-        return parsed.changes
+        return parsed
 
     async def _bury(self, message: QueueMessage, reason: str) -> None:
         content = str(message.content)

@@ -7,7 +7,7 @@ only then the cursors of its partitions move (rule 6). While marks cannot be mad
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from federation.payloads.vast import Ambiguous, CanaryEvent, VastScope, parse
 from federation.ports import ChangeSink, Clock, State
 from federation.progress import Cursor, DeadLetter
 from federation.sources import canary
-from federation.sources.common import Tell
+from federation.sources.common import OnGap, Tell
 from federation.sources.kafka_broker import BrokerFault, BrokerRefuses
 from federation.sources.kafka_commits import OffsetCommits
 from federation.sources.kafka_reader import AT_ONCE, Polled, Reader
@@ -50,6 +50,8 @@ class _Taken:
     ambiguous: list[Ambiguous] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     canary: CanaryEvent | None = None
+    missed: bool = False
+    """Something changed that no record names."""
 
 
 class VastKafka:
@@ -70,7 +72,7 @@ class VastKafka:
         sink: ChangeSink,
         clock: Clock,
         *,
-        on_gap: Callable[[], None],
+        on_gap: OnGap,
         owner: str = "",
         group_id: str = "",
     ) -> None:
@@ -81,6 +83,7 @@ class VastKafka:
         self._sink = sink
         self._clock = clock
         self._on_gap = on_gap
+        self._owed = False
         self._tell = Tell(self.name)
         self._spelling = KeySpelling()
         self._shares = Shares(state, self.name, owner)
@@ -122,14 +125,18 @@ class VastKafka:
             with suppress(RetryLater):  # then the leases end by themselves
                 await self._shares.leave()
 
-    def _gap(self) -> None:
+    async def _gap(self) -> None:
+        self._owed = True  # until it was asked for, also by the next session
+        await self._on_gap()
+        self._owed = False
         self._tell.counts["gaps"] += 1
-        self._on_gap()
 
     async def _session(self) -> None:
         """One connection: read from the cursors until something fails."""
         self._held = {}
         await self._shares.check()  # while the state is away, the broker is left alone
+        if self._owed:
+            await self._gap()
         async with Reader(self._options, self._topic) as reader:
             shared = looked = float("-inf")
             while True:
@@ -141,7 +148,7 @@ class VastKafka:
                 self._tell.up()
                 self._tell.behind = sum(map(len, polled.records.values())) >= AT_ONCE
                 for partition, offset in polled.restarted.items():
-                    self._gap()
+                    await self._gap()
                     await self._move({partition: offset})
                 if polled.records:
                     await self._take(polled.records)
@@ -171,12 +178,12 @@ class VastKafka:
         self._lag = await reader.behind() if self._held else 0
         seen = await canary.back(self._state)
         if seen is not None:
-            self._learn(seen.spellings)
+            await self._learn(seen.spellings)
 
-    def _learn(self, spellings: tuple[str, ...] | frozenset[str]) -> None:
+    async def _learn(self, spellings: tuple[str, ...] | frozenset[str]) -> None:
         if self._spelling.learn(spellings):
             self._tell.counts["key_spelling_changed"] += 1
-            self._gap()
+            await self._gap()
 
     def _cursor_name(self, partition: int) -> str:
         return f"{self.name}/{partition}"
@@ -191,7 +198,7 @@ class VastKafka:
         digest, _, topic_id = known.options_digest.partition(":")
         if digest != self._digest or (topic_id and self._topic_id and topic_id != self._topic_id):
             self._tell.counts["cursor_of_other_options"] += 1
-            self._gap()
+            await self._gap()
             return _Place(cursor, None)
         return _Place(cursor, known.position.get(str(partition)))
 
@@ -199,7 +206,7 @@ class VastKafka:
         """While nothing comes nobody moves the cursors: if one is not where we left it, the state went back and lost marks."""
         for partition, place in self._held.items():
             if await self._state.cursor(self._cursor_name(partition)) != place.cursor:
-                self._gap()
+                await self._gap()
                 raise RetryLater("the state went back; reading again from its position", reason="cursor_moved")
 
     async def _move(self, positions: Mapping[int, int]) -> None:
@@ -222,6 +229,8 @@ class VastKafka:
         for batch in records.values():
             for record in batch:
                 self._read(record, taken)
+        if taken.missed:
+            await self._on_gap()
         changes = taken.changes + self._spelling.pick(taken.ambiguous)
         if changes:
             self._tell.marked(await self._sink.mark(changes))
@@ -231,7 +240,7 @@ class VastKafka:
         if taken.canary is not None:
             await canary.note_back(self._state, taken.canary, self._clock.now_us())
             self._tell.counts["canaries"] += 1
-            self._learn(taken.canary.spellings)
+            await self._learn(taken.canary.spellings)
         await self._move({partition: batch[-1].offset + 1 for partition, batch in records.items()})
 
     def _read(self, record: Any, taken: _Taken) -> None:  # noqa: ANN401 - kafka-python's record
@@ -244,8 +253,7 @@ class VastKafka:
             taken.letters.append(DeadLetter(self.name, str(fault), raw, self._clock.now_us(), **where))
             return
         self._tell.parsed(parsed)
-        if parsed.needs_scan:
-            self._on_gap()
+        taken.missed = taken.missed or parsed.needs_scan
         taken.changes += parsed.changes
         taken.ambiguous += parsed.ambiguous
         taken.canary = parsed.canary or taken.canary
