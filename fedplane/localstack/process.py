@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import sys
@@ -16,6 +17,9 @@ START_SECONDS = 60.0
 STOP_SECONDS = 8.0
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
+_CANDIDATES = iter(random.SystemRandom().sample(range(15_000, 32_000), 17_000))
+"""In an order of its own for every process, so that two started at once seldom meet."""
+
 Ready = Callable[[], Awaitable[bool]]
 
 
@@ -24,11 +28,16 @@ class ServerFailed(Exception):
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port nobody listens on now, another at every call of this process.
+
+    Below the ports that systems give to outgoing connections (Linux: from 32768): one of those could be
+    taken by any client between this call and the server's start.
+    """
+    for port in _CANDIDATES:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerFailed("no free port between 15000 and 32000 on 127.0.0.1; stop what listens there")
 
 
 async def port_answers(port: int) -> bool:

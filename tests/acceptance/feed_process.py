@@ -54,10 +54,9 @@ async def main(run: str) -> None:
     await state.open()
     sink = NotedSink(state, redis, run)
     blobs = AzureChangeFeed(account_url="", connection_string=os.environ["FEED"], credential=None)
-    noted: set[asyncio.Task[int]] = set()
 
-    def gap(prefix: str = "") -> None:
-        noted.add(asyncio.ensure_future(redis.rpush(GAPS, f"{run} {prefix}")))
+    async def gap(prefix: str = "") -> None:
+        await redis.rpush(GAPS, f"{run} {prefix}")
 
     source = ChangeFeed(blobs, "acct", SCOPE, state, sink, clock, owner=f"reader-{run}", on_gap=gap, options=OPTIONS)
     await source.run()

@@ -36,9 +36,9 @@ async def state_at(url: str) -> RedisState:
 
 
 async def _main(url: str, bootstrap: str, topic: str, gaps: Path) -> None:
-    def on_gap() -> None:
+    async def on_gap(prefix: str = "") -> None:
         with gaps.open("a") as file:
-            file.write("gap\n")
+            file.write(f"gap {prefix}\n")
 
     state = await state_at(url)
     options = kafka_options(VastEventSettings(bootstrap=(bootstrap,), topic=topic))

@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from federation.state.embedded import server_binary
+from fedplane.localstack import process as localstack
 
 AnyClient = Any
 """redis-py's client; its commands are typed for both of its kinds at once."""
@@ -38,14 +39,10 @@ def binary() -> str:
 def free_port() -> int:
     """A port that is free, and so is the cluster bus' 10,000 above."""
     while True:
-        with closing(socket.socket()) as one, closing(socket.socket()) as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            if port >= 55_000:
-                continue
-            with contextlib.suppress(OSError):
-                other.bind(("127.0.0.1", port + 10_000))
-                return port
+        port = localstack.free_port()
+        with closing(socket.socket()) as bus, contextlib.suppress(OSError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 @dataclass

@@ -35,6 +35,9 @@ class Lab:
     sink: Sink = field(default_factory=Sink)
     clock: QuickClock = field(default_factory=QuickClock)
     gaps: int = 0
+    deaf: bool = False
+    """Nobody can be asked for a scan now."""
+    refusals: int = 0
     written: int = 0
 
     def __post_init__(self) -> None:
@@ -59,8 +62,11 @@ class Lab:
             limits=limits,
         )
 
-    def _gap(self, prefix: str = "") -> None:
+    async def _gap(self, prefix: str = "") -> None:
         assert prefix == ""
+        if self.deaf:
+            self.refusals += 1
+            raise RetryLater("the state is away", reason="test")
         self.gaps += 1
 
     def append(self, count: int, segment: int = 1, shard: int = 0) -> None:
@@ -232,6 +238,21 @@ async def test_a_cursor_of_other_settings_is_not_gone_on_from(named: dict[str, A
     async with running(source):
         await eventually(lambda: source.health().get("received") == 3, "read again")
     assert lab.gaps == 1
+
+
+async def test_the_cursor_does_not_pass_a_gap_before_its_scan_was_asked_for() -> None:
+    """A reader that dies in between leaves the gap to be found again (rule 6)."""
+    lab = Lab()
+    lab.append(3)
+    async with running(lab.source()):
+        await eventually(lab.marked, "marked")
+    before = await lab.state.cursor(NAME)
+    lab.deaf = True
+    async with running(lab.source(account="other")):
+        await eventually(lambda: lab.refusals > 1, "it was tried")
+        assert await lab.state.cursor(NAME) == before
+        lab.deaf = False
+        await eventually(lambda: lab.gaps == 1, "asked for")
 
 
 async def test_a_rewind_is_followed_by_the_running_reader() -> None:

@@ -45,6 +45,9 @@ class Lab:
     state: BuryingState
     sink: Sink = field(default_factory=Sink)
     gaps: int = 0
+    deaf: bool = False
+    """Nobody can be asked for a scan now."""
+    refusals: int = 0
     api_version: str = "2.3"
     clock: SystemClock = field(default_factory=QuickClock)
 
@@ -57,7 +60,11 @@ class Lab:
             options, self.topic, SCOPE, self.state, self.sink, self.clock, on_gap=gap, owner=owner, group_id=group_id
         )
 
-    def _gap(self) -> None:
+    async def _gap(self, prefix: str = "") -> None:
+        assert prefix == ""
+        if self.deaf:
+            self.refusals += 1
+            raise RetryLater("the state is away", reason="test")
         self.gaps += 1
 
     def send(self, *keys: str, partition: int = 0) -> None:

@@ -27,6 +27,11 @@ class QuickClock(SystemClock):
         await asyncio.sleep(min(seconds, 0.05))
 
 
+async def no_scan(prefix: str = "") -> None:
+    """For a source whose gaps a test does not look at."""
+    del prefix
+
+
 @dataclass
 class Sink:
     """``ports.ChangeSink`` that remembers; fails *failures* times first; waits for *gate* when closed."""

@@ -24,7 +24,7 @@ from fedplane.localstack.info import StackInfo
 from tests.feed import recordings
 from tests.feed.writer import Feed, fresh_container, hour, record
 from tests.servers.stack_lab import Lab
-from tests.servers.support import QuickClock, Sink, eventually, running
+from tests.servers.support import QuickClock, Sink, eventually, no_scan, running
 
 pytestmark = pytest.mark.servers
 SCOPE = BlobScope("", "datasets", "", lambda name: name)
@@ -88,7 +88,7 @@ def _source(info: StackInfo, sink: Sink) -> ChangeFeed:
     clock = QuickClock()
     state = MemoryState("pair", shards=4, clock=clock)
     options = FeedOptions(start="start", poll_seconds=0.05)
-    return ChangeFeed(blobs, "acct", SCOPE, state, sink, clock, owner="one", on_gap=lambda _prefix="": None, options=options)
+    return ChangeFeed(blobs, "acct", SCOPE, state, sink, clock, owner="one", on_gap=no_scan, options=options)
 
 
 @pytest.mark.usefixtures("feed")

@@ -20,7 +20,7 @@ from fedplane.localstack import servers
 from fedplane.localstack.info import StackInfo
 from fedplane.localstack.process import ManagedProcess, free_port
 from tests.servers.kafka_lab import SCOPE, Lab, open_lab, record
-from tests.servers.support import QuickClock, Sink, eventually, running
+from tests.servers.support import QuickClock, Sink, eventually, no_scan, running
 
 pytestmark = pytest.mark.servers
 
@@ -128,6 +128,25 @@ async def test_an_offset_out_of_range_is_a_gap(lab: Lab) -> None:
     assert lab.sink.keys == ["a", "b", "a", "b"]
 
 
+async def test_no_cursor_passes_a_gap_before_its_scan_was_asked_for(lab: Lab) -> None:
+    """A process that dies in between leaves the gap to be found again (rule 6)."""
+    lab.send("a", "b")
+    async with running(lab.source()):
+        await lab.reaches(p0=2)
+    before = await lab.state.cursor("vast_events/0")
+    assert before is not None
+    lost = Cursor({"0": 1_000}, before.options_digest, 1)
+    assert await lab.state.move_cursor("vast_events/0", before, lost)
+    lab.deaf = True
+    source = lab.source()
+    async with running(source):
+        await eventually(lambda: lab.refusals > 1, "it was tried")
+        assert await lab.state.cursor("vast_events/0") == lost
+        lab.deaf = False
+        await lab.reaches(p0=2)
+    assert lab.gaps >= 1
+
+
 async def test_a_cursor_of_another_topic_is_not_used(lab: Lab) -> None:
     """Its offsets mean nothing here: read from the beginning and ask for a scan."""
     lab.send("a")
@@ -195,7 +214,7 @@ async def test_a_broker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatc
     bootstrap = (f"127.0.0.1:{free_port()}",)
     options = kafka_options(VastEventSettings(bootstrap=bootstrap, topic="t", api_version="2.3"))
     state = MemoryState("pair", shards=1, clock=QuickClock())
-    source = VastKafka(options, "t", SCOPE, state, Sink(), QuickClock(), on_gap=lambda: None)
+    source = VastKafka(options, "t", SCOPE, state, Sink(), QuickClock(), on_gap=no_scan)
     async with running(source) as task:
         await eventually(lambda: bootstrap[0] in str(source.health()["last_error"]), "health tells")
         assert (source.health()["connected"], task.done()) == (0, False)

@@ -53,7 +53,7 @@ class Lab:
         sink = sink or self.sink
         return open_pull(events, key, None, scope=SCOPE, state=self.state, sink=sink, clock=QuickClock(), on_gap=self._gap)
 
-    def _gap(self, prefix: str = "") -> None:
+    async def _gap(self, prefix: str = "") -> None:
         self.gaps.append(prefix)
 
     async def until(self, state: str, count: int) -> None:

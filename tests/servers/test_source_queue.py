@@ -15,6 +15,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
 from federation.clock import SystemClock
+from federation.errors import RetryLater
 from federation.payloads.event_grid import BlobScope
 from federation.ports import ChangeSink
 from federation.sources import event_grid_queue
@@ -39,6 +40,9 @@ class Lab:
     poison: QueueClient
     sink: Sink = field(default_factory=Sink)
     gaps: list[str] = field(default_factory=list)
+    deaf: bool = False
+    """Nobody can be asked for a scan now."""
+    refusals: int = 0
     state: MemoryState = field(default_factory=lambda: MemoryState("pair", shards=1, clock=SystemClock()))
 
     def source(self, sink: ChangeSink | None = None) -> EventGridQueue:
@@ -47,7 +51,10 @@ class Lab:
         sink, clock = sink or self.sink, QuickClock()
         return open_queue(url, text, None, scope=SCOPE, sink=sink, clock=clock, on_gap=self._gap, state=self.state)
 
-    def _gap(self, prefix: str = "") -> None:
+    async def _gap(self, prefix: str = "") -> None:
+        if self.deaf:
+            self.refusals += 1
+            raise RetryLater("the state is away", reason="test")
         self.gaps.append(prefix)
 
     async def send(self, *events: Any) -> None:  # noqa: ANN401 - any JSON
@@ -226,6 +233,18 @@ async def test_an_event_for_a_scan_asks_for_one(lab: Lab) -> None:
     async with running(lab.source()):
         await eventually(lab.empty, "the queue is empty")
     assert (lab.gaps, lab.sink.keys) == (["", "dir/"], [])
+
+
+async def test_a_message_stays_until_its_scan_was_asked_for(lab: Lab) -> None:
+    """What asks for a scan is acknowledged after the asking (rule 6): a process that dies in between leaves it in the queue."""
+    await lab.send(_event("dir", kind="DirectoryRenamed"))
+    lab.deaf = True
+    async with running(lab.source()):
+        await eventually(lambda: lab.refusals > 1, "it was tried")
+        assert await lab.left() == 1
+        lab.deaf = False
+        await eventually(lab.empty, "the queue is empty")
+    assert lab.gaps == ["", "dir/"]
 
 
 async def test_a_missing_queue_is_told_and_awaited(lab: Lab) -> None:

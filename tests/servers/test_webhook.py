@@ -64,7 +64,11 @@ class Client:
 @asynccontextmanager
 async def _webhook(sink: ChangeSink, secret: str | None = SECRET, gaps: list[str] | None = None) -> AsyncIterator[Client]:
     found: list[str] = [] if gaps is None else gaps
-    source = EventGridWebhook("127.0.0.1:0", Target(SCOPE, sink, secret, lambda prefix="": found.append(prefix)))
+
+    async def gap(prefix: str = "") -> None:
+        found.append(prefix)
+
+    source = EventGridWebhook("127.0.0.1:0", Target(SCOPE, sink, secret, gap))
     async with running(source), aiohttp.ClientSession() as session:
         await asyncio.wait_for(source.bound.wait(), 5)
         yield Client(source, session)

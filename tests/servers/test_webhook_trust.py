@@ -340,5 +340,5 @@ async def test_binary_mode_is_taken() -> None:
     assert [(change.key, change.deleted) for change in sink.calls[0]] == [("ü.txt", True)]
 
 
-def _no_gap(prefix: str = "") -> None:
+async def _no_gap(prefix: str = "") -> None:
     raise AssertionError(prefix)

@@ -133,7 +133,7 @@ class Process(Unit):
         return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap, owner=self.name)]
 
 
-def _no_scan(prefix: str = "") -> None:
+async def _no_scan(prefix: str = "") -> None:
     """Where a source would ask for a scan."""
     del prefix
 

@@ -44,7 +44,7 @@ def _built(pair: PairSettings) -> list[str]:
     return [one.name for one in found]
 
 
-def _no_gap(prefix: str = "") -> None:
+async def _no_gap(prefix: str = "") -> None:
     raise AssertionError(prefix)
 
 

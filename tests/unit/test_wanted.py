@@ -146,6 +146,15 @@ async def test_another_process_asks_through_the_state() -> None:
     assert scans.done == ["a/b/", "last/"]
 
 
+async def test_many_wishes_become_one_for_the_whole_pair() -> None:
+    """What is kept stays bounded, and nothing that was asked for is left out."""
+    state = MemoryState("pair", shards=1, clock=SystemClock())
+    for number in range(2 * wanted.MOST_WISHES):
+        await wanted.ask(state, f"dir{number}/", now_us=number)
+    wishes = await wanted.asked(state)
+    assert (len(wishes), "" in wishes) == (wanted.MOST_WISHES + 1, True)
+
+
 async def test_a_wish_repeated_during_its_scan_stays() -> None:
     """The scan may have passed the place already."""
     state = MemoryState("pair", shards=1, clock=SystemClock())
