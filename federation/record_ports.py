@@ -78,6 +78,10 @@ class Records(Protocol):
         """Small named values of a pair (scan reports, process heartbeats); an empty value removes the note."""
         ...
 
+    async def drop_note(self, name: str, value: bytes) -> bool:
+        """Remove a note unless it has another value than *value* by now; whether it was removed."""
+        ...
+
     async def note(self, name: str) -> bytes | None:
         """Read one back."""
         ...

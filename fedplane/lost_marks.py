@@ -47,4 +47,4 @@ class LostMarks:
         report = await kept(self._state, COMPLETE)
         if report is not None and report.started_us >= int(note):
             await self._state.accept_lost_marks()
-            await self._state.put_note(GAP_NOTE, b"")
+            await self._state.drop_note(GAP_NOTE, note)

@@ -55,6 +55,5 @@ async def asked(state: State) -> dict[str, bytes]:
 async def fulfil(state: State, wishes: dict[str, bytes], scanned: str) -> None:
     """Drop the *wishes* (read before the scan began) that a finished scan of *scanned* fulfilled, unless asked for anew."""
     for prefix, at in wishes.items():
-        name = f"{_NOTE}{prefix}"
-        if prefix.startswith(scanned) and await state.note(name) == at:
-            await state.put_note(name, b"")
+        if prefix.startswith(scanned):
+            await state.drop_note(f"{_NOTE}{prefix}", at)

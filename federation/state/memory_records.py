@@ -174,6 +174,13 @@ class MemoryRecords:
         else:
             self._notes.pop(name, None)
 
+    async def drop_note(self, name: str, value: bytes) -> bool:
+        """As in the port."""
+        if self._notes.get(name) != value:
+            return False
+        del self._notes[name]
+        return True
+
     async def note(self, name: str) -> bytes | None:
         """As in the port."""
         return self._notes.get(name)

@@ -279,6 +279,10 @@ class RedisState(RecordQueries, RedisTransfers):
         args = [before, msgspec.json.encode(new), source, self._marks.packed()]
         return bool(await self.calls.run("move_cursor", keys, args))
 
+    async def drop_note(self, name: str, value: bytes) -> bool:
+        """As in the port."""
+        return bool(await self.calls.run("drop_note", [self.layout.of_pair("notes")], [name, value]))
+
     async def lost_marks(self) -> tuple[str, ...]:
         """As in the port."""
         return await self._marks.lost()

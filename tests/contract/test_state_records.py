@@ -212,6 +212,17 @@ async def test_a_cursor_moves_only_from_where_it_was_read(state: State) -> None:
     assert await state.cursor("vast") == two
 
 
+async def test_a_note_that_was_written_again_is_not_dropped(state: State) -> None:
+    """Of one who fulfils a wish and one who renews it, the renewal stays."""
+    await state.put_note("wish", b"1")
+    assert not await state.drop_note("other", b"1")
+    await state.put_note("wish", b"2")
+    assert not await state.drop_note("wish", b"1")
+    assert await state.note("wish") == b"2"
+    assert await state.drop_note("wish", b"2")
+    assert await state.note("wish") is None
+
+
 async def test_a_task_is_one_owner_s_until_it_gives_it_back_or_stops_renewing(state: State) -> None:
     """Two processes never read one partition for long, and a dead one's is free when its time is over."""
     assert await state.own("vast/0", owner="a", ttl_seconds=60)

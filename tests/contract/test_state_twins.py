@@ -261,6 +261,8 @@ class Twins:
         if rng.random() < 0.5:
             await self.both("lift", lambda _, state: state.lift(number))
         await self.both("note", lambda _, state: state.put_note(f"n{number}", b"" if empty else number.encode()))
+        dropped, value = f"n{rng.randint(1, 5)}", rng.choice(("1", "2", number)).encode()
+        await self.both("drop note", lambda _, state: state.drop_note(dropped, value))
         cursor = Cursor({"0": rng.randint(0, 9)}, "d", now)
         stale = rng.random() < 0.2
 
