@@ -45,9 +45,12 @@ class Connection:
             made.append(KafkaNetClient(**config))
             return made[-1]
 
+        closing = threading.Lock()  # of two threads that close one client at once, one finds it half closed and raises
+
         def close() -> None:
-            for one in made:
-                one.close()
+            with closing:
+                for one in made:
+                    one.close()
 
         timeout_ms = options.get("bootstrap_timeout_ms", BOOTSTRAP_MS)
         # With a version named, the client may wait for a broker without end; closing makes it give up.
