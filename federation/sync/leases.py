@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from federation.errors import LeaseLost, RetryLater
@@ -48,6 +49,7 @@ class Leases:
         self._on_new = on_new
         self._busy = busy
         self._renewed: dict[int, float] = {}
+        self._guarded: dict[asyncio.Timeout, Lease] = {}
         self._share = state.shards
         self.held: dict[int, Lease] = {}
         self.yielding: dict[int, float] = {}
@@ -146,7 +148,30 @@ class Leases:
         if self.held.get(lease.shard) == lease:
             del self.held[lease.shard]
             self._renewed.pop(lease.shard, None)
+            for limit, guarded in self._guarded.items():
+                if guarded == lease:
+                    limit.reschedule(asyncio.get_running_loop().time())
             _log.warning("lease lost", shard=lease.shard, fence=lease.fence)
+
+    @asynccontextmanager
+    async def while_held(self, lease: Lease) -> AsyncIterator[None]:
+        """End what is done inside with LeaseLost as soon as *lease* is lost.
+
+        No server knows our fencing number: a request that is still on its way then could take effect after the next worker's.
+        """
+        self.require(lease)
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._guarded[limit] = lease
+                try:
+                    yield
+                finally:
+                    del self._guarded[limit]
+        except TimeoutError:
+            if limit.expired():
+                raise LeaseLost(f"shard {lease.shard} was lost while its key was at work", reason="lease_lost") from None
+            raise
 
     def require(self, lease: Lease) -> None:
         """Raise LeaseLost when *lease* is lost or may have expired: a paused process finds out here before it writes."""

@@ -209,11 +209,11 @@ class Worker:
             self._leases.lost(lease)
             return
         except RetryLater as error:
-            # Keys may have been handed out in an answer that was lost: whoever takes the shard anew finds them due.
-            self._leases.lost(lease)
-            with contextlib.suppress(RetryLater):
-                await self._ctx.state.release(lease)
+            # Keys may have been handed out in an answer that was lost: they are looked for before the next claim. The
+            # shard is not given back for that, since others of its keys are at work.
+            self._reclaimed[lease] = float("-inf")
             await self._ctx.clock.sleep(error.after_seconds or 0.2)
+            self.wake(lease.shard)
             return
         if len(claims) == limit:
             self.wake(lease.shard)
@@ -253,7 +253,8 @@ class Worker:
         synced: Synced | None = None
         error: Exception | None = None
         try:
-            synced = await sync_key(self._ctx, lease, claim)
+            async with self._leases.while_held(lease):
+                synced = await sync_key(self._ctx, lease, claim)
         except Exception as caught:  # noqa: BLE001 - every error has an ending; see outcome.ending
             error = caught
         try:

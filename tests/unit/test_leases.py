@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from federation.errors import RetryLater
+from federation.errors import LeaseLost, RetryLater
 from federation.progress import Lease
 from federation.state.memory_state import MemoryState
 from federation.sync.leases import Leases
@@ -134,3 +136,38 @@ async def test_what_cannot_be_renewed_keeps_no_other_from_it() -> None:
         if len(one.held) < 4:
             break
     assert {2, 3} <= one.held.keys()
+
+
+async def test_what_is_under_way_ends_when_the_lease_is_lost() -> None:
+    """No server knows our fencing number: a request still on its way could take effect after the next worker's."""
+    pool = Pool(shards=2)
+    one = pool.join("one")
+    await pool.rounds(one, count=1)
+    lease, other = one.held.values()
+    began = asyncio.Event()
+
+    async def work() -> None:
+        async with one.while_held(lease):
+            began.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await began.wait()
+    one.lost(lease)
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(task, 5)
+    with pytest.raises(LeaseLost):
+        async with one.while_held(lease):
+            raise AssertionError("nothing may begin")
+    async with one.while_held(other):
+        pass
+
+
+async def test_a_time_out_of_the_work_itself_stays_one() -> None:
+    """Only the loss of the lease is told as such."""
+    pool = Pool(shards=1)
+    one = pool.join("one")
+    await pool.rounds(one, count=1)
+    with pytest.raises(TimeoutError):
+        async with one.while_held(one.held[0]):
+            raise TimeoutError

@@ -53,11 +53,11 @@ def _acknowledged_before_marks() -> list[Swap]:
     original = event_grid_queue.EventGridQueue._read
 
     def read(self: Any, message: Any) -> Any:
-        changes = original(self, message)
+        parsed = original(self, message)
         self._queue._queue.messages.pop(message.id, None)
         self._queue._queue.visible.pop(message.id, None)
         self._queue._deleted(message.told)
-        return changes
+        return parsed
 
     return [Swap(event_grid_queue.EventGridQueue, "_read", read)]
 
