@@ -59,6 +59,14 @@ class Claims:
             for side in Side:
                 self.deleted_us.pop((side, key), None)
 
+    def agreed(self, key: str, base: Base | None, claimed_at: float) -> None:
+        """A claim was settled with *base*: what came while the worker looked, and is taken for older, is that once more."""
+        for write in self.oracle.writes:
+            meanwhile = write.key == key and write.when > claimed_at
+            if meanwhile and base is not None and base.live and base.etag(write.side) in write.etags:
+                same = base.md5 == md5_of(write.value[0]) and base.metadata_digest == agreed_digest(write.metadata)
+                write.agreed_again |= same and base.written.at_us < write.told_us - LWW_SLACK_US
+
     def asked(self, key: str) -> None:
         """A process sends a request about *key*."""
         if (UNIT.get(), key) in self.free:

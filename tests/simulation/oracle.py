@@ -23,8 +23,6 @@ from tests.simulation.values import Value, agreed_digest, has_big, kept_as, md5_
 BUDGET_SECONDS = 600.0
 LWW_SLACK_US = 3_600_000
 """A second of precision on either side, clock uncertainty as set, uncertainty of two skew measurements and their errors."""
-
-
 GRANTED_SECONDS = 60.0
 """How long a delete that was granted before the state lost that may be under way."""
 SURE_TIE_US = 50_000
@@ -86,6 +84,8 @@ class Oracle:
     """When a user last deleted the key on that side."""
     wrote: Callable[[Side, str, _Object | None, _Object | None], None] = field(default=lambda *_: None)
     """Told of the engine's writes first (claims.Claims)."""
+    rewritten: set[tuple[Side, str, str]] = field(default_factory=set)
+    """Side, key and ETag of what users wrote once more."""
     values: dict[tuple[str, Value], list[Write]] = field(default_factory=dict)
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
     """The users' writes that an object stands for."""
@@ -259,7 +259,8 @@ class Oracle:
             self.fail(f"metadata that VAST could not take was erased on {side}:{key}")
 
     def again(self, side: Side, key: str, held: _Object) -> None:
-        """A user wrote or touched what is there: the same version, later."""
+        """A user wrote or touched what is there: the same version, later, and his own if it was our copy."""
+        self.rewritten.add((side, key, held.etag))
         for write in self.embodied.get((side, key), []):
             if write.side is side:
                 write.etags.setdefault(held.etag, []).append(self._true_us(side, held))
@@ -390,9 +391,8 @@ class Oracle:
         if let_go and "-" in record.loser_etag:
             # Once its delete was ignored nothing is agreed on, and no hash proves that a large object is our copy: it is kept.
             return False
-        return not any(
-            (one.key, one.side) == (record.key, record.loser_side) and record.loser_etag in one.etags for one in self.writes
-        )
+        users = {(one.side, one.key, etag) for one in self.writes for etag in one.etags}
+        return (record.loser_side, record.key, record.loser_etag) not in users | self.rewritten
 
     def _written(self, key: str, side: Side, etag: str) -> list[int]:
         """When users wrote what *side* held under *etag*; empty when that cannot be told for sure."""

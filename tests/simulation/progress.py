@@ -119,6 +119,7 @@ class Progress:
         if name == "settle":
             base = self.state()._base.get(key)  # what came of it: a repeat has no effect
             told = arguments[3]
+            self.claims.agreed(key, told, self._claimed_at.get(key, now))
             if told is not None and told.deleted and (base is None or base.deleted):
                 self.settled[key] = now
             else:
