@@ -121,10 +121,11 @@ class ParallelScan:
             known = await self._book.plan()
         if known is not None:
             self.plan, self._written = known, True
-        if self._written:
-            await self._comparison.check_sides()
         if self.plan.bounds:
             self._trust(Side)  # as the last whole scan saw it
+        if self._written:
+            await self._reload()
+            await self._comparison.check_sides()
 
     def _trust(self, sides: Iterable[Side]) -> None:
         """Let listings begin anywhere; one that sees otherwise says so."""

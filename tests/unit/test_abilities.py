@@ -88,6 +88,18 @@ async def test_the_age_of_what_is_known_is_said() -> None:
     assert of(await checks.probe(pair), "vast: abilities").level == "note"
 
 
+async def test_a_side_that_lists_nothing_is_named_while_the_records_know_objects() -> None:
+    """As an unmounted one does; an empty side of a pair that never agreed on anything is in order."""
+    world, pair = runtime()
+    assert not [one for one in await checks.side(pair, Side.VAST) if one.what == "vast: objects"]
+    await world.write(Side.BLOB, "a", "x")
+    await world.step()
+    assert not [one for one in await checks.side(pair, Side.VAST) if one.what == "vast: objects"]
+    world.raw[Side.VAST].objects.clear()
+    found = of(await checks.side(pair, Side.VAST), "vast: objects")
+    assert (found.level, "agreed on 1" in found.found) == ("broken", True)
+
+
 async def test_within_a_day_nothing_is_tried_again() -> None:
     """A command that only needs to know goes by the note; after a day, or at another endpoint, it tries."""
     world, pair = runtime()

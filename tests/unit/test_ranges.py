@@ -90,8 +90,8 @@ class _Server(MemoryStore):
     async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
         """As the twin, in the server's own order."""
         if not prefix:
-            # As a server's store, which reads all of a listing of which it is not known that names are keys, in order.
-            self.listed_from.append(start_after if self.ordered else "")
+            # A server's store reads all of a listing while it does not know that names are keys, in order.
+            self.listed_from.append(start_after if self.ordered else "everything")
         found = [entry async for entry in super().list(prefix=prefix, start_after=start_after)]
         for entry in sorted(found, key=lambda one: self.order(one.key)):
             if self.fail_at and entry.key >= self.fail_at:
