@@ -220,24 +220,17 @@ def _stamp(at_us: int, byte: int) -> Stamp:
 
 def pack_changes(changes: Sequence[tuple[Change, bytes]], buckets: Sequence[int]) -> list[bytes]:
     """Changes with their keys' digests, as ``mark.lua`` takes them; *buckets*: the place (from 1) of each one's base hash."""
-    fields = [_change(change, bucket) for (change, _), bucket in zip(changes, buckets, strict=True)]
-    return [_MSGPACK.encode(fields), *(digest + pack_etag(change.etag or "") for change, digest in changes)]
-
-
-def _change(change: Change, bucket: int) -> tuple[str | int, ...]:
-    at = change.at
-    return (
-        change.key,
-        0 if change.side is Side.BLOB else 1,
-        _SOURCE_BITS[change.source],
-        change.etag or "",
-        int(change.deleted),
-        at.at_us if at is not None else -1,
-        at.precision_us if at is not None else 0,
-        _ORIGIN_AT[at.origin] if at is not None else 0,
-        change.not_before_us,
-        bucket,
-    )
+    fields: list[tuple[str | int, ...]] = []
+    binary: list[bytes] = []
+    for (change, digest), bucket in zip(changes, buckets, strict=True):
+        at, etag = change.at, change.etag or ""
+        packed = pack_etag(etag)
+        when = (-1, 0, 0) if at is None else (at.at_us, at.precision_us, _ORIGIN_AT[at.origin])
+        side = 0 if change.side is Side.BLOB else 1
+        known = (change.key, side, _SOURCE_BITS[change.source], etag, int(change.deleted))
+        fields.append((*known, *when, change.not_before_us, bucket, len(packed)))
+        binary += (digest, packed)
+    return [_MSGPACK.encode(fields), b"".join(binary)]
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):
