@@ -195,7 +195,7 @@ async def measure(info: StackInfo, keys: int, state: RedisState) -> None:
 async def main(keys: int, s3: Literal["moto", "versitygw"]) -> None:
     """Have the servers and measure."""
     with tempfile.TemporaryDirectory() as home:
-        async with LocalStack(StackOptions(s3=s3, state_dir=Path(home) / "stack")) as stack:
+        async with LocalStack(StackOptions(s3=s3, state_dir=Path(home) / "stack", blobs_in_memory=True)) as stack:
             client, _ = await connect(RedisSettings(url=stack.info.redis_url))
             state = RedisState(client, "demo", shards=SHARDS, clock=SystemClock())
             try:

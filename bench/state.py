@@ -126,10 +126,9 @@ async def main(keys: int, binary: str) -> None:
         leases = [lease for shard in range(64) if (lease := await state.acquire(shard, owner="bench", ttl_seconds=36_000))]
         empty = await used_bytes(client)
         done = await speeds(state, leases, client)
-        for size in (100_000, keys):
-            await fill(state, leases, done, size)
-            done = max(done, size)
-            print(f"{size} keys: {(await used_bytes(client) - empty) / done:.1f} bytes of Redis memory a key at rest")
+        await fill(state, leases, done, keys)
+        done = max(done, keys)
+        print(f"{done} keys: {(await used_bytes(client) - empty) / done:.1f} bytes of Redis memory a key at rest")
         await state.close()
 
 
@@ -180,6 +179,7 @@ async def speeds(state: RedisState, leases: list[Lease], client: Any) -> int:  #
     print(f"echoes dropped: {echoes.text()}")
     for name, floor in (("plain pipelined HGET of as many fields", _gets), ("bare script, 200 keys a call, no logic", _bare)):
         print(f"floor, {name}: {_best([await spent(client, partial(floor, client)) for _ in range(ROUNDS)]).text()}")
+    await client.delete(*_BARE_KEYS)
     return start
 
 
@@ -212,6 +212,7 @@ async def _gets(client: Any) -> None:  # noqa: ANN401 - a redis client
         await pipe.execute()
 
 
+_BARE_KEYS = ("bare:due", "bare:hint")
 _BARE = """
 for n = 2, #ARGV do
   redis.call("ZADD", KEYS[1], ARGV[1], ARGV[n])
@@ -221,14 +222,14 @@ end
 
 
 async def _bare(client: Any) -> None:  # noqa: ANN401 - a redis client
-    await client.delete("bare:due", "bare:hint")
+    await client.delete(*_BARE_KEYS)
     for start in range(0, ONCE, 200):
-        await client.eval(_BARE, 2, "bare:due", "bare:hint", start, *map(key_of, range(start, start + 200)))
+        await client.eval(_BARE, 2, *_BARE_KEYS, start, *map(key_of, range(start, start + 200)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--keys", type=int, default=200_000)
     parser.add_argument("--server", default=os.environ.get("FEDPLANE_REDIS_SERVER", ""))
     given = parser.parse_args()
     asyncio.run(main(given.keys, given.server))
