@@ -12,8 +12,8 @@ from tests.acceptance.lab import Lab, Results, lab
 from tests.acceptance.users import BlobUser, VastUser
 
 _SCANS_OFTEN = {"FEDERATION__RECONCILE__INTERVAL_SECONDS": "2", "FEDERATION__RECONCILE__QUIET_SECONDS": "0.5"}
-_STAYS_SECONDS = 6.0
-"""How long a trouble lasts after it was noticed: three scans more, each of which may do no harm."""
+_STAYS_SECONDS = 4.5
+"""How long a trouble lasts after it was noticed: two scans more, each of which may do no harm."""
 
 
 @dataclass(frozen=True)
