@@ -6,8 +6,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+REDIS_7 := $(CURDIR)/.fedplane/tools/redis-7/redis-server
 
-.PHONY: run test test-servers test-rest check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
+.PHONY: run test test-servers test-rest test-redis check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
   accept-state bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
@@ -23,6 +24,10 @@ test-servers: setup
 
 test-rest: setup
 	@COVERAGE_FILE=.coverage.rest nice -n 10 $(BIN)/python -m pytest tests --ignore=tests/servers --cov --cov-report= -q
+
+test-redis: setup ## the state's contract suite again, with the Redis 7 of make full-stack
+	@test -x $(REDIS_7) || { echo "$(REDIS_7) is not there: run make full-stack where apt-get is"; exit 2; }
+	@FEDPLANE_REDIS_SERVER=$(REDIS_7) $(BIN)/python -m pytest tests/contract/test_state*.py -q
 
 accept: setup ## the acceptance runs of docs/measurements.md, about 20 minutes
 	@$(BIN)/python -m tests.acceptance.run
@@ -90,7 +95,7 @@ fuzz: setup ## coverage-guided fuzzing of every parser with atheris: INPUTS=n in
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/fuzz.txt
 	@$(BIN)/python -m tests.fuzz.run --inputs $(or $(INPUTS),100000)
 
-full-stack: setup ## versitygw and Apache Kafka for the full local stack (needs Go, JDK 17 and Maven)
+full-stack: setup ## versitygw and Apache Kafka for the full local stack (needs Go, JDK 17 and Maven), and Debian's Redis 7 where apt-get is
 	@$(BIN)/python -m fedplane.localstack.full_stack
 
 lock: setup ## renew the pins

@@ -14,8 +14,10 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ from federation.settings import RedisSettings
 from federation.state import embedded
 from federation.state.redis_state import RedisState
 
-SMALL, BATCH = 200, 1_000
+BATCH = 1_000
+BATCHES = (200, BATCH, 5_000)
+ROUNDS = 3
+"""Of each figure the best is told: other work on the machine only makes slower."""
 ONCE = 20_000
 FAR_US = 2**52
 CONCURRENCY, CLAIMED = 32, 16
@@ -63,14 +68,12 @@ def base_of(key: str) -> Base:
     )
 
 
-async def settle_all(state: RedisState, leases: list[Lease]) -> int:
+async def settle_all(state: RedisState, leases: list[Lease], bases: Mapping[str, Base]) -> None:
     """Claim and settle what is dirty as a worker does: some keys of a shard at a time, each settled by a task of its own."""
     free = asyncio.Semaphore(CONCURRENCY)
-    settled = 0
 
     async def work(lease: Lease, claim: Claim) -> None:
-        nonlocal settled
-        settled += await state.settle(lease, claim.hint.key, claim.hint.generation, base_of(claim.hint.key))
+        await state.settle(lease, claim.hint.key, claim.hint.generation, bases[claim.hint.key])
         free.release()
 
     async with asyncio.TaskGroup() as group:
@@ -79,7 +82,6 @@ async def settle_all(state: RedisState, leases: list[Lease]) -> int:
                 for claim in claims:
                     await free.acquire()
                     group.create_task(work(lease, claim))
-    return settled
 
 
 async def timed(step: Callable[[], Awaitable[object]]) -> float:
@@ -123,48 +125,86 @@ async def main(keys: int, binary: str) -> None:
         await state.open()
         leases = [lease for shard in range(64) if (lease := await state.acquire(shard, owner="bench", ttl_seconds=36_000))]
         empty = await used_bytes(client)
-        await speeds(state, leases, client)
-        done = 4 * ONCE
-        for size in (100_000, keys):
-            await fill(state, leases, done, size)
-            done = max(done, size)
-            print(f"{size} keys: {(await used_bytes(client) - empty) / done:.1f} bytes of Redis memory a key at rest")
+        done = await speeds(state, leases, client)
+        await fill(state, leases, done, keys)
+        done = max(done, keys)
+        print(f"{done} keys: {(await used_bytes(client) - empty) / done:.1f} bytes of Redis memory a key at rest")
         await state.close()
 
 
-async def speeds(state: RedisState, leases: list[Lease], client: Any) -> None:  # noqa: ANN401 - a redis client
-    """Each figure of some keys, beside the floor of the same run."""
-    for number, batch in enumerate((SMALL, BATCH, SMALL, BATCH)):
-        start, cpu = number * ONCE, time.process_time()
+@dataclass(frozen=True)
+class Spent:
+    """What *keys* of a step cost: seconds, and of our and Redis' processor time."""
+
+    seconds: float
+    ours: float
+    redis: float
+
+    def text(self) -> str:
+        """By key."""
+        ours, redis = self.ours / ONCE * 1e6, self.redis / ONCE * 1e6
+        return f"{ONCE / self.seconds:,.0f} keys/s (CPU a key: ours {ours:.1f} us, Redis {redis:.1f} us)"
+
+
+async def spent(client: Any, step: Callable[[], Awaitable[object]]) -> Spent:  # noqa: ANN401 - a redis client
+    """Measure one step."""
+    redis, ours = await _redis_cpu(client), time.process_time()
+    seconds = await timed(step)
+    ours = time.process_time() - ours
+    return Spent(seconds, ours, await _redis_cpu(client) - redis)
+
+
+async def _redis_cpu(client: Any) -> float:  # noqa: ANN401 - a redis client
+    told = await client.info("cpu")
+    return float(told["used_cpu_user"]) + float(told["used_cpu_sys"])
+
+
+async def speeds(state: RedisState, leases: list[Lease], client: Any) -> int:  # noqa: ANN401 - a redis client
+    """Each figure of some keys, beside the floor of the same run. How many keys there are now."""
+    marks: dict[int, list[Spent]] = {}
+    cycles: list[Spent] = []
+    dirty = start = 0
+    for batch in BATCHES * ROUNDS:
+        given = [changes(at, batch) for at in range(start, start + ONCE, batch)]
+        bases = {change.key: base_of(change.key) for some in given for change in some}
         before = await used_bytes(client)
-        marking = await timed(lambda start=start, batch=batch: _mark(state, start, batch))  # type: ignore[misc]
-        spent, dirty = time.process_time() - cpu, await used_bytes(client) - before
-        cpu = time.process_time()
-        cycling = await timed(lambda: settle_all(state, leases))
-        print(
-            f"mark {ONCE / marking:,.0f}/s in batches of {batch} ({spent / ONCE * 1e6:.1f} us of our CPU a key); "
-            f"claim and settle {ONCE / cycling:,.0f} keys/s ({(time.process_time() - cpu) / ONCE * 1e6:.1f} us); "
-            f"{dirty / ONCE:.0f} bytes a dirty key"
-        )
-    floor = await timed(lambda: _floor(client))
-    echoes = await timed(lambda: _echoes(state))
-    print(f"echoes dropped: {ONCE / echoes:,.0f}/s; plain pipelined HGET of as many fields: {ONCE / floor:,.0f}/s")
+        marks.setdefault(batch, []).append(await spent(client, partial(_mark, state, given)))
+        dirty = await used_bytes(client) - before
+        cycles.append(await spent(client, partial(settle_all, state, leases, bases)))
+        start += ONCE
+    for batch, found in marks.items():
+        print(f"mark in batches of {batch}: {_best(found).text()}")
+    print(f"claim and settle: {_best(cycles).text()}; {dirty / ONCE:.0f} bytes a dirty key")
+    echoes = _best([await spent(client, partial(_echoes, state, _agreed())) for _ in range(ROUNDS)])
+    print(f"echoes dropped: {echoes.text()}")
+    for name, floor in (("plain pipelined HGET of as many fields", _gets), ("bare script, 200 keys a call, no logic", _bare)):
+        print(f"floor, {name}: {_best([await spent(client, partial(floor, client)) for _ in range(ROUNDS)]).text()}")
+    await client.delete(*_BARE_KEYS)
+    return start
 
 
-async def _mark(state: RedisState, start: int, batch: int) -> None:
-    for at in range(start, start + ONCE, batch):
-        await state.mark(changes(at, batch))
+def _best(found: Sequence[Spent]) -> Spent:
+    return min(found, key=lambda one: one.seconds)
 
 
-async def _echoes(state: RedisState) -> None:
+async def _mark(state: RedisState, given: Sequence[Sequence[Change]]) -> None:
+    for some in given:
+        await state.mark(some)
+
+
+def _agreed() -> list[list[Change]]:
+    """News of keys that say what is agreed on already."""
     at = Stamp(1_700_000_000_000_000, 1, StampOrigin.EVENT)
-    for start in range(0, ONCE, BATCH):
-        keys = [key_of(number) for number in range(start, start + BATCH)]
-        marked = await state.mark([Change(key, Side.BLOB, Source.EVENT_GRID, etag=base_of(key).blob_etag, at=at) for key in keys])
-        assert marked.echoes == BATCH
+    keys = [[key_of(number) for number in range(start, start + BATCH)] for start in range(0, ONCE, BATCH)]
+    return [[Change(key, Side.BLOB, Source.EVENT_GRID, etag=base_of(key).blob_etag, at=at) for key in some] for some in keys]
 
 
-async def _floor(client: Any) -> None:  # noqa: ANN401 - a redis client
+async def _echoes(state: RedisState, given: Sequence[Sequence[Change]]) -> None:
+    for some in given:
+        assert (await state.mark(some)).echoes == len(some)
+
+
+async def _gets(client: Any) -> None:  # noqa: ANN401 - a redis client
     for start in range(0, ONCE, BATCH):
         pipe = client.pipeline(transaction=False)
         for number in range(start, start + BATCH):
@@ -172,9 +212,24 @@ async def _floor(client: Any) -> None:  # noqa: ANN401 - a redis client
         await pipe.execute()
 
 
+_BARE_KEYS = ("bare:due", "bare:hint")
+_BARE = """
+for n = 2, #ARGV do
+  redis.call("ZADD", KEYS[1], ARGV[1], ARGV[n])
+  redis.call("HSET", KEYS[2], ARGV[n], ARGV[1])
+end
+"""
+
+
+async def _bare(client: Any) -> None:  # noqa: ANN401 - a redis client
+    await client.delete(*_BARE_KEYS)
+    for start in range(0, ONCE, 200):
+        await client.eval(_BARE, 2, *_BARE_KEYS, start, *map(key_of, range(start, start + 200)))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--keys", type=int, default=200_000)
     parser.add_argument("--server", default=os.environ.get("FEDPLANE_REDIS_SERVER", ""))
     given = parser.parse_args()
     asyncio.run(main(given.keys, given.server))

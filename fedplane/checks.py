@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from itertools import islice
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from federation.errors import FederationError, Halt, NotPresent, RetryLater
-from federation.model import PRESERVED_PREFIX, Metadata, Side
+from federation.model import PRESERVED_PREFIX, ListEntry, Metadata, Side
 from federation.ports import Capabilities, ObjectStore
 from federation.settings import PairSettings, Settings
 from federation.state.embedded import connect
@@ -42,6 +42,7 @@ async def side(runtime: PairRuntime, which: Side) -> list[Finding]:
     except FederationError as error:
         return [_failed(f"{which}: {name}", error)]
     found = [Finding(what=f"{which}: {name}", level="ok", found="reachable, and the container is there")]
+    found += await _emptied(runtime, which)
     found += await _rights(store, which)
     if any(one.level == "broken" for one in found):
         return found
@@ -54,6 +55,19 @@ def _name(pair: PairSettings, which: Side) -> str:
     if which is Side.BLOB:
         return f"{pair.blob.account_url}/{pair.blob.container}/{pair.blob.prefix}"
     return f"{pair.vast.endpoint}/{pair.vast.bucket}/{pair.vast.prefix}"
+
+
+async def _emptied(runtime: PairRuntime, which: Side) -> list[Finding]:
+    """A side that lists nothing while the records know objects: unmounted, or emptied."""
+    known = (await runtime.state.backlog()).objects
+    try:
+        if not known or await _some(runtime.stores[which], 1):
+            return []
+    except FederationError:
+        return []  # the right to list is looked at next
+    then = "nothing is deleted on the other side before a person lifts the halt. If it is not mounted, mount it"
+    told = f"lists no object at all, yet both sides agreed on {known:,}"
+    return [Finding(what=f"{which}: objects", level="broken", found=told, then=then)]
 
 
 async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
@@ -163,16 +177,30 @@ def _age(runtime: PairRuntime, which: Side, before: capabilities.Seen | None) ->
     return Finding(what=what, level="note", found=f"tried just now, and not what they were {age} ago", then=then)
 
 
+async def _some(store: ObjectStore, count: int) -> list[ListEntry]:
+    """Some entries of a listing, from a page or two: a store that must know their order would read all of it first."""
+    found: list[ListEntry] = []
+    known, store.ordered = store.ordered, True
+    entries = store.list()
+    try:
+        async for entry in entries:
+            found.append(entry)
+            if len(found) >= count:
+                break
+    except RetryLater as error:
+        if error.reason != "listing_order":
+            raise
+    finally:
+        if isinstance(entries, AsyncGenerator):
+            await entries.aclose()
+        store.ordered = known
+    return found
+
+
 async def _etags(store: ObjectStore, which: Side) -> Finding:
-    kinds: dict[str, int] = {}
-    count = 0
-    async for entry in store.list():
-        kind = "content hash" if entry.md5 else "no content hash"
-        kinds[kind] = kinds.get(kind, 0) + 1
-        count += 1
-        if count >= _SAMPLE:
-            break
-    told = ", ".join(f"{number} with {kind}" for kind, number in islice(kinds.items(), 4)) or "the side is empty"
+    sample = await _some(store, _SAMPLE)
+    count, kinds = len(sample), Counter("content hash" if entry.md5 else "no content hash" for entry in sample)
+    told = ", ".join(f"{number} with {kind}" for kind, number in kinds.items()) or "the side is empty"
     then = "equal objects without a content hash are read once to be adopted" if "no content hash" in kinds else ""
     return Finding(what=f"{which}: ETags of the first {count} objects", level="ok", found=told, then=then)
 

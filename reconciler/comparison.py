@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from federation.errors import Halt
+from federation.errors import Halt, NotPresent
 from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_kind
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import DeleteBudget
@@ -22,6 +23,8 @@ BATCH = 1000
 """Entries of a listing that are merged, looked up and marked in one round."""
 RECENT_US = 2_000_000
 """A change younger than this may still be announced by its event."""
+LOOKS = 32
+"""Given keys that are looked at on both sides at a time."""
 MAY_BE_EMPTY = "may_be_empty:"
 """Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
 LISTING_ORDER = "listing_order"
@@ -93,10 +96,17 @@ class Comparison:
                 if self._share is not None:
                     await self._share.give_way()
 
-    async def differences(self, *, prefix: str = "") -> AsyncIterator[Difference]:
-        """Every difference, marking and recording nothing: for dry runs. Raises what the listings raise."""
+    async def compare_keys(self, keys: Sequence[str], report: Report, withheld: list[Gone]) -> None:
+        """The same for *keys* alone, each looked at on both sides."""
+        async with aclosing(self._looked_at(keys)) as batches:
+            async for batch in batches:
+                _, found = await self._compare(batch, report)
+                await self._mark(found, report, withheld)
+
+    async def differences(self, *, prefix: str = "", keys: Sequence[str] = ()) -> AsyncIterator[Difference]:
+        """Every difference, or those of *keys*, marking and recording nothing: for dry runs. Raises what the stores raise."""
         report = Report(started_us=self._clock.now_us(), prefix=prefix)
-        async with aclosing(self._rows(report)) as batches:
+        async with aclosing(self._looked_at(keys) if keys else self._rows(report)) as batches:
             async for batch in batches:
                 for difference in (await self._compare(batch, report))[1]:
                     yield difference
@@ -117,6 +127,16 @@ class Comparison:
                 await self._require_sides(first, known)
             async for batch in merge(_pages(first[Side.BLOB], blob), _pages(first[Side.VAST], vast)):
                 yield batch
+
+    async def _looked_at(self, keys: Sequence[str]) -> AsyncGenerator[Batch, None]:
+        """Rows of *keys*, a few at a time; those that neither side holds are rows too."""
+        wanted = sorted(set(keys))
+        for at in range(0, len(wanted), LOOKS):
+            part = wanted[at : at + LOOKS]
+            looks = [_entry(self._stores[side], key) for side in Side for key in part]
+            entries = await asyncio.gather(*looks)
+            sides = dict(zip(Side, (entries[: len(part)], entries[len(part) :]), strict=True))
+            yield Batch(part, list(sides[Side.BLOB]), list(sides[Side.VAST]))
 
     async def check_sides(self) -> None:
         """Look whether a side was emptied: for scans that do not begin at the first key. Raises Halt, and as listings do."""
@@ -224,6 +244,15 @@ class Comparison:
             return 0
         until = entry.modified.at_us + entry.modified.precision_us + self._quiet_us - vast_ahead_us
         return until if until > self._clock.now_us() else 0
+
+
+async def _entry(store: ObjectStore, key: str) -> ListEntry | None:
+    """What a listing would say of *key*; None only where the store says that it is not there (rule 3)."""
+    try:
+        found = (await store.head(key)).version
+    except NotPresent:
+        return None
+    return ListEntry(key, found.etag, found.size_bytes, found.modified, found.md5)
 
 
 async def _pages(first: ListEntry | None, rest: AsyncIterator[ListEntry]) -> Pages:

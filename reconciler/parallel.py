@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from federation.errors import FederationError, RetryLater
 from federation.model import Base, Side
 from federation.ports import Clock, ObjectStore, State
 from reconciler import sweep
 from reconciler.book import FINISHING, PLANNING, Book, range_task
-from reconciler.comparison import Comparison
+from reconciler.comparison import LISTING_ORDER, Comparison
 from reconciler.merge import Batch
 from reconciler.ranges import Plan, Progress, boundaries, merged
 from reconciler.report import Report
@@ -62,6 +62,8 @@ class ParallelScan:
         self._progress: dict[int, Progress] = {}
         self._written = False
         self._failed = False
+        self._trusted: set[Side] = set()
+        """Sides whose listings begin in their middle, because somebody saw before that names are keys, in order."""
 
     @property
     def report(self) -> Report:
@@ -119,11 +121,18 @@ class ParallelScan:
             known = await self._book.plan()
         if known is not None:
             self.plan, self._written = known, True
-        if self._written:
-            await self._comparison.check_sides()
         if self.plan.bounds:
-            for store in self._stores.values():
-                store.ordered = True  # as the last whole scan saw it; a listing that sees otherwise says so
+            self._trust(Side)  # as the last whole scan saw it
+        if self._written:
+            await self._reload()
+            await self._comparison.check_sides()
+
+    def _trust(self, sides: Iterable[Side]) -> None:
+        """Let listings begin anywhere; one that sees otherwise says so."""
+        for side in sides:
+            if side not in self._trusted:
+                self._trusted.add(side)
+                self._stores[side].ordered = True
 
     async def _write_plan(self) -> bool:
         """From now on others may help; False when another writes one, or wrote one."""
@@ -151,6 +160,7 @@ class ParallelScan:
         saved = await self._book.progress(self.plan, number)
         if saved is not None:
             self._progress[number] = saved
+            self._trust(saved.ordered)
 
     def _done(self, number: int) -> bool:
         return number in self._progress and self._progress[number].done
@@ -229,7 +239,12 @@ class ParallelScan:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
 
-        await self._comparison.compare_span(progress.report, progress.withheld, after_batch)
+        try:
+            await self._comparison.compare_span(progress.report, progress.withheld, after_batch)
+        except RetryLater as error:
+            if error.reason == LISTING_ORDER:
+                await self._start_over()
+            raise
         await self._require_names_in_order()
         progress.report.complete = True
         if self._written:
@@ -238,10 +253,14 @@ class ParallelScan:
 
     async def _require_names_in_order(self) -> None:
         """A range is only whole if names are keys in order; else the next scan is one range again."""
-        if self.plan.bounds and not all(store.ordered for store in self._stores.values()):
-            await self._book.write_bounds([])
-            await self._book.drop_plan(self.plan)
-            raise RetryLater("a listing is no longer in the order of its keys; scan anew as one range", reason="listing_order")
+        if not all(self._stores[side].ordered for side in self._trusted):
+            await self._start_over()
+            raise RetryLater("a listing is no longer in the order of its keys; scan anew as one range", reason=LISTING_ORDER)
+
+    async def _start_over(self) -> None:
+        """What was known of the order does not hold: the next scan begins at the first key and finds out."""
+        await self._book.write_bounds([])
+        await self._book.drop_plan(self.plan)
 
     async def _save(self, number: int, progress: Progress) -> None:
         """Keep how far the range is. The first save of a scan that was not written down does that."""
@@ -249,6 +268,7 @@ class ParallelScan:
             return  # another process's scan is written down: this one goes on by itself
         if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
             raise _LostError
+        progress.ordered = [side for side, store in self._stores.items() if store.ordered]
         await self._book.save(number, progress)
 
     def _tell(self, now: float) -> None:

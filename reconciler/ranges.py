@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import msgspec
 
+from federation.model import Side
 from reconciler.report import Report, add_counts
 from reconciler.sweep import Turn
 from reconciler.withheld import Gone
@@ -45,6 +46,8 @@ class Progress(msgspec.Struct, kw_only=True):
     withheld: list[Gone] = msgspec.field(default_factory=list)
     seen: bytes = b""
     """Of the keys in the shards that are swept: the beginnings of their digests (``reconciler.sweep``)."""
+    ordered: list[Side] = msgspec.field(default_factory=list)
+    """Sides of which a whole first pass had shown that names are keys, in order: the next process need not make it again."""
 
     @property
     def done(self) -> bool:

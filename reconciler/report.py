@@ -15,6 +15,8 @@ class Report(msgspec.Struct, kw_only=True):
     started_us: int
     finished_us: int = 0
     prefix: str = ""
+    keys: int = 0
+    """Of a scan of given keys: how many."""
     after: str = ""
     until: str = ""
     """Of a range: the keys after the one, up to and including the other. Empty: from the start, to the end."""
@@ -68,14 +70,15 @@ class Report(msgspec.Struct, kw_only=True):
     @property
     def whole(self) -> bool:
         """Whether it compared the whole pair, to the end."""
-        return self.complete and not (self.prefix or self.after or self.until)
+        return self.complete and not (self.prefix or self.keys or self.after or self.until)
 
     def text(self) -> str:
         """A page for people."""
         state = "complete" if self.complete else f"INCOMPLETE: {self.halted or self.error or 'stopped'}"
         rate = self.rows / self.seconds if self.seconds else 0.0
+        what = f"{self.keys} given keys" if self.keys else self.prefix or "the whole pair"
         lines = [
-            f"Scan of {self.prefix or 'the whole pair'}, started {_iso(self.started_us)}: {state}",
+            f"Scan of {what}, started {_iso(self.started_us)}: {state}",
             f"  listed: {self.listed[Side.BLOB]} on blob, {self.listed[Side.VAST]} on vast",
             f"  compared: {self.rows} keys in {self.seconds:.1f} s ({rate:.0f}/s)",
             f"  in step: {self.in_step}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -113,6 +113,23 @@ class Scanner(Comparison):
             report.complete = False
             await self._say_why(report, error)
         return await self._by_another(report) if overtaken else await self._kept(report, parallel)
+
+    async def scan_keys(self, keys: Sequence[str]) -> Report:
+        """Compare *keys* alone, however large the pair is, by looking at each on both sides, and mark every difference.
+
+        The report is kept. A look that fails makes it incomplete.
+        """
+        report = Report(started_us=self._clock.now_us(), keys=len(set(keys)))
+        try:
+            if self._guard is not None:
+                await self._guard()
+            withheld: list[Gone] = []
+            await self.compare_keys(keys, report, withheld)
+            await self._deletes.mark(report, withheld)
+            report.complete = True
+        except FederationError as error:
+            await self._say_why(report, error)
+        return await self._kept(report, None)
 
     async def _say_why(self, report: Report, error: FederationError) -> None:
         report.error = str(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import StreamingCredentialProvider
@@ -34,12 +36,22 @@ def options() -> dict[str, Any]:
 def single(url: str, **more: Any) -> Redis:  # noqa: ANN401 - redis-py's own options
     """A client of one server; who finds no free connection waits for one."""
     pool = BlockingConnectionPool.from_url(url, max_connections=AT_ONCE, timeout=_ANSWER_SECONDS, **options(), **more)
+    pool.connection_class = _packing(pool.connection_class)
     provider = more.get("credential_provider")
     client = Redis.from_pool(pool)
     if isinstance(provider, StreamingCredentialProvider):
         renew: Any = pool.re_auth_callback  # redis-py awaits it, its annotation says otherwise
         provider.on_next(renew)
     return client
+
+
+def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The kind of connection that packs commands in C, too: redis-py's asyncio connections only parse replies so."""
+
+    def pack(_: AbstractConnection, name: str, *args: Any) -> list[bytes]:  # noqa: ANN401 - whatever Redis takes
+        return [pack_command((*name.encode().split(), *args))]  # "CLIENT SETINFO" is two words
+
+    return type(f"Packing{kind.__name__}", (kind,), {"pack_command": pack})
 
 
 async def remote(settings: RedisSettings) -> Client:

@@ -17,6 +17,7 @@ second under the digest and a plus sign::
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -71,16 +72,15 @@ def unpack_etag(packed: bytes) -> str:
     """The exact string that was packed. Raises ValueError on an unknown tag."""
     if not packed:
         return ""
-    tag, body = packed[0], packed[1:]
-    match tag:
-        case 0:
-            return body.decode()
-        case 1:
-            return f"0x{int.from_bytes(body, 'big'):X}"
-        case 2:
-            return body.hex()
-        case 3:
-            return f"{body[:16].hex()}-{int.from_bytes(body[16:], 'big')}"
+    tag = packed[0]
+    if tag == _MD5_TAG:
+        return packed[1:].hex()
+    if tag == _AZURE_TAG:
+        return f"0x{int.from_bytes(packed[1:], 'big'):X}"
+    if tag == _MULTIPART_TAG:
+        return f"{packed[1:17].hex()}-{int.from_bytes(packed[17:], 'big')}"
+    if tag == _RAW:
+        return packed[1:].decode()
     raise ValueError(f"unknown ETag form {tag}")
 
 
@@ -136,51 +136,38 @@ def unpack_base(record: bytes) -> Base:
 
 
 def _unpack_base(record: bytes) -> Base:
-    flags = record[0] & 0x0F
-    blob, at = _read_field(record, 1)
-    vast, at = _read_field(record, at)
-    as_of_ms = int.from_bytes(_exactly(record, at, 6), "big")
-    written_us = int.from_bytes(_exactly(record, at + 6, 7), "big")
-    written = _stamp(written_us, _exactly(record, at + 13, 1)[0])
-    digest, at = _read_field(record, at + 14)
-    vast_etag = unpack_etag(vast)
-    md5: str | None = None
+    """Called for each key of a scan, so without a call of its own for each field; a record cut short ends where it should not."""
+    flags, blob_ends = record[0], 2 + record[1]
+    at = blob_ends + 1 + record[blob_ends]
+    as_of_ms, written_us = int.from_bytes(record[at : at + 6], "big"), int.from_bytes(record[at + 6 : at + 13], "big")
+    digest_at = at + 15
+    vast_etag = unpack_etag(record[blob_ends + 1 : at])
+    written, at = _stamp(written_us, record[at + 13]), digest_at + record[digest_at - 1]
+    digest, md5 = record[digest_at:at], None
     if flags & _HAS_HASH:
         md5 = vast_etag
         if not flags & _HASH_IS_ETAG:
-            md5, at = _exactly(record, at, 16).hex(), at + 16
+            md5, at = record[at : at + 16].hex(), at + 16
     size, at = _read_varint(record, at)
     if at != len(record):
-        raise ValueError("trailing bytes")
+        raise ValueError("its length is wrong")
     return Base(
-        blob_etag=unpack_etag(blob),
-        vast_etag=vast_etag,
-        md5=md5,
-        metadata_digest=digest,
-        written=written,
-        size_bytes=size,
-        deleted=bool(flags & _DELETED),
-        lossy=bool(flags & _LOSSY),
-        vast_as_of_us=as_of_ms * 1_000,
+        unpack_etag(record[2:blob_ends]),
+        vast_etag,
+        md5,
+        digest,
+        written,
+        size,
+        bool(flags & _DELETED),
+        bool(flags & _LOSSY),
+        as_of_ms * 1_000,
     )
-
-
-def _exactly(record: bytes, at: int, length: int) -> bytes:
-    part = record[at : at + length]
-    if len(part) != length:
-        raise ValueError("cut short")
-    return part
 
 
 def _field(value: bytes) -> bytes:
     if len(value) > _LONGEST_FIELD:
         raise ValueError(f"a field of {len(value)} bytes does not fit a record")
-    return bytes([len(value)]) + value
-
-
-def _read_field(record: bytes, at: int) -> tuple[bytes, int]:
-    length = record[at]
-    return _exactly(record, at + 1, length), at + 1 + length
+    return bytes((len(value),)) + value
 
 
 def _varint(value: int) -> bytes:
@@ -205,8 +192,7 @@ def _read_varint(record: bytes, at: int) -> tuple[int, int]:
 
 def _stamp_byte(stamp: Stamp) -> bytes:
     # A precision that has no code is kept as the next coarser one: never finer than it was.
-    code = next((code for code, us in enumerate(_PRECISIONS_US) if stamp.precision_us <= us), len(_PRECISIONS_US))
-    return bytes([code | _ORIGINS.index(stamp.origin) << 2])
+    return bytes((bisect_left(_PRECISIONS_US, stamp.precision_us) | _ORIGIN_AT[stamp.origin] << 2,))
 
 
 def _stamp(at_us: int, byte: int) -> Stamp:
@@ -220,24 +206,17 @@ def _stamp(at_us: int, byte: int) -> Stamp:
 
 def pack_changes(changes: Sequence[tuple[Change, bytes]], buckets: Sequence[int]) -> list[bytes]:
     """Changes with their keys' digests, as ``mark.lua`` takes them; *buckets*: the place (from 1) of each one's base hash."""
-    fields = [_change(change, bucket) for (change, _), bucket in zip(changes, buckets, strict=True)]
-    return [_MSGPACK.encode(fields), *(digest + pack_etag(change.etag or "") for change, digest in changes)]
-
-
-def _change(change: Change, bucket: int) -> tuple[str | int, ...]:
-    at = change.at
-    return (
-        change.key,
-        0 if change.side is Side.BLOB else 1,
-        _SOURCE_BITS[change.source],
-        change.etag or "",
-        int(change.deleted),
-        at.at_us if at is not None else -1,
-        at.precision_us if at is not None else 0,
-        _ORIGIN_AT[at.origin] if at is not None else 0,
-        change.not_before_us,
-        bucket,
-    )
+    fields: list[tuple[str | int, ...]] = []
+    binary: list[bytes] = []
+    for (change, digest), bucket in zip(changes, buckets, strict=True):
+        at, etag = change.at, change.etag or ""
+        packed = pack_etag(etag)
+        when = (-1, 0, 0) if at is None else (at.at_us, at.precision_us, _ORIGIN_AT[at.origin])
+        side = 0 if change.side is Side.BLOB else 1
+        known = (change.key, side, _SOURCE_BITS[change.source], etag, int(change.deleted))
+        fields.append((*known, *when, change.not_before_us, bucket, len(packed)))
+        binary += (digest, packed)
+    return [_MSGPACK.encode(fields), b"".join(binary)]
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,6 +44,8 @@ DEFAULT_BUCKETS = 160
 _MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq", "marks")
 _SETTLE_KEYS = ("lease", "due", "since:blob", "since:vast", "hint", "claimed", "held", "intent", "count")
 _MARKS_A_CALL = 1_000
+_TRIPS, _MARKS_A_TRIP = 4, 250
+"""Round trips of one batch at a time, at most; each with so many marks, about."""
 
 
 class RedisState(RecordQueries, RedisTransfers):
@@ -78,7 +81,7 @@ class RedisState(RecordQueries, RedisTransfers):
     # ------------------------------------------------------------------------------------------------------------- marks
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
-        """As in the port; one round trip."""
+        """As in the port. Large batches go in some round trips at a time: Redis works on one while the next is packed."""
         by_shard: dict[int, list[tuple[Change, bytes]]] = {}
         for change in changes:
             digest = key_digest(change.key)
@@ -89,11 +92,20 @@ class RedisState(RecordQueries, RedisTransfers):
             for shard, batch in by_shard.items()
             for at in range(0, len(batch), _MARKS_A_CALL)
         ]
+        share = -(-len(parts) // max(1, min(_TRIPS, len(changes) // _MARKS_A_TRIP))) or 1
+        trips = [self._mark(parts[at : at + share], now) for at in range(0, len(parts), share)]
+        told = await asyncio.gather(*trips, return_exceptions=True)
+        for one in told:
+            if isinstance(one, BaseException):
+                raise one
+        marked = sum(one for one in told if isinstance(one, int))
+        return MarkResult(marked=marked, echoes=len(changes) - marked)
+
+    async def _mark(self, parts: Sequence[tuple[int, list[tuple[Change, bytes]]]], now: int) -> int:
         replies = await self.calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
         for (shard, _), (_, count) in zip(parts, replies, strict=True):
             self._marks.made(shard, count)
-        marked = sum(reply[0] for reply in replies)
-        return MarkResult(marked=marked, echoes=len(changes) - marked)
+        return sum(reply[0] for reply in replies)
 
     def _marking(self, shard: int, batch: list[tuple[Change, bytes]], now: int) -> Call:
         keys = [self.layout.of_shard(shard, name) for name in _MARK_KEYS]

@@ -39,8 +39,13 @@ async def with_state(settings: Settings, pair: PairSettings, step: Callable[[Sta
 @held_app.callback()
 def held_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
     """List held deletes."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        held_listed(config, pair, as_json=as_json)
+
+
+@held_app.command("list")
+def held_listed(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """List held deletes."""
     settings = read_settings(config)
     pairs = [(one.name, *asyncio.run(_held_of(settings, one))) for one in chosen(settings, pair)]
     found = [(name, record) for name, records, _ in pairs for record in records]
@@ -99,8 +104,13 @@ def _judge(config: ConfigOption, pair: str, keys: list[str] | None, verdict: str
 @parked_app.callback()
 def parked_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
     """List parked keys."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        parked_listed(config, pair, as_json=as_json)
+
+
+@parked_app.command("list")
+def parked_listed(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+    """List parked keys."""
     settings = read_settings(config)
     found = [
         (one.name, record)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
 
 from federation.clock import SystemClock
 from federation.errors import UsageError
+from federation.keys import excluded
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
 from federation.wiring import PairRuntime, open_pair, open_state
@@ -22,10 +23,18 @@ from fedplane.progress import Tell, progress
 from fedplane.scanning import scanner_of
 from reconciler.book import history as scan_history
 from reconciler.report import Report
+from reconciler.scan import Scanner
 from reconciler.verify import verify as verify_contents
 
 _LOOK_SECONDS = 0.1
 _STUCK_SECONDS = 60.0
+
+
+class Part(NamedTuple):
+    """What of a pair is meant: what begins so, or these keys; else all of it."""
+
+    prefix: str
+    keys: tuple[str, ...]
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -42,6 +51,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print each decision and its reason; write nothing.")] = False,
     prefix: Annotated[str, typer.Option("--prefix", help="Only keys with this prefix.")] = "",
+    key: Annotated[list[str] | None, typer.Option("--key", help="Only this key; may be given more than once.")] = None,
     wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the differences to be worked off.")] = 3600.0,
     verify: Annotated[str, typer.Option("--verify", help="`hash`: read all contents on both sides and compare them.")] = "",
     history: Annotated[bool, typer.Option("--history", help="Print the reports of the last scans; scan nothing.")] = False,
@@ -52,21 +62,31 @@ def reconcile(
     """Scan both sides now, mark every difference, and work until they are gone. May be interrupted and run again."""
     if verify not in ("", "hash"):
         raise UsageError(f"--verify takes `hash`, not {verify!r}.", reason="bad_option")
+    part = Part(prefix, tuple(_checked(key or [], prefix, verify)))
     settings = read_settings(config)
     worst = exit_codes.OK
     for one in chosen(settings, pair):
         if history:
             asyncio.run(_history(settings, one, as_json=as_json))
         elif dry_run:
-            asyncio.run(_show(settings, one, prefix, as_json=as_json))
+            asyncio.run(_show(settings, one, part, as_json=as_json))
         elif verify:
             worst = max(worst, asyncio.run(_verify(settings, one, prefix, as_json=as_json)))
         else:
-            outcome = asyncio.run(_reconcile(settings, one, prefix, wait, quiet=as_json))
+            outcome = asyncio.run(_reconcile(settings, one, part, wait, quiet=as_json))
             emit(outcome, _text(outcome), as_json=as_json)
             worst = max(worst, _status(outcome))
     if worst:
         raise typer.Exit(worst)
+
+
+def _checked(given: list[str], prefix: str, verify: str) -> list[str]:
+    if given and (prefix or verify):
+        raise UsageError("--key goes with neither --prefix nor --verify.", reason="bad_option")
+    ours = [one for one in given if excluded(one) or not one]
+    if ours:
+        raise UsageError(f"--key: {ours[0]!r} is never synchronised.", reason="bad_option")
+    return given
 
 
 def _status(outcome: Outcome) -> int:
@@ -82,17 +102,20 @@ def _text(outcome: Outcome) -> str:
     return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
 
 
-async def _reconcile(settings: Settings, pair: PairSettings, prefix: str, wait_seconds: float, *, quiet: bool) -> Outcome:
+async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell) -> Report:
+    if part.keys:
+        return await scanner.scan_keys(part.keys)
+    total = None if part.prefix else known or None
+    return await scanner.scan(prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences"))
+
+
+async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_seconds: float, *, quiet: bool) -> Outcome:
     clock = SystemClock()
     async with open_pair(settings, pair, clock) as runtime:
         await capabilities.know(runtime, probe_again=False)
         before = await runtime.state.backlog()
         with progress(f"scanning {pair.name}", quiet=quiet) as tell:
-            total = None if prefix else before.objects or None
-            scanner = scanner_of(runtime, settings.reconcile, yields=False)
-            report = await scanner.scan(
-                prefix=prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences")
-            )
+            report = await _scan(scanner_of(runtime, settings.reconcile, yields=False), part, before.objects, tell)
         outstanding = 0
         if report.complete:
             # Leases decide who works: this process, or one that runs already.
@@ -130,10 +153,11 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _show(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> None:
+async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: bool) -> None:
     counts: Counter[str] = Counter()
     async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-        async for difference in scanner_of(runtime, settings.reconcile, yields=False).differences(prefix=prefix):
+        scanner = scanner_of(runtime, settings.reconcile, yields=False)
+        async for difference in scanner.differences(prefix=part.prefix, keys=part.keys):
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
             counts[f"{decision.action}"] += 1

@@ -86,16 +86,17 @@ def _install_into(part: Path, target: Path) -> None:
     part.rename(target)
 
 
-async def azurite(service: str, port: int, *, tools: Path, state_dir: Path) -> ManagedProcess:
-    """The emulator of *service* (``blob`` or ``queue``) on loopback *port*, state under *state_dir*."""
+async def azurite(service: str, port: int, *, tools: Path, state_dir: Path, in_memory: bool = False) -> ManagedProcess:
+    """The emulator of *service* (``blob`` or ``queue``) on loopback *port*, state under *state_dir* unless it is *in_memory*."""
     home = await asyncio.to_thread(install, tools)
     node, _ = node_and_npm()
     script = home / "node_modules" / "azurite" / "dist" / "src" / service / "main.js"
     data = state_dir / f"azurite-{service}"
     data.mkdir(parents=True, exist_ok=True)
+    place = ["--inMemoryPersistence"] if in_memory else ["--location", str(data)]
     command = [
         node, "-r", str(_PACKAGE / "azurite_fast.js"), str(script),
-        "--location", str(data), f"--{service}Host", "127.0.0.1", f"--{service}Port", str(port),
+        *place, f"--{service}Host", "127.0.0.1", f"--{service}Port", str(port),
         "--skipApiVersionCheck", "--disableTelemetry", "--silent",
     ]  # fmt: skip
     return ManagedProcess(

@@ -19,7 +19,7 @@ from yarl import URL
 
 from fedplane.localstack.azurite import ACCOUNT, ACCOUNT_ID, KEY
 from fedplane.localstack.delivery import Delivery
-from fedplane.localstack.proxy import Exchange, Watcher
+from fedplane.localstack.proxy import Exchange, Watcher, Words
 
 _OPERATIONS_BY_COMP = {
     "block": "put_block", "blocklist": "put_block_list", "metadata": "set_metadata", "properties": "set_properties",
@@ -72,12 +72,14 @@ class BlobWatcher(Watcher):
             return named if method == "PUT" or comp == "list" else f"{_OPERATIONS.get(method, 'other')}_{comp}"
         return _OPERATIONS.get(method, "other")
 
-    def refusal(self) -> tuple[bytes, dict[str, str]]:
+    def refusal(self, status: int) -> Words:
         """As in the base."""
-        body = (
-            b'<?xml version="1.0" encoding="utf-8"?><Error><Code>ServerBusy</Code><Message>The server is busy.</Message></Error>'
-        )
-        return body, {"Content-Type": "application/xml", "x-ms-error-code": "ServerBusy", "x-ms-request-id": str(uuid.uuid4())}
+        return _error({403: "AuthorizationFailure", 404: "ContainerNotFound"}.get(status, "ServerBusy"))
+
+    def nothing(self) -> tuple[Words, Words]:
+        """As in the base."""
+        page = b'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs /><NextMarker /></EnumerationResults>'
+        return (page, {"Content-Type": "application/xml"}), _error("BlobNotFound")
 
     async def confirmed(self, exchange: Exchange) -> None:
         """As in the base."""
@@ -143,3 +145,8 @@ class BlobWatcher(Watcher):
         async with self._session.post(url, data=body, headers={"Content-Type": "application/xml"}) as answer:
             if not answer.ok:
                 raise ConnectionError(f"queue answered {answer.status}: {(await answer.text())[:200]}")
+
+
+def _error(code: str) -> Words:
+    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>{code}, as asked for.</Message></Error>'
+    return body.encode(), {"Content-Type": "application/xml", "x-ms-error-code": code, "x-ms-request-id": str(uuid.uuid4())}

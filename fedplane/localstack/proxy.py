@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +27,13 @@ _HOP_BY_HOP = frozenset({
 })  # fmt: skip
 _WHOLE_BYTES = 1024 * 1024
 """Bodies up to this size are passed on in one piece, so that a watcher may look at them."""
+_LISTINGS = 10_000
 _PROBES = "/.federation/probe/"
 _ENGINE = "fedplane/"
+
+
+Words = tuple[bytes, dict[str, str]]
+"""Body and headers of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,12 @@ class Watcher(ABC):
         """A request was answered; emit what the real service would."""
 
     @abstractmethod
-    def refusal(self) -> tuple[bytes, dict[str, str]]:
-        """Body and headers of an overload answer as the service words it."""
+    def refusal(self, status: int) -> Words:
+        """The service's words for overload, and with 403 and 404 for refused credentials and a container that is not there."""
+
+    @abstractmethod
+    def nothing(self) -> tuple[Words, Words]:
+        """The service's words for a whole listing without entries, and for an object that is not there."""
 
 
 class Proxy:
@@ -89,6 +98,8 @@ class Proxy:
         self.requests: Counter[tuple[str, str, str, str]] = Counter()
         self.bytes: Counter[tuple[str, str, str]] = Counter()
         self.injected: Counter[str] = Counter()
+        self.listings: deque[tuple[str, str]] = deque(maxlen=_LISTINGS)
+        """The last pages that were asked for: client and query."""
 
     def configure(self, faults: RequestFaults) -> None:
         """Use these faults from now on."""
@@ -127,8 +138,10 @@ class Proxy:
             # S3 SDKs wait up to a second for this before they send a body.
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
+        if operation == "list":
+            self.listings.append((client, raw_path.partition("?")[2]))
         faults = self._active(client)
-        refused = await self._inject(request, faults)
+        refused = await self._inject(request, faults) or self._emptied(operation, faults)
         if refused is not None:
             self.requests[client, request.method, _counted(operation, raw_path), f"{refused.status // 100}xx"] += 1
             return refused
@@ -143,13 +156,22 @@ class Proxy:
             self.injected["errors"] += 1
             async for _ in request.content.iter_any():  # read whatever its size, so that the connection can be used on
                 continue
-            body, headers = self._watcher.refusal()
+            body, headers = self._watcher.refusal(faults.status)
             if faults.retry_after_seconds is not None:
                 headers["Retry-After"] = str(faults.retry_after_seconds)
             return web.Response(status=faults.status, body=b"" if request.method == "HEAD" else body, headers=headers)
         if faults.cut and not faults.cut_after_effect and self._random.random() < faults.cut:
             self._cut(request)
         return None
+
+    def _emptied(self, operation: str, faults: RequestFaults | None) -> web.StreamResponse | None:
+        if faults is None or not faults.emptied or operation not in ("list", "get", "head"):
+            return None
+        self.injected["emptied"] += 1
+        (body, headers), (not_found, more) = self._watcher.nothing()
+        if operation == "list":
+            return web.Response(body=body, headers=headers)
+        return web.Response(status=404, body=b"" if operation == "head" else not_found, headers=more)
 
     def _cut(self, request: web.BaseRequest) -> None:
         self.injected["cuts"] += 1
@@ -271,6 +293,7 @@ class Proxy:
         self.requests.clear()
         self.bytes.clear()
         self.injected.clear()
+        self.listings.clear()
 
 
 def _counted(operation: str, raw_path: str) -> str:

@@ -63,6 +63,7 @@ class Proxies:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/stats", self._stats)
         app.router.add_post("/stats/reset", self._reset)
+        app.router.add_get("/listings/{side}", self._listings)
         app.router.add_get("/faults/{side}", self._get_faults)
         app.router.add_put("/faults/{side}", self._put_faults)
         await self._listen(web.AppRunner(app, access_log=None), self._config.control_port)
@@ -109,21 +110,32 @@ class Proxies:
             self._watchers[name].delivery.counts.clear()
         return web.json_response({"reset": True})
 
+    async def _listings(self, request: web.Request) -> web.Response:
+        """The list pages that were asked for, oldest first."""
+        side = request.match_info["side"]
+        if side not in self._proxies:
+            return _no_side(side)
+        return web.json_response([{"client": who, "query": query} for who, query in self._proxies[side].listings])
+
     async def _get_faults(self, request: web.Request) -> web.Response:
         side = request.match_info["side"]
         if side not in self._faults:
-            return web.json_response({"error": f"no side {side!r}; blob or vast"}, status=404)
+            return _no_side(side)
         return web.Response(body=msgspec.json.encode(self._faults[side]), content_type="application/json")
 
     async def _put_faults(self, request: web.Request) -> web.Response:
         side = request.match_info["side"]
         if side not in self._faults:
-            return web.json_response({"error": f"no side {side!r}; blob or vast"}, status=404)
+            return _no_side(side)
         try:
             self._configure(side, msgspec.json.decode(await request.read(), type=Faults))
         except (msgspec.DecodeError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return await self._get_faults(request)
+
+
+def _no_side(side: str) -> web.Response:
+    return web.json_response({"error": f"no side {side!r}; blob or vast"}, status=404)
 
 
 async def serve(config: ProxyConfig) -> None:

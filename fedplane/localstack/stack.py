@@ -88,7 +88,8 @@ class LocalStack:
 
     async def _azurite(self, service: str) -> ManagedProcess:
         port = self._ports["azurite-blob" if service == "blob" else "queue"]
-        return await azurite(service, port, tools=self._tools, state_dir=self._state_dir)
+        in_memory = service == "blob" and self._options.blobs_in_memory
+        return await azurite(service, port, tools=self._tools, state_dir=self._state_dir, in_memory=in_memory)
 
     def _redis(self) -> ManagedProcess:
         return servers.redis(self._options.redis, self._ports["redis"], self._state_dir)

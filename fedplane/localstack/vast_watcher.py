@@ -21,7 +21,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from fedplane.localstack.delivery import Delivery
-from fedplane.localstack.proxy import Exchange, Watcher
+from fedplane.localstack.proxy import Exchange, Watcher, Words
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/|[?&]X-Amz-Credential=([^/%&]+)")
 _POLL_SECONDS = 0.05
@@ -86,10 +86,17 @@ class VastWatcher(Watcher):
             return "copy" if "x-amz-copy-source" in headers else "put"
         return {"GET": "get", "HEAD": "head", "DELETE": "delete", "POST": "post"}.get(method, "other")
 
-    def refusal(self) -> tuple[bytes, dict[str, str]]:
+    def refusal(self, status: int) -> Words:
         """As in the base."""
-        body = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>'
-        return body, {"Content-Type": "application/xml", "x-amz-request-id": uuid.uuid4().hex}
+        return _error({403: "AccessDenied", 404: "NoSuchBucket"}.get(status, "SlowDown"))
+
+    def nothing(self) -> tuple[Words, Words]:
+        """As in the base."""
+        page = (
+            b'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            b"<KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+        )
+        return (page, {"Content-Type": "application/xml"}), _error("NoSuchKey")
 
     async def confirmed(self, exchange: Exchange) -> None:
         """As in the base."""
@@ -168,6 +175,11 @@ class VastWatcher(Watcher):
             self._producer.produce(self._topic, event)
         except (BufferError, KafkaException) as error:
             raise ConnectionError(str(error)) from error
+
+
+def _error(code: str) -> Words:
+    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{code}, as asked for.</Message></Error>'
+    return body.encode(), {"Content-Type": "application/xml", "x-amz-request-id": uuid.uuid4().hex}
 
 
 def _bucket_operation(method: str, query: dict[str, str]) -> str:

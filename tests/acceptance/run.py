@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 
+from tests.acceptance import stages_away as away
 from tests.acceptance import stages_change_feed as feed
 from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
@@ -21,6 +22,7 @@ from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
 from tests.acceptance import stages_peer as peer
+from tests.acceptance import stages_resume as resume
 from tests.acceptance import stages_scan as scans
 from tests.acceptance import stages_state as state
 from tests.acceptance import stages_transfer as transfer
@@ -56,7 +58,9 @@ TRANSFER: Stages = {
 }
 STATE: Stages = {
     "scan_killed": scans.scan_killed,
+    "scan_resumed": resume.scan_resumed,
     "mass_delete": scans.mass_delete,
+    "side_away": away.side_away,
     "flushed": state.flushed,
     "restored": state.restored,
     "failover": state.failover,

@@ -206,6 +206,7 @@ async def test_a_shard_has_one_owner_and_a_stale_token_changes_nothing(state: St
     held = Held("k", Side.VAST, "budget", 1)
     for step in (
         state.claim(old, limit=1, now_us=clock.us),
+        state.reclaim(old, at_work=[], now_us=clock.us),
         state.settle(old, "k", 1, AGREED),
         state.intend(old, "k", AGREED),
         state.defer(old, "k", 1, not_before_us=0, error=""),

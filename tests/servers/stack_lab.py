@@ -64,6 +64,19 @@ class Lab:
         s3 = self.engine_s3 if engine else self.s3
         return str(s3.put_object(Bucket=self.info.bucket, Key=key, Body=data)["ETag"]).strip('"')
 
+    def get(self, side: str, key: str) -> bytes:
+        """Read through the proxy; raises as the SDKs do."""
+        if side == "blob":
+            return bytes(self.blobs.download_blob(key).readall())
+        return bytes(self.s3.get_object(Bucket=self.info.bucket, Key=key)["Body"].read())
+
+    def names(self, side: str) -> list[str]:
+        """One page of a listing through the proxy."""
+        if side == "blob":
+            return [str(name) for name in next(self.blobs.list_blob_names().by_page(), [])]
+        found = self.s3.list_objects_v2(Bucket=self.info.bucket).get("Contents", [])
+        return [str(one["Key"]) for one in found]
+
     def get_direct(self, side: str, key: str) -> bytes | None:
         """Read past the proxy; None when it is not there."""
         try:

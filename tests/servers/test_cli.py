@@ -151,7 +151,7 @@ def test_a_mass_delete_is_held_until_released_or_rejected(bench: Bench, engine: 
     for key in keys:
         user.s3.delete_object(Bucket=user.bucket, Key=key)
     until(lambda: len(bench.ask("held")) >= 2 and not bench.ask("status")[0]["dirty"])
-    held = [one["held"]["key"] for one in bench.ask("held")]
+    held = [one["held"]["key"] for one in bench.ask("held", "list")]
     assert bench.state() == "attention"
     assert bench.ask("held", "reject", held[0]) == {"rejected": 1}
     until(lambda: user.read_s3(held[0]) == b"x")
@@ -186,6 +186,21 @@ def test_reconcile_works_without_a_running_engine(bench: Bench, user: User) -> N
     assert outcome["report"]["complete"]
     assert outcome["outstanding"] == 0
     assert user.read_s3("alone/a.txt") == b"alone"
+
+
+def test_reconcile_takes_given_keys(bench: Bench, user: User) -> None:
+    """Only these are looked at and worked on; what is never synchronised is refused."""
+    for name in ("one", "two", "three"):
+        user.put_blob(f"given/{name}.txt", b"given", "text/plain")
+    wanted = ("--key", "given/one.txt", "--key", "given/three.txt")
+    assert bench.ask("reconcile", "--dry-run", *wanted)["differences"] == 2
+    outcome = bench.ask("reconcile", *wanted)
+    assert (outcome["report"]["complete"], outcome["report"]["keys"], outcome["outstanding"]) == (True, 2, 0)
+    assert user.read_s3("given/one.txt") == user.read_s3("given/three.txt") == b"given"
+    assert user.read_s3("given/two.txt") is None
+    for words in (("--key", ".federation/x"), ("--key", "a", "--prefix", "b")):
+        refused = bench.cli("reconcile", *words)
+        assert (refused.returncode, "--key" in refused.stderr) == (exit_codes.USAGE, True)
 
 
 def _redis_dump(bench: Bench) -> dict[Any, Any]:

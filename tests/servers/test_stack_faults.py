@@ -8,7 +8,7 @@ import urllib.error
 from typing import Any
 
 import pytest
-from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceRequestError, ServiceResponseError
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError
 
 from tests.servers.stack_lab import SIDES, Lab
@@ -92,6 +92,42 @@ def test_requests_can_be_refused(lab: Lab, side: str, key: str, status: int) -> 
     assert lab.events(side, key, 0) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "codes"),
+    [
+        (404, {"blob": "ContainerNotFound", "vast": "NoSuchBucket"}),
+        (403, {"blob": "AuthorizationFailure", "vast": "AccessDenied"}),
+    ],
+)
+def test_a_side_can_be_missing_or_closed(lab: Lab, side: str, key: str, status: int, codes: dict[str, str]) -> None:
+    """As the service words it when the container is not there, and when the credentials are refused."""
+    _faults(lab, side, requests={"error": 1, "status": status})
+    assert _refused(lab, side, key)[:2] == (status, codes[side])
+    assert lab.get_direct(side, key) is None
+
+
+def test_a_side_can_look_empty(lab: Lab, side: str, key: str) -> None:
+    """Its listing has no entry, its objects are not found, and all is there again afterwards."""
+    lab.put(side, key)
+    _faults(lab, side, requests={"emptied": True})
+    assert lab.names(side) == []
+    with pytest.raises((ResourceNotFoundError, lab.s3.exceptions.NoSuchKey)):
+        lab.get(side, key)
+    _faults(lab, side)
+    assert key in lab.names(side)
+    assert lab.get(side, key) == b"x"
+
+
+def test_what_was_listed_can_be_asked(lab: Lab, side: str, key: str) -> None:
+    """Each page with its query, in order."""
+    lab.put(side, key)
+    lab.control("POST", "/stats/reset")
+    lab.names(side)
+    [page] = lab.control("GET", f"/listings/{side}")
+    assert page["client"] == "user"
+    assert {"blob": "comp=list", "vast": "list-type=2"}[side] in page["query"]
+
+
 def test_faults_can_end_by_themselves(lab: Lab, side: str, key: str) -> None:
     """After the given time requests pass again."""
     began = time.monotonic()
@@ -152,7 +188,7 @@ def test_connections_can_be_cut_after_the_effect(lab: Lab, side: str, key: str) 
         ({"events": {"drop": 1.5}}, "between 0 and 1"),
         ({"events": {"delay_seconds": [2, 1]}}, "smaller first"),
         ({"events": {"reorder": 0}}, "at least 1"),
-        ({"requests": {"status": 418}}, "429, 500 or 503"),
+        ({"requests": {"status": 418}}, "403, 404, 429, 500, 503"),
         ({"requests": {"client": "nobody"}}, "fedplane"),
         ({"requests": {"no_such_knob": 1}}, "no_such_knob"),
         ([], "Expected"),
@@ -175,6 +211,10 @@ def test_an_unknown_side_is_refused(lab: Lab, side: str) -> None:
             lab.control(method, f"/faults/{side}s", {} if method == "PUT" else None)
         with refused.value as answer:
             assert answer.code == 404
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        lab.control("GET", f"/listings/{side}s")
+    with refused.value as answer:
+        assert answer.code == 404
 
 
 # ----------------------------------------------------------------------------------------------------------------- counters

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
-from federation.model import Side
+from federation.errors import RetryLater
+from federation.model import ListEntry, Side
 from federation.ports import Capabilities
 from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings
 from federation.sync.pacing import Gate
@@ -86,6 +88,40 @@ async def test_the_age_of_what_is_known_is_said() -> None:
     world.raw[Side.VAST].capabilities = replace(world.raw[Side.VAST].capabilities, conditional_put=False)
     world.later(HOUR_SECONDS)
     assert of(await checks.probe(pair), "vast: abilities").level == "note"
+
+
+async def test_a_side_that_lists_nothing_is_named_while_the_records_know_objects() -> None:
+    """As an unmounted one does; an empty side of a pair that never agreed on anything is in order."""
+    world, pair = runtime()
+    assert not [one for one in await checks.side(pair, Side.VAST) if one.what == "vast: objects"]
+    await world.write(Side.BLOB, "a", "x")
+    await world.step()
+    assert not [one for one in await checks.side(pair, Side.VAST) if one.what == "vast: objects"]
+    world.raw[Side.VAST].objects.clear()
+    found = of(await checks.side(pair, Side.VAST), "vast: objects")
+    assert (found.level, "agreed on 1" in found.found) == ("broken", True)
+
+
+async def test_a_sample_is_no_reason_to_read_a_whole_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that must know the order of its listing reads all of it first; some entries will do without, also out of order."""
+    world, pair = runtime()
+    store = world.raw[Side.VAST]
+    await world.write(Side.VAST, "a", "x")
+    store.ordered, asked = False, []
+    original = store.list
+
+    async def listing(*, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        async for entry in original(prefix=prefix, start_after=start_after):
+            yield entry
+        if not prefix:
+            asked.append(store.ordered)
+            raise RetryLater("out of order", reason="listing_order")
+
+    monkeypatch.setattr(store, "list", listing)
+    found = await checks.side(pair, Side.VAST)
+    assert of(found, "vast: ETags of the first 1 objects").level == "ok"
+    assert asked == [True]
+    assert not store.ordered
 
 
 async def test_within_a_day_nothing_is_tried_again() -> None:

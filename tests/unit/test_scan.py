@@ -182,6 +182,36 @@ async def test_a_whole_scan_ends_union_mode_and_a_partial_one_does_not() -> None
     assert not await pair.state.note(UNION_NOTE)
 
 
+async def test_a_scan_of_given_keys_looks_at_these_alone() -> None:
+    """What differs is marked as a whole scan would; nothing is listed, and nothing is said of the rest of the pair."""
+    pair = _Pair()
+    for key in ("same", "gone", "both gone", "other"):
+        await pair.agree(key)
+    await pair.put(Side.BLOB, "new")
+    for side, key in ((Side.VAST, "gone"), (Side.BLOB, "both gone"), (Side.VAST, "both gone"), (Side.VAST, "other")):
+        del pair.raw[side].objects[key]
+    pair.clock.us += 60 * SECOND
+    for store in pair.raw.values():
+        store.calls.clear()
+    report = await pair.scanner.scan_keys(["same", "gone", "both gone", "new", "never there", "new"])
+    assert (report.complete, report.whole, report.keys, report.in_step) == (True, False, 5, 2)
+    assert report.drift.keys() >= {"only_on_blob", "deleted_on_vast"}
+    assert sorted(await pair.state.dirty_keys(limit=9)) == ["both gone", "gone", "new"]
+    assert {call for store in pair.raw.values() for call, _ in store.calls} == {"head"}
+    assert "Scan of 5 given keys" in report.text()
+    assert await kept(pair.state, COMPLETE) is None
+
+
+async def test_a_given_key_that_cannot_be_looked_at_is_not_gone() -> None:
+    """The report is incomplete, and no delete is marked."""
+    pair = _Pair()
+    await pair.agree("k")
+    pair.raw[Side.VAST].fail_next("head", RetryLater("503", reason="throttled"))
+    report = await pair.scanner.scan_keys(["k"])
+    assert (report.complete, "503" in report.error) == (False, True)
+    assert await pair.state.dirty_keys(limit=9) == []
+
+
 async def test_a_dry_run_marks_and_records_nothing() -> None:
     """Differences are told, nothing is written anywhere."""
     pair = _Pair()

@@ -3,12 +3,13 @@
 --       8 marks HASH (marker -> how many of its calls were carried out here), 9.. base bucket HASHes of the changes
 -- ARGV  1 now_us, 2 marker ("" is not counted), 3 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast),
 --       source bit, etag ("" unknown), deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket
---       from 1; 4.. of each change 16 bytes of key digest and the packed etag (cmsgpack of Redis reads text only)
+--       from 1, length of its packed etag; 4 of each change 16 bytes of key digest and the packed etag, one after the other
+--       (cmsgpack of Redis reads text only)
 -- At most 1,000 changes a call: what is written is handed to Redis in few commands, and Lua's stack is bounded.
 -- Returns {how many changes were not echoes, the marker's count}.
 local ENTRIES = 4
 local ECHO_SLACK_US = 500000
-local HEAD_BYTES = 64
+local HEAD_BYTES, DIGEST_BYTES = 64, 16
 local call = redis.call
 local now = tonumber(ARGV[1])
 local marked = 0
@@ -78,13 +79,20 @@ local hints = {} -- of the keys marked here, as they will be written
 local any_claimed, any_parked = call("EXISTS", KEYS[5]) == 1, call("EXISTS", KEYS[6]) == 1
 local sequence = tonumber(call("GET", KEYS[7]) or 0)
 local due, since = {}, {[0] = {}, [1] = {}}
+local binary, start = ARGV[4], 1
 
 for n, change in ipairs(changes) do
-  local key, side, source, etag, deleted, at, precision, origin, not_before, bucket = unpack(change)
-  local digest, packed = string.sub(ARGV[3 + n], 1, 16), string.sub(ARGV[3 + n], 17)
+  local key, side, source, etag, deleted, at, precision, origin, not_before, bucket, length = unpack(change)
+  local from = start
+  start = from + DIGEST_BYTES + length
   local hint = hints[key] or (packed_hints[n] and cmsgpack.unpack(packed_hints[n]))
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
-  if hint or not is_echo(base_of(KEYS[8 + bucket], digest), side, packed, deleted == 1, at) then
+  local echo = false
+  if not hint then
+    local packed = string.sub(binary, from + DIGEST_BYTES, start - 1)
+    echo = is_echo(base_of(KEYS[8 + bucket], string.sub(binary, from, from + DIGEST_BYTES - 1)), side, packed, deleted == 1, at)
+  end
+  if not echo then
     marked = marked + 1
     hint = hint or {0, 0, "", 0, {}, {}, {-1, -1}}
     local claimed = any_claimed and call("HGET", KEYS[5], key)
