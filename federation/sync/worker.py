@@ -35,9 +35,9 @@ from federation.telemetry import DECISION_LOGGER, logger
 
 _T = TypeVar("_T")
 _log = logger("fedplane.worker")
-_CLAIM_AT_MOST = 16
-_NEWEST_OF = 4
-"""Of each claim, one in so many is of the changes that came due last: a fresh one need not wait for a whole backlog."""
+_CLAIM_AT_ONCE = 8
+_NEWEST = 2
+"""So many of each claim are the changes that came due last: a fresh one waits for a round of the shards, not for a backlog."""
 _SWEEP_SECONDS = 600.0
 """How often what is left of large transfers is looked for."""
 _APPLIED = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
@@ -68,8 +68,6 @@ class Worker:
             ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake, busy=self._busy
         )
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._aside = 0
-        """Keys at work that gave their slot back: large ones, which have a lane of their own."""
         self._ready: dict[int, None] = {}
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
@@ -197,14 +195,13 @@ class Worker:
         return True
 
     async def _claim_from(self, lease: Lease) -> None:
+        # Also more than there are free places: keys one by one would cost round trips, and leave none for the newest.
         await self._slots.acquire()
         self._slots.release()
-        free = self._limits.concurrency - len(self._work) + self._aside
-        limit = max(1, min(_CLAIM_AT_MOST, free))
         now_us = self._ctx.clock.now_us()
         try:
             await self._reclaim(lease)
-            claims = await self._ctx.state.claim(lease, limit=limit, now_us=now_us, newest=limit // _NEWEST_OF)
+            claims = await self._ctx.state.claim(lease, limit=_CLAIM_AT_ONCE, now_us=now_us, newest=_NEWEST)
         except LeaseLost:
             self._leases.lost(lease)
             return
@@ -215,11 +212,11 @@ class Worker:
                 await self._ctx.state.release(lease)
             await self._ctx.clock.sleep(error.after_seconds or 0.2)
             return
-        if len(claims) == limit:
+        if len(claims) == _CLAIM_AT_ONCE:
             self.wake(lease.shard)
-        for claim in claims:
+        for claim in reversed(claims):  # the newest first
             await self._slots.acquire()
-            slot = Slot(self._slots, self._step_aside)
+            slot = Slot(self._slots)
             task = asyncio.create_task(self._work_on(lease, claim, slot))
             self._work[task] = claim.hint.key
             task.add_done_callback(partial(self._worked, slot))
@@ -233,9 +230,6 @@ class Worker:
         self._reclaimed = {held: self._reclaimed.get(held, now) for held in self._leases.held.values()} | {lease: now}
         if lost:
             _log.warning("claims forgotten by the state taken up again", shard=lease.shard, keys=lost)
-
-    def _step_aside(self, change: int) -> None:
-        self._aside += change
 
     def _worked(self, slot: Slot, task: asyncio.Task[None]) -> None:
         del self._work[task]
