@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, RetryLater
-from federation.model import Side
+from federation.model import Change, Side, Source
 from federation.progress import Claim, HaltRecord, Held, Lease
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
@@ -28,6 +28,7 @@ from federation.sync.leases import Leases
 from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
 from federation.sync.paced_store import Tally, fence, tally
 from federation.sync.pacing import Gate
+from federation.sync.ready import ReadyShards
 from federation.sync.stats import DecisionLine, WorkerStats
 from federation.sync.stopping import end
 from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
@@ -68,7 +69,7 @@ class Worker:
             ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake, busy=self._busy
         )
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._ready: dict[int, None] = {}
+        self._ready = ReadyShards()
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
         self._claiming: int | None = None
@@ -87,15 +88,15 @@ class Worker:
         """Shards this worker holds."""
         return len(self._leases.held)
 
-    def wake(self, shard: int) -> None:
+    def wake(self, shard: int, *, announced: bool = False) -> None:
         """Something may be due in *shard*."""
-        self._ready[shard] = None
+        self._ready.add(shard, announced=announced)
         self._rung.set()
 
-    def wake_keys(self, keys: list[str]) -> None:
-        """These keys were just marked."""
-        for key in keys:
-            self.wake(self._ctx.state.shard_of(key))
+    def wake_changes(self, changes: Sequence[Change]) -> None:
+        """These were just marked. What was announced goes before what a scan found."""
+        for change in changes:
+            self.wake(self._ctx.state.shard_of(change.key), announced=change.source is not Source.RECONCILER)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -146,13 +147,12 @@ class Worker:
     async def _claim_for_ever(self) -> None:
         while True:
             await self._rung.wait()
-            if not self._ready:
-                self._rung.clear()
-                continue
             if await self._must_rest():
                 continue
-            shard = next(iter(self._ready))
-            del self._ready[shard]
+            shard = self._ready.take()
+            if shard is None:
+                self._rung.clear()
+                continue
             lease = self._leases.held.get(shard)
             if lease is not None and shard not in self._leases.yielding:
                 self._claiming = shard

@@ -22,6 +22,7 @@ from federation.sync.bulk import BulkLane, give_way
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate, PaceLimits
+from federation.sync.ready import ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 from tests.simulation.loop import SimLoop
@@ -86,8 +87,9 @@ class _Pair:
         store._hook = hook
         self.written[key] = self.clock.monotonic_seconds()
         at = Stamp(self.clock.now_us(), 1, StampOrigin.EVENT)
-        await self.state.mark([Change(key, Side.BLOB, source, etag=result.etag, at=at)])
-        self.worker.wake_keys([key])
+        change = Change(key, Side.BLOB, source, etag=result.etag, at=at)
+        await self.state.mark([change])
+        self.worker.wake_changes([change])
 
     async def delay(self, key: str) -> float:
         """Seconds until *key* is on VAST."""
@@ -219,6 +221,19 @@ def test_the_worker_sweeps_what_is_left_of_large_transfers() -> None:
         assert list(vast.uploads) == [users.upload_id]
 
     _virtually(main())
+
+
+def test_announced_shards_come_first_every_other_time() -> None:
+    """Each shard once; where only one kind is ready it is that one's turn; what was named before keeps its place."""
+    ready = ReadyShards()
+    for shard in range(4):
+        ready.add(shard)
+    for shard in (3, 7, 8):
+        ready.add(shard, announced=True)
+    ready.add(7)
+    assert [ready.take() for _ in range(7)] == [3, 0, 7, 1, 8, 2, None]
+    ready.add(5)
+    assert [ready.take(), ready.take()] == [5, None]
 
 
 async def test_units_go_to_the_flows_in_turn() -> None:
