@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import blake2b
 from urllib.parse import quote, unquote_to_bytes
 
@@ -33,6 +34,8 @@ _CODE = re.compile(r"x([0-9a-f]{2,6})")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _DIGITS = frozenset("0123456789")
 _HYPHEN = "-"
+_REMEMBERED = 256
+"""Metadata that is alike in most objects is worked out once; at 8 KiB each it is still little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ def from_side(headers: Mapping[str, str | None], user: Mapping[str, str], side: 
     return Metadata(**fields, user=tuple(sorted(common.items())), tags=None), stamp
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def held(metadata: Metadata, side: Side) -> Metadata:
     """What *side* gives back of *metadata* once it was written there: all of it, unless that was lossy."""
     stored = to_side(metadata, None, side)
@@ -222,6 +226,7 @@ def _marked(value: str) -> str:
     return _MARKER + quote(value.encode("utf-8", "surrogateescape"), safe="")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def digest(metadata: Metadata) -> bytes:
     """8 bytes that are equal for metadata that means the same; a default content type counts as none."""
     content_type = metadata.content_type

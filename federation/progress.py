@@ -185,6 +185,9 @@ class DeleteTally:
     held_renames: int = 0
 
 
+SCAN_BEHIND_US = 3_600_000_000
+"""So much earlier counts as due what only a scan found: a backlog of it is never newer than a change that was announced."""
+
 RENAME_WINDOW_SECONDS = 600
 """A delete, and an equal content created under another key in this window of time or the one before or after, are a rename."""
 

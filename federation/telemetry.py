@@ -36,7 +36,8 @@ def configure_logging(settings: LogSettings, *, log_file: Path | None = None, qu
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    root.setLevel(settings.level.upper())
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    root.setLevel(level if log_file is None else min(level, logging.INFO))
     for noisy in ("azure", "botocore", "boto3", "urllib3", "kafka", "aiohttp", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     root.addHandler(_stderr_handler(settings, shared, quiet=quiet))
@@ -48,6 +49,7 @@ def configure_logging(settings: LogSettings, *, log_file: Path | None = None, qu
 
 def _stderr_handler(settings: LogSettings, shared: list[Any], *, quiet: bool) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(settings.level.upper())
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(_formatter(shared, as_json=as_json))
     if quiet:

@@ -63,7 +63,7 @@ class WakingSink:
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As ``State.mark``."""
         result = await self._state.mark(changes)
-        self._worker.wake_keys([change.key for change in changes])
+        self._worker.wake_changes(changes)
         return result
 
 

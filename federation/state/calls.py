@@ -22,6 +22,7 @@ from redis.exceptions import (
 )
 
 from federation.state.faults import redis_faults
+from federation.state.gathered import Gathered
 
 Client = Redis | RedisCluster
 AT_ONCE = 64
@@ -55,16 +56,17 @@ class Calls:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._free = asyncio.Semaphore(AT_ONCE)
+        # Not over a cluster: one of its nodes that is away would fail what the others are asked.
+        self._gathered = None if isinstance(client, RedisCluster) else Gathered(self._send)
 
     async def run(self, name: str, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 - Redis' own reply types
         """The reply of one script."""
         wanted = script(name)
         with redis_faults():
-            async with self._free:
-                try:
-                    return await self._command("EVALSHA", wanted.sha, len(keys), *keys, *args)
-                except NoScriptError:  # a server that was restarted, replaced or flushed; the text itself loads it again
-                    return await self._command("EVAL", wanted.text, len(keys), *keys, *args)
+            reply = await self._reply("EVALSHA", wanted.sha, len(keys), *keys, *args)
+            if isinstance(reply, NoScriptError):  # a server that was restarted, replaced or flushed; the text loads it again
+                reply = await self._reply("EVAL", wanted.text, len(keys), *keys, *args)
+            return _checked([reply])[0]
 
     async def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """The replies of one script run with each of *calls*, in one round trip a server."""
@@ -83,8 +85,15 @@ class Calls:
         with redis_faults():
             return _checked(await self._send(commands))
 
-    async def _command(self, *words: Any) -> Any:  # noqa: ANN401
-        return await self.client.execute_command(*words)
+    async def _reply(self, *words: Any) -> Any:  # noqa: ANN401
+        """The reply of one command, also an error that the server answers with."""
+        if self._gathered is not None:
+            return await self._gathered.reply(words)
+        async with self._free:
+            try:
+                return await self.client.execute_command(*words)
+            except NoScriptError as error:
+                return error
 
     async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         if not commands:

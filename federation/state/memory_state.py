@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from federation.errors import LeaseLost
 from federation.model import Base, Change, Hint, HintEntry, Side, Source, Stamp
 from federation.ports import Clock
-from federation.progress import Backlog, Claim, Held, Lease, MarkResult, Parked
+from federation.progress import SCAN_BEHIND_US, Backlog, Claim, Held, Lease, MarkResult, Parked
 from federation.state.layout import Layout
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_transfers import MemoryTransfers
@@ -84,6 +84,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         if change.key not in self._dirty and self._is_echo(change):
             return False
         now = self._clock.now_us()
+        only_scan = change.source is Source.RECONCILER and change.key not in self._dirty
         dirty = self._dirty.setdefault(change.key, _Dirty())
         if dirty.claimed == dirty.generation:
             dirty.newer_us = {}
@@ -94,7 +95,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         at_us = change.at.at_us if change.at is not None else now
         for since_us in (dirty.since_us, dirty.newer_us):
             since_us[change.side] = min(at_us, since_us.get(change.side, at_us))
-        due_us = max(now, change.not_before_us)
+        due_us = max(now - SCAN_BEHIND_US if only_scan else now, change.not_before_us)
         if dirty.claimed:
             dirty.due_us = None
         else:

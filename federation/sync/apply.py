@@ -59,6 +59,13 @@ class Scene:
         """What *side* holds."""
         return self.blob if side is Side.BLOB else self.vast
 
+    def learn(self, side: Side, here: Present | Absent) -> None:
+        """*side* holds *here*."""
+        if side is Side.BLOB:
+            self.blob = here
+        else:
+            self.vast = here
+
     def present(self, side: Side) -> Present:
         """What *side* holds, where the decision implies that it holds something."""
         here = self.of(side)
@@ -233,7 +240,7 @@ async def _copy_small(
         data = scene.data
         await still_the_same(ctx.stores[side], scene.key, source)
         md5 = md5_hex(data)
-        known = replace(source, version=replace(source.version, md5=md5))
+        known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
         as_of_us = await _as_of(ctx, scene, destination.side)
         result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)

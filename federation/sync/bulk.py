@@ -65,21 +65,16 @@ class BulkLane:
 class Slot:
     """One of the worker's places, given back when its key is done or steps aside, whichever comes first."""
 
-    def __init__(self, slots: asyncio.Semaphore, aside: Callable[[int], None]) -> None:
+    def __init__(self, slots: asyncio.Semaphore) -> None:
         self._slots = slots
-        self._aside = aside
-        self._is_aside = False
+        self._is_free = False
 
     def give_way(self) -> None:
         """Let others have the place; the key goes on in a lane of its own. Idempotent."""
-        if not self._is_aside:
-            self._is_aside = True
-            self._aside(1)
+        if not self._is_free:
+            self._is_free = True
             self._slots.release()
 
     def end(self) -> None:
         """The key is done."""
-        if self._is_aside:
-            self._aside(-1)
-        else:
-            self._slots.release()
+        self.give_way()

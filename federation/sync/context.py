@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from federation.model import ECHO_SLACK_US, SECOND_US, Foreign, Side
 from federation.ports import Clock, ObjectStore, State
@@ -21,6 +22,12 @@ REVERT_WINDOW_SECONDS = 3600.0
 class _Cached:
     value: int = 0
     until_seconds: float = float("-inf")
+
+
+@lru_cache(maxsize=64)
+def _as_measured(rules: Rules, vast_ahead_us: int, uncertainty_us: int, rebuilding: bool) -> Rules:
+    """The same for very many keys: clocks are measured anew all the time, and seldom turn out otherwise."""
+    return replace(rules, vast_ahead_us=vast_ahead_us, skew_uncertainty_us=uncertainty_us, rebuilding=rebuilding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,8 @@ class PairContext:
     async def current_rules(self) -> Rules:
         """The rules with the measured difference of the two services' clocks, and whether the base is being rebuilt."""
         blob, vast = await self.stores[Side.BLOB].clock_skew(), await self.stores[Side.VAST].clock_skew()
-        return replace(
-            self.rules,
-            vast_ahead_us=vast.us - blob.us,
-            skew_uncertainty_us=vast.uncertainty_us + blob.uncertainty_us,
-            rebuilding=self.rules.foreign is not Foreign.KEEP and await self.rebuilding(),
-        )
+        rebuilding = self.rules.foreign is not Foreign.KEEP and await self.rebuilding()
+        return _as_measured(self.rules, vast.us - blob.us, vast.uncertainty_us + blob.uncertainty_us, rebuilding)
 
     async def vast_now_us(self) -> int:
         """The time by VAST's clock."""

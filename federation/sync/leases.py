@@ -18,6 +18,7 @@ _log = logger("fedplane.leases")
 _WORKERS = "worker/"
 _COUNT_SECONDS = 3.0
 """How often a process looks who else is there, at least."""
+_LATE_SECONDS = 1.0
 _TAKE_SECONDS = 1.0
 """How often a process that has less than its share looks for free shards."""
 
@@ -66,7 +67,15 @@ class Leases:
                 _log.warning("leases cannot be renewed", error=str(error), shards_held=len(self.held))
             self._drop_expired()
             short = not self.leaving and len(self.held) < self._share
-            await self._clock.sleep(min(self._ttl / 3, _TAKE_SECONDS if short else _COUNT_SECONDS))
+            await self._rest(min(self._ttl / 3, _TAKE_SECONDS if short else _COUNT_SECONDS))
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep; that it took much longer says why leases are lost: something held up the event loop, or all of the machine."""
+        begun = self._clock.monotonic_seconds()
+        await self._clock.sleep(seconds)
+        late = self._clock.monotonic_seconds() - begun - seconds
+        if late >= _LATE_SECONDS:
+            _log.warning("this process was held up: leases are looked after late", late_seconds=round(late, 1))
 
     async def _round(self) -> None:
         renewals = await self._each([self._renew(lease) for lease in self.held.values()])

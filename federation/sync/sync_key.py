@@ -87,6 +87,8 @@ def only_echoes(hint: Hint, base: Base | None) -> bool:
 
 def unagreed(hint: Hint, base: Base | None) -> Hint:
     """The hint without its echoes."""
+    if base is None:
+        return hint
     return replace(
         hint,
         blob=tuple(entry for entry in hint.blob if not is_echo(entry, base, Side.BLOB)),
@@ -118,8 +120,7 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
             if side is Side.VAST and content_in_doubt(here, scene.base, claim.hint):
                 return None
             await _require_quiet(ctx, scene, claim.hint)
-            here = await _with_small_content(ctx, scene, side, here)
-            scene = _with(scene, side, here)
+            scene.learn(side, await _with_small_content(ctx, scene, side, here))
         decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
         if not _fits_fast_path(decision, side) or not await _as_assumed(ctx, scene, decision, side):
             return None
@@ -165,17 +166,20 @@ async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) ->
     entries = unagreed(claim.hint, claim.base).entries(side)
     if all(entry.etag is None for entry in entries) and claim.base is not None:
         # A delete to confirm, or "look at it": most often nothing is to be read.
-        return _with(scene, side, await observe(store, key, claim.hint))
+        scene.learn(side, await observe(store, key, claim.hint))
+        return scene
     scene.room = await ctx.transfer.room_to_read()
     try:
         scene.reader = await store.open(key)
     except NotPresent:
-        return _with(scene, side, Absent(delete_time(claim.hint, side)))
+        scene.learn(side, Absent(delete_time(claim.hint, side)))
+        return scene
     finally:
         if scene.reader is None:
             await scene.let_go()
     scene.room.shrink(scene.reader.present.version.size_bytes)
-    return _with(scene, side, complete(scene.reader.present, key, side, claim.hint))
+    scene.learn(side, complete(scene.reader.present, key, side, claim.hint))
+    return scene
 
 
 async def _with_small_content(ctx: PairContext, scene: Scene, side: Side, here: Present) -> Present:
@@ -234,11 +238,7 @@ async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
     for side in decision.sides:
         here = scene.present(side)
         md5 = await ctx.transfer.hash_object(ctx.stores[side], scene.key, here)
-        hashed = replace(here, version=replace(here.version, md5=md5))
-        if side is Side.BLOB:
-            scene.blob = hashed
-        else:
-            scene.vast = hashed
+        scene.learn(side, replace(here, version=replace(here.version, md5=md5)))
     return decide(scene.blob, scene.vast, scene.base, scene.rules)
 
 
@@ -299,10 +299,6 @@ async def _scene(ctx: PairContext, lease: Lease, claim: Claim) -> Scene:
         vast_as_of_us=await ctx.vast_seen_us(),
         by_person=Source.OPERATOR in claim.hint.sources,
     )
-
-
-def _with(scene: Scene, side: Side, here: Present | Absent) -> Scene:
-    return replace(scene, blob=here) if side is Side.BLOB else replace(scene, vast=here)
 
 
 async def _require_quiet(ctx: PairContext, scene: Scene, hint: Hint) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, RetryLater
-from federation.model import Side
+from federation.model import Change, Side, Source
 from federation.progress import Claim, HaltRecord, Held, Lease
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
@@ -28,6 +28,7 @@ from federation.sync.leases import Leases
 from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
 from federation.sync.paced_store import Tally, fence, tally
 from federation.sync.pacing import Gate
+from federation.sync.ready import ReadyShards
 from federation.sync.stats import DecisionLine, WorkerStats
 from federation.sync.stopping import end
 from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
@@ -35,9 +36,9 @@ from federation.telemetry import DECISION_LOGGER, logger
 
 _T = TypeVar("_T")
 _log = logger("fedplane.worker")
-_CLAIM_AT_MOST = 16
-_NEWEST_OF = 4
-"""Of each claim, one in so many is of the changes that came due last: a fresh one need not wait for a whole backlog."""
+_CLAIM_AT_ONCE = 8
+_NEWEST = 2
+"""So many of each claim are the changes that came due last: a fresh one waits for a round of the shards, not for a backlog."""
 _SWEEP_SECONDS = 600.0
 """How often what is left of large transfers is looked for."""
 _APPLIED = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
@@ -68,9 +69,7 @@ class Worker:
             ctx.state, owner=owner, ttl_seconds=limits.lease_seconds, clock=ctx.clock, on_new=self.wake, busy=self._busy
         )
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._aside = 0
-        """Keys at work that gave their slot back: large ones, which have a lane of their own."""
-        self._ready: dict[int, None] = {}
+        self._ready = ReadyShards()
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
         self._claiming: int | None = None
@@ -89,15 +88,15 @@ class Worker:
         """Shards this worker holds."""
         return len(self._leases.held)
 
-    def wake(self, shard: int) -> None:
+    def wake(self, shard: int, *, announced: bool = False) -> None:
         """Something may be due in *shard*."""
-        self._ready[shard] = None
+        self._ready.add(shard, announced=announced)
         self._rung.set()
 
-    def wake_keys(self, keys: list[str]) -> None:
-        """These keys were just marked."""
-        for key in keys:
-            self.wake(self._ctx.state.shard_of(key))
+    def wake_changes(self, changes: Sequence[Change]) -> None:
+        """These were just marked. What was announced goes before what a scan found."""
+        for change in changes:
+            self.wake(self._ctx.state.shard_of(change.key), announced=change.source is not Source.RECONCILER)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -148,13 +147,12 @@ class Worker:
     async def _claim_for_ever(self) -> None:
         while True:
             await self._rung.wait()
-            if not self._ready:
-                self._rung.clear()
-                continue
             if await self._must_rest():
                 continue
-            shard = next(iter(self._ready))
-            del self._ready[shard]
+            shard = self._ready.take()
+            if shard is None:
+                self._rung.clear()
+                continue
             lease = self._leases.held.get(shard)
             if lease is not None and shard not in self._leases.yielding:
                 self._claiming = shard
@@ -197,14 +195,13 @@ class Worker:
         return True
 
     async def _claim_from(self, lease: Lease) -> None:
+        # Also more than there are free places: keys one by one would cost round trips, and leave none for the newest.
         await self._slots.acquire()
         self._slots.release()
-        free = self._limits.concurrency - len(self._work) + self._aside
-        limit = max(1, min(_CLAIM_AT_MOST, free))
         now_us = self._ctx.clock.now_us()
         try:
             await self._reclaim(lease)
-            claims = await self._ctx.state.claim(lease, limit=limit, now_us=now_us, newest=limit // _NEWEST_OF)
+            claims = await self._ctx.state.claim(lease, limit=_CLAIM_AT_ONCE, now_us=now_us, newest=_NEWEST)
         except LeaseLost:
             self._leases.lost(lease)
             return
@@ -215,11 +212,11 @@ class Worker:
             await self._ctx.clock.sleep(error.after_seconds or 0.2)
             self.wake(lease.shard)
             return
-        if len(claims) == limit:
+        if len(claims) == _CLAIM_AT_ONCE:
             self.wake(lease.shard)
-        for claim in claims:
+        for claim in reversed(claims):  # the newest first
             await self._slots.acquire()
-            slot = Slot(self._slots, self._step_aside)
+            slot = Slot(self._slots)
             task = asyncio.create_task(self._work_on(lease, claim, slot))
             self._work[task] = claim.hint.key
             task.add_done_callback(partial(self._worked, slot))
@@ -233,9 +230,6 @@ class Worker:
         self._reclaimed = {held: self._reclaimed.get(held, now) for held in self._leases.held.values()} | {lease: now}
         if lost:
             _log.warning("claims forgotten by the state taken up again", shard=lease.shard, keys=lost)
-
-    def _step_aside(self, change: int) -> None:
-        self._aside += change
 
     def _worked(self, slot: Slot, task: asyncio.Task[None]) -> None:
         del self._work[task]

@@ -102,6 +102,7 @@ class Lab:
         self.config = self.home / "stack" / "federation.toml"
         self.log = self.home / "decisions.jsonl"
         self.log.unlink(missing_ok=True)
+        (self.home / "engine.log").unlink(missing_ok=True)
         self.environment = {**os.environ, **self.servers.environment, **(settings or {})}
         self.environment.pop("FEDERATION_CONFIG", None)
         self.sides = verify.open_sides(self.info)
@@ -116,7 +117,7 @@ class Lab:
             self.engine = subprocess.Popen(command, env=self._quiet(), stdout=out, stderr=out, cwd=ROOT)
 
     def _quiet(self) -> dict[str, str]:
-        return {**self.environment, "FEDERATION__LOG__LEVEL": "info"}
+        return {"FEDERATION__LOG__LEVEL": "info", **self.environment}
 
     def stop_engine(self) -> int:
         """SIGTERM, and its exit status."""

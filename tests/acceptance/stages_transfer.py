@@ -25,8 +25,6 @@ PART_BYTES = 8 * MIB
 _ONCE = {
     "FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400",
     "FEDERATION__RECONCILE__QUIET_SECONDS": "0.5",
-    # A laptop that does all this at once may not get to its leases in time.
-    "FEDERATION__WORKER__LEASE_SECONDS": "60",
 }
 _SENDS = {"blob": ("put", "put_block"), "vast": ("put", "upload_part")}
 _PARTS = {"blob": "put_block", "vast": "upload_part"}
@@ -69,6 +67,19 @@ def sent_bytes(the: Lab) -> int:
     )
 
 
+def said(the: Lab, event: str) -> list[dict[str, Any]]:
+    """Lines of the engine's log of one event."""
+    lines = (json.loads(line) for line in (the.home / "engine.log").read_text().splitlines() if line.startswith("{"))
+    return [line for line in lines if line.get("event") == event]
+
+
+def leases_kept(the: Lab) -> None:
+    """Whether every lease was renewed in time, and how late the engine got to it at most."""
+    lost = said(the, "lease lost")
+    held_up = [float(line["late_seconds"]) for line in said(the, "this process was held up: leases are looked after late")]
+    the.results.check("no lease was lost", not lost, f"{len(lost)} lost, held up for {max(held_up, default=0.0)} s at most")
+
+
 def finished(the: Lab, seconds: float) -> bool:
     """Whether status comes to say that nothing is left to do."""
     return the.until("in step", the.settled, seconds, every=0.5) is not None
@@ -107,8 +118,7 @@ def resumed(results: Results) -> None:
 
 def _recorded_parts(the: Lab) -> int:
     """As the engine told when it went on."""
-    lines = [json.loads(line) for line in (the.home / "engine.log").read_text().splitlines() if line.startswith("{")]
-    return sum(int(line["parts"]) for line in lines if line.get("event") == "going on with a transfer")
+    return sum(int(line["parts"]) for line in said(the, "going on with a transfer"))
 
 
 def _drained(the: Lab, side: str) -> None:
@@ -162,6 +172,7 @@ def parallel(results: Results) -> None:
         # Beside the budget: one part being joined, what sockets hold of each answer, and the allocator's slack.
         results.check("resident memory stays near the budget", peak - idle < 2 * budget, f"{(peak - idle) / budget:.2f} x")
         results.check("equal", not verify.differ(the.sides))
+        leases_kept(the)
 
 
 # ----------------------------------------------------------------------------------------------------------------- faults
@@ -198,6 +209,7 @@ def faulty(results: Results) -> None:
         for side in ("blob", "vast"):
             the.control(f"/faults/{side}", "PUT", {})
         _intact(the, md5s)
+        leases_kept(the)
         results.check("no false conflict", the.ask("conflicts") == [])
         results.check("nothing parked", the.ask("parked") == [])
 
@@ -238,24 +250,32 @@ def bulk(results: Results) -> None:
         left = count - sum(1 for key in verify.names(the.sides)[1] if key.startswith("old/"))
         results.figure("old_keys_left_after_the_small_changes", left)
         results.check("the load outlasts them", left > 0)
-        for name, delays in (("alone", quiet), ("beside the load", loaded)):
-            ordered = sorted(delays)
-            results.figure(f"small_change_p50_p99_seconds_{name}", [round(ordered[len(ordered) // 2], 2), round(ordered[-1], 2)])
+        for name, (puts, delays) in (("alone", quiet), ("beside the load", loaded)):
+            results.figure(f"small_change_p50_max_seconds_{name}", _middle_and_most(delays))
+            results.figure(f"the_users_own_write_p50_max_seconds_{name}", _middle_and_most(puts))
         results.check("all in step in the end", finished(the, 300))
+        leases_kept(the)
 
 
-def _small_changes(the: Lab, prefix: str, count: int) -> list[float]:
-    """Write small blobs through the event proxy, one after another; seconds until each is on the other side."""
+def _middle_and_most(seconds: list[float]) -> list[float]:
+    ordered = sorted(seconds)
+    return [round(ordered[len(ordered) // 2], 2), round(ordered[-1], 2)]
+
+
+def _small_changes(the: Lab, prefix: str, count: int) -> tuple[list[float], list[float]]:
+    """Write small blobs through the event proxy, one after another: seconds of each write, and until it is on the other side."""
     from tests.acceptance.users import BlobUser  # noqa: PLC0415 - one user, here only
 
-    user, delays = BlobUser(the.info), []
+    user, puts, delays = BlobUser(the.info), [], []
     for number in range(count):
         key = f"{prefix}/{number}"
+        begun = time.monotonic()
         user.put(key, b"small")
+        puts.append(time.monotonic() - begun)
         took = the.until(key, partial(_on_vast, the, key), 120, every=0.02)
         delays.append(120.0 if took is None else took)
     user.close()
-    return delays
+    return puts, delays
 
 
 def _on_vast(the: Lab, key: str) -> bool:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from federation.errors import LeaseLost, NotPresent, Reobserve, RetryLater
-from federation.model import Side
+from federation.model import Change, Side, Source
 from federation.ports import ObjectStore, State
 from federation.progress import TransferRecord
 from tests.contract.state_support import TestClock, event, lease_of
@@ -107,3 +107,17 @@ async def test_some_of_the_newest_are_claimed_beside_the_oldest(state: State, cl
 
     assert first == [*keys[:3], keys[-1]]
     assert sorted(rest) == sorted(keys[3:-1])
+
+
+async def test_what_only_a_scan_found_is_never_the_newest(state: State, clock: TestClock) -> None:
+    """A change that was announced in the middle of a scan's marks is claimed before the scan's later ones; asked for so."""
+    keys = [name for name in (f"k{number}" for number in range(200)) if state.shard_of(name) == state.shard_of("k0")][:9]
+    for key in keys:
+        await state.mark([event(key) if key == keys[4] else Change(key, Side.BLOB, Source.RECONCILER, etag="e")])
+        clock.us += 1_000_000
+    lease = await lease_of(state, "k0")
+    first = [claim.hint.key for claim in await state.claim(lease, limit=3, newest=1, now_us=clock.us)]
+    rest = [claim.hint.key for claim in await state.claim(lease, limit=100, now_us=clock.us)]
+
+    assert first == [keys[0], keys[1], keys[4]]
+    assert rest == [keys[2], keys[3], *keys[5:]]

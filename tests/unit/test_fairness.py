@@ -22,6 +22,7 @@ from federation.sync.bulk import BulkLane, give_way
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate, PaceLimits
+from federation.sync.ready import ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 from tests.simulation.loop import SimLoop
@@ -78,16 +79,17 @@ class _Pair:
         del key
         await asyncio.sleep(0.5 if call == "put_part" else LATENCY_SECONDS)
 
-    async def write(self, key: str, size_bytes: int = 8) -> None:
-        """A user's write on Blob, and its event."""
+    async def write(self, key: str, size_bytes: int = 8, *, source: Source = Source.EVENT_GRID) -> None:
+        """A user's write on Blob, and who tells of it."""
         store, hook = self.raw[Side.BLOB], self.raw[Side.BLOB]._hook
         store._hook = None
         result = await store.put(key, b"x" * size_bytes, Metadata(), stamp=None, expected_etag=None)
         store._hook = hook
         self.written[key] = self.clock.monotonic_seconds()
         at = Stamp(self.clock.now_us(), 1, StampOrigin.EVENT)
-        await self.state.mark([Change(key, Side.BLOB, Source.EVENT_GRID, etag=result.etag, at=at)])
-        self.worker.wake_keys([key])
+        change = Change(key, Side.BLOB, source, etag=result.etag, at=at)
+        await self.state.mark([change])
+        self.worker.wake_changes([change])
 
     async def delay(self, key: str) -> float:
         """Seconds until *key* is on VAST."""
@@ -136,6 +138,29 @@ def test_a_fresh_change_does_not_wait_for_the_backlog() -> None:
             whole = pair.clock.monotonic_seconds()
         assert left > 500, "the backlog outlasts the fresh changes"
         assert max(delays) < whole / 5
+
+    _virtually(main())
+
+
+def test_a_fresh_change_passes_a_scan_that_goes_on_finding() -> None:
+    """A scan marks keys faster than they can be worked on: changes announced meanwhile pass those it finds after them, too."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one")
+
+        async def scan() -> None:
+            for number in range(4_000):
+                await pair.write(f"old{number:04d}", source=Source.RECONCILER)
+                if number % 10 == 0:
+                    await asyncio.sleep(0.01)
+
+        async with _running(pair):
+            scanning = asyncio.create_task(scan())
+            await asyncio.sleep(0.1)
+            delays = await _fresh_delays(pair, 20)
+            assert not scanning.done(), "the scan outlasts the fresh changes"
+            await scanning
+        assert max(delays) < 0.5
 
     _virtually(main())
 
@@ -196,6 +221,19 @@ def test_the_worker_sweeps_what_is_left_of_large_transfers() -> None:
         assert list(vast.uploads) == [users.upload_id]
 
     _virtually(main())
+
+
+def test_announced_shards_come_first_every_other_time() -> None:
+    """Each shard once; where only one kind is ready it is that one's turn; what was named before keeps its place."""
+    ready = ReadyShards()
+    for shard in range(4):
+        ready.add(shard)
+    for shard in (3, 7, 8):
+        ready.add(shard, announced=True)
+    ready.add(7)
+    assert [ready.take() for _ in range(7)] == [3, 0, 7, 1, 8, 2, None]
+    ready.add(5)
+    assert [ready.take(), ready.take()] == [5, None]
 
 
 async def test_units_go_to_the_flows_in_turn() -> None:

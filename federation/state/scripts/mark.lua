@@ -10,6 +10,8 @@
 local ENTRIES = 4
 local ECHO_SLACK_US = 500000
 local HEAD_BYTES, DIGEST_BYTES = 64, 16
+local RECONCILER = 8 -- its source bit (records.py)
+local BEHIND_US = 3600000000 -- progress.SCAN_BEHIND_US
 local call = redis.call
 local now = tonumber(ARGV[1])
 local marked = 0
@@ -87,6 +89,7 @@ for n, change in ipairs(changes) do
   start = from + DIGEST_BYTES + length
   local hint = hints[key] or (packed_hints[n] and cmsgpack.unpack(packed_hints[n]))
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
+  local only_scan = source == RECONCILER and not hint
   local echo = false
   if not hint then
     local packed = string.sub(binary, from + DIGEST_BYTES, start - 1)
@@ -110,7 +113,7 @@ for n, change in ipairs(changes) do
     times[#times + 1] = told_at
     times[#times + 1] = key
     if not claimed then
-      due[#due + 1] = math.max(now, not_before)
+      due[#due + 1] = math.max(only_scan and now - BEHIND_US or now, not_before)
       due[#due + 1] = key
     end
     if any_parked then call("HDEL", KEYS[6], key) end
