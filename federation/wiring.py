@@ -118,7 +118,7 @@ async def open_pair(
             stack.push_async_callback(store.close)
             stores[side] = PacedStore(store, gates[side])
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
-        worker = Worker(context, gates, _limits(settings), owner=owner_name())
+        worker = Worker(context, gates, worker_limits(settings), owner=owner_name())
         yield PairRuntime(pair, context, gates, state, worker, fresh_state=not had_state, credential=credential)
 
 
@@ -193,7 +193,8 @@ def _context(
     )
 
 
-def _limits(settings: Settings) -> WorkerLimits:
+def worker_limits(settings: Settings) -> WorkerLimits:
+    """Of one pair's worker in one process."""
     worker = settings.worker
     return WorkerLimits(worker.concurrency, worker.lease_seconds, worker.drain_seconds, worker.max_attempts)
 
