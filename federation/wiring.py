@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from federation.clock import SystemClock
 from federation.errors import Halt
 from federation.model import Change, Side
-from federation.ports import Clock, ObjectStore, Source, State
+from federation.ports import ChangeSink, Clock, ObjectStore, Source, State
 from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
@@ -42,7 +42,8 @@ class PairRuntime:
     fresh_state: bool
     credential: object | None = None
     """For Azure, where no connection string is set."""
-    sink: WakingSink = field(init=False)
+    sink: ChangeSink = field(init=False)
+    """Where marks of this process go: whoever works on them otherwise than by ``worker.run`` puts their own."""
 
     def __post_init__(self) -> None:
         self.sink = WakingSink(self.state, self.worker)
