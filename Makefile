@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: run test test-servers test-rest check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
-  accept-state bench fuzz full-stack setup lock clean
+  accept-state accept-functions bench fuzz full-stack setup lock clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -41,6 +41,9 @@ accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
 
 accept-state: setup ## Redis emptied, restored from an older snapshot, a cluster's master killed: under load
 	@$(BIN)/python -m tests.acceptance.run state
+
+accept-functions: setup ## the functions app alone, in real workers: live, events lost, workers killed
+	@$(BIN)/python -m tests.acceptance.run functions
 
 setup: $(READY)
 

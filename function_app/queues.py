@@ -29,6 +29,10 @@ class Queues:
         self._clients: dict[str, QueueClient] = {}
         self._credential: DefaultAzureCredential | None = None
 
+    def check(self) -> None:
+        """Raise UsageError where the settings do not say where the app's own queues are."""
+        self._own(self._settings.doorbell_queue)
+
     async def send(self, queue: str, text: str, *, delay_seconds: int = 0) -> None:
         """Put *text* into one of the app's own queues, to be seen after *delay_seconds*; a missing queue is made."""
         client = self._own(queue)
@@ -121,7 +125,7 @@ class Queues:
             except ValueError as error:
                 raise UsageError(
                     f"The connection string of the queues is not whole ({error}). Set the app setting that "
-                    "functions.queue_connection names to a whole one; UseDevelopmentStorage=true is not enough here.",
+                    "functions.queue_connection names to a whole one.",
                     reason="bad_settings",
                 ) from None
         if not account_url:

@@ -38,6 +38,7 @@ async def read_feed(pair: FunctionPair, seconds: float) -> None:
 
 async def _read(pair: FunctionPair, name: str, sources: Sequence[Source], seconds: float, done: Callable[[Health], bool]) -> None:
     """Run *sources* until the first of them is *done* or the time is over, telling meanwhile how they are."""
+    await pair.ready()  # who tells of a source tells of the sides too
     loop = asyncio.get_running_loop()
     until, tell_at = loop.time() + seconds, loop.time() + _LOOK_SECONDS
     tasks = [asyncio.create_task(source.run()) for source in sources]

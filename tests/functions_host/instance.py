@@ -136,13 +136,15 @@ class Instance:
         assert self._process.stdin is not None
         if self._process.returncode is not None or (self._reading is not None and self._reading.done()):
             raise WorkerGone
+        answer: asyncio.Future[dict[str, Any]]
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._process.stdin.write(json.dumps(told | {"id": number}).encode() + b"\n")
             await self._process.stdin.drain()
-            return await answer
         except ConnectionError:
             raise WorkerGone from None
+        else:
+            return await answer
         finally:
             del self._waiting[number]
 

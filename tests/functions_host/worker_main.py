@@ -125,7 +125,10 @@ class Worker:
         )
         answer = await self._runtime.invocation_request(self._message(invocation_request=request))
         failed = answer.result.status != Protos.StatusResult.Success
-        return {"failed": answer.result.exception.message if failed else "", "value": _value(getattr(answer, "return_value", None))}
+        return {
+            "failed": answer.result.exception.message if failed else "",
+            "value": _value(getattr(answer, "return_value", None)),
+        }
 
     async def serve(self, lines: asyncio.StreamReader) -> None:
         """Answer until the host goes away; invocations run side by side on one loop."""
