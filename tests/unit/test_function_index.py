@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 
 import function_app
+from federation.function_settings import FunctionSettings
 from federation.settings import Settings
+from function_app.event_functions import PUSH_SECONDS
 from tests.unit.function_index import index
 
 ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = {"health", "status", "explain", "doorbell", "sweep", "reconcile_start", "reconcile_range"}
+_PIN = re.compile(r"^([a-z0-9.-]+)(?:\[[a-z0-9,]+\])?==(\S+)", re.MULTILINE)
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,127}")
 
 
@@ -168,3 +171,22 @@ def test_what_is_not_deployed_holds_nothing_that_is() -> None:
     }
     assert not needed & set(lines)
     assert {"tests", ".venv", "local.settings.json", "infra", "fedplane"} <= set(lines)
+
+
+def test_a_deployment_installs_what_was_tested() -> None:
+    """requirements.txt, which the remote build reads, pins the versions of the lock, each by its hashes, and names no host."""
+    pinned = {name: dict(_PIN.findall((ROOT / name).read_text())) for name in ("requirements.txt", "requirements/lock.txt")}
+    deployed, tested = pinned["requirements.txt"], pinned["requirements/lock.txt"]
+    assert {"azure-functions", "redis", "msgspec", "azure-monitor-opentelemetry-exporter"} <= deployed.keys()
+    assert {name: tested.get(name) for name in deployed} == deployed
+    assert "://" not in (ROOT / "requirements.txt").read_text()
+    assert not {"pytest", "moto", "confluent-kafka"} & deployed.keys()
+
+
+def test_every_function_ends_before_the_host_ends_it() -> None:
+    """With what it does after its own time was over; a function that the host ends takes all others of its worker along."""
+    hours, minutes, seconds = map(int, json.loads((ROOT / "host.json").read_text())["functionTimeout"].split(":"))
+    times = FunctionSettings()
+    longest = max(times.drain_seconds, times.doorbell_seconds, times.reading_seconds, times.scan_seconds)
+    assert 2 * longest < hours * 3600 + minutes * 60 + seconds
+    assert times.drain_seconds < PUSH_SECONDS < 30, "Event Grid waits 30 s"
