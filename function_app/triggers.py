@@ -28,9 +28,9 @@ def build(settings: Settings | None) -> func.FunctionApp:
 def _settings() -> Settings | None:
     try:
         return load()
-    except UsageError:
+    except UsageError as error:
         # The host drops what is logged while it indexes; ``health`` logs it again where it is kept.
-        logging.getLogger("fedplane.functions").exception("the settings cannot be read")
+        logging.getLogger("fedplane.functions").error("the settings cannot be read: %s", error)  # noqa: TRY400 - it says all
         return None
 
 

@@ -9,7 +9,6 @@ import pytest
 import structlog
 
 from federation.state.memory_state import MemoryState
-from function_app import sweeping
 from tests.simulation.functions import World
 
 SEEDS = 60
@@ -54,13 +53,3 @@ def test_without_the_look_after_the_release_something_stays(monkeypatch: pytest.
 
     monkeypatch.setattr(MemoryState, "waiting", nothing)
     assert failing(killing=False) != []
-
-
-def test_without_the_sweep_something_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one: doorbells of instances that are killed are never rung."""
-
-    async def nothing(*_: object) -> None:
-        return
-
-    monkeypatch.setattr(sweeping, "_call", nothing)
-    assert failing(killing=True) != []
