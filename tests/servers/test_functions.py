@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +20,12 @@ from function_app.bells import Call
 from function_app.scans import Part
 from reconciler import wanted
 from reconciler.scan import COMPLETE, kept
+from tests.feed.writer import Feed, fresh_container, hour, record
 from tests.functions_host.instance import Instance, WorkerGone
 from tests.servers.functions_lab import SECRET, App
 from tests.servers.stack_lab import Lab
 from tests.servers.support import eventually
+from tests.servers.test_metrics_export import place
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="session")]
 KEY = {"x-fedplane-key": SECRET}
@@ -166,6 +169,40 @@ async def test_the_topic_is_read_and_applied(app: App, lab: Lab) -> None:
             return any([await state.cursor(f"vast_events/{number}") for number in range(4)])
 
         await eventually(kept, "the position was kept")
+
+
+async def test_the_change_feed_is_read_to_its_end_and_applied(app: App, lab: Lab, info: StackInfo) -> None:
+    """What only the feed tells of comes over, and the function ends when nothing is left to read."""
+    with contextlib.closing(fresh_container(info.connection_string(direct=True))) as container:
+        feed = Feed()
+        feed.placeholder()
+        feed.segment(hour(1), finalized=False)
+        feed.append(hour(1), [record(1, f"{app.prefix}fed", hour(1), container=info.container)])
+        feed.index(hour(1))
+        feed.upload(container)
+        lab.blobs_direct.upload_blob(f"{app.prefix}fed", b"by the feed")
+        part = "FEDERATION__PAIR__0__BLOB__CHANGE_FEED__"
+        async with app.instance(**{f"{part}ENABLED": "true", f"{part}FROM": "start"}) as instance:
+            assert (await instance.timer("change_feed")).failed == ""
+        container.delete_container()
+    assert lab.get_direct("vast", f"{app.prefix}fed") == b"by the feed"
+
+
+async def test_the_sweep_publishes_the_lag(app: App, lab: Lab) -> None:
+    """Each time, also when nothing happens, sent before the invocation ends; no name of an object, no key is in it."""
+    lab.put("blob", f"{app.prefix}secret-name", b"x")
+    async with place() as taken:
+        string = f"InstrumentationKey=00000000-0000-0000-0000-000000000001;IngestionEndpoint={taken.url}/"
+        async with app.instance(FEDERATION__METRICS__AZURE_CONNECTION_STRING_ENV="INSIGHTS", INSIGHTS=string) as instance:
+            assert (await instance.message("event_grid_queue", app.message("secret-name"))).failed == ""
+            for _ in range(2):
+                taken.bodies.clear()
+                assert (await instance.timer("sweep")).failed == ""
+                sent = b"".join(taken.bodies).decode()
+                for text in ("federation.lag.unknown", "federation.backlog", app.name, "blob_to_vast"):
+                    assert text in sent
+    for text in ("secret-name", app.info.secret_key, SECRET):
+        assert text not in sent
 
 
 async def test_a_scan_is_called_for_and_done(app: App, lab: Lab) -> None:
