@@ -13,6 +13,7 @@ from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.settings import Settings
 from federation.sources.common import Tell
 from federation.sync.drain import Rest, ShardWorker
+from federation.sync.gates import PaceShare
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, owner_name, worker_limits
 from function_app import visit
@@ -26,6 +27,8 @@ from reconciler import wanted
 
 SPEAKS_SECONDS = 150.0
 """How long a word of the app holds: its sweep speaks each minute."""
+SHARES_SECONDS = 3.0
+"""How often processes at work tell each other of rest that a side asked for, and divide the rates."""
 _TELL_SECONDS = 10.0
 _PROVE_AGAIN_SECONDS = 5.0
 _log = logger("fedplane.functions")
@@ -46,7 +49,8 @@ class FunctionPair:
         self.lost_marks = LostMarks(self.state, self.clock, _noted)
         runtime.sink = self
         self._started_us = self.clock.now_us()
-        self._told = self._tried = float("-inf")
+        self._pace = PaceShare(self.state, runtime.gates, self.clock, owner_name())
+        self._told = self._tried = self._shared = float("-inf")
         self._proving = asyncio.Lock()
         self.proved = False
         """Whether both sides answered and are the ones of the records."""
@@ -178,8 +182,11 @@ class FunctionPair:
         await heartbeat.say(self.state, await self.beat(name, sources, fresh_seconds=SPEAKS_SECONDS))
 
     async def say_now_and_then(self) -> None:
-        """This process's own word, and a look whether marks were lost; at the end of invocations. Raises RetryLater."""
+        """This process's own word, and a look whether marks were lost, during and after invocations. Raises RetryLater."""
         now = self.clock.monotonic_seconds()
+        if now - self._shared >= SHARES_SECONDS:
+            self._shared = now
+            await self._pace.exchange()
         if now - self._told >= _TELL_SECONDS:
             self._told = now
             await self.say()

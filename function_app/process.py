@@ -22,9 +22,10 @@ from federation.sources.build import blob_scope, http_target
 from federation.sources.common import Tell, ask_scans
 from federation.sources.event_grid_http import BODY_LIMIT_BYTES, Answer, BodyTooLarge, EventGridHttp
 from federation.sync.budget import ByteBudget
+from federation.sync.stopping import end
 from federation.telemetry import logger
 from function_app.logs import configure_logging
-from function_app.pair import FunctionPair
+from function_app.pair import SHARES_SECONDS, FunctionPair
 from function_app.queues import Queues
 from function_app.visit import Visit, visit
 from operations.exporters import Exporters, exporting
@@ -146,19 +147,29 @@ class Process:
 
         Not *publishes*: its caller waits, or publishes itself.
         """
-        async with visit(seconds) as made:
-            yield made
-        await self._tell(publishes=publishes)
+        telling = asyncio.create_task(self._keep_telling())
+        try:
+            async with visit(seconds) as made:
+                yield made
+        finally:
+            await end([telling])
+        await self._tell()
+        if publishes and self._clock.monotonic_seconds() - self._counted >= EVERY_SECONDS:
+            await self.publish([])
 
-    async def _tell(self, *, publishes: bool) -> None:
-        """Heartbeats and counts of this process, now and then."""
+    async def _keep_telling(self) -> None:
+        """While an invocation takes long."""
+        while True:
+            await self._clock.sleep(SHARES_SECONDS)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        """Heartbeats of this process, and what its pairs found of the sides, now and then."""
         for pair in list(self._pairs.values()):
             try:
                 await pair.say_now_and_then()
             except RetryLater as error:
                 _log.warning("nothing could be told", pair=pair.name, error=str(error))
-        if publishes and self._clock.monotonic_seconds() - self._counted >= EVERY_SECONDS:
-            await self.publish([])
 
     async def levels(self) -> list[Point]:
         """The gauges of all pairs that can be read."""

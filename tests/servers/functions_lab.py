@@ -59,7 +59,7 @@ class App:
         return load(self.home / "federation.toml", self.environment)
 
     @asynccontextmanager
-    async def instance(self, number: int = 0, **environment: str) -> AsyncIterator[Instance]:
+    async def instance(self, number: int = 0, /, **environment: str) -> AsyncIterator[Instance]:
         """A worker, killed at the end."""
         made = await Instance(self.environment | environment, self.home / f"instance-{number}.jsonl").start()
         assert not made.refused, made.refused

@@ -195,6 +195,7 @@ async def test_the_sweep_publishes_the_lag(app: App, lab: Lab) -> None:
         string = f"InstrumentationKey=00000000-0000-0000-0000-000000000001;IngestionEndpoint={taken.url}/"
         async with app.instance(FEDERATION__METRICS__AZURE_CONNECTION_STRING_ENV="INSIGHTS", INSIGHTS=string) as instance:
             assert (await instance.message("event_grid_queue", app.message("secret-name"))).failed == ""
+            sent = ""
             for _ in range(2):
                 taken.bodies.clear()
                 assert (await instance.timer("sweep")).failed == ""
