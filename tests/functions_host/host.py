@@ -94,6 +94,7 @@ class Host:
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
         self._replacing = asyncio.Lock()
+        self._faults: list[BaseException] = []
         self.instances: list[Instance] = []
         self.tally = Tally()
 
@@ -111,13 +112,23 @@ class Host:
         return instance
 
     async def __aexit__(self, *_: object) -> None:
+        self.check()
         for task in self._tasks:
             task.cancel()
-        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(instance.kill() for instance in self.instances))
-        for result in ended:
-            if isinstance(result, Exception):
-                raise result
+
+    def check(self) -> None:
+        """Raise what ended a listener, or broke the handling of a message: a fault of this host's own."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        for fault in self._faults:
+            raise fault
+
+    def _handled(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._faults.append(fault)
 
     def _listen(self, function: Function) -> None:
         match function.trigger["type"]:
@@ -179,6 +190,7 @@ class Host:
                         task = asyncio.create_task(self._message(function, number, message, queue, poison))
                         at_work.add(task)
                         task.add_done_callback(at_work.discard)
+                        task.add_done_callback(self._handled)
                     pause = _FIRST_PAUSE_SECONDS if messages else min(pause * 2, self._rules.longest_pause_seconds)
                     if not messages:
                         await asyncio.sleep(pause)

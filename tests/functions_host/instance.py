@@ -132,10 +132,9 @@ class Instance:
         return await self.invoke(name, {"http": told})
 
     async def _ask(self, told: dict[str, Any], number: str) -> dict[str, Any]:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        if self._process.returncode is not None or (self._reading is not None and self._reading.done()):
+        if self._process is None or self._process.returncode is not None or (self._reading and self._reading.done()):
             raise WorkerGone
+        assert self._process.stdin is not None
         answer: asyncio.Future[dict[str, Any]]
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
@@ -150,8 +149,9 @@ class Instance:
 
     async def _read(self) -> None:
         assert self._process is not None
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
+        lines = self._process.stdout
+        assert lines is not None
+        while line := await lines.readline():
             told = json.loads(line)
             if told["id"] in self._waiting:
                 self._waiting[told["id"]].set_result(told)
@@ -161,11 +161,11 @@ class Instance:
 
     async def kill(self) -> None:
         """SIGKILL, as the platform does; invocations under way end with WorkerGone."""
-        if self._process is None:
+        process, self._process = self._process, None
+        if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+            process.kill()
+        await process.wait()
         if self._reading is not None:
             await self._reading
-        self._process = None

@@ -32,10 +32,12 @@ async def main() -> None:
         (given.home / "ready").touch()
         while not stop.is_set():
             try:
-                await asyncio.wait_for(stop.wait(), given.kill_every or None)
+                await asyncio.wait_for(stop.wait(), given.kill_every or 1.0)
             except TimeoutError:
-                await host.kill_any()
-                killed += 1
+                if given.kill_every:
+                    await host.kill_any()
+                    killed += 1
+            host.check()
         told = {one.name: dict(getattr(host.tally, one.name)) for one in dataclasses.fields(host.tally)}
         pids = [instance.pid for instance in host.instances]
     (given.home / "host.json").write_text(json.dumps({"killed": killed, "pids": pids} | told, indent=1))
