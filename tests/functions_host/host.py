@@ -93,7 +93,7 @@ class Host:
         self._without = without
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
-        self._replacing = asyncio.Lock()
+        self._replacing = [asyncio.Lock() for _ in range(instances)]
         self._faults: list[BaseException] = []
         self.instances: list[Instance] = []
         self.tally = Tally()
@@ -139,9 +139,14 @@ class Host:
 
     async def kill(self, number: int) -> None:
         """Kill the worker of one instance; its host notices and starts another."""
-        async with self._replacing:
+        async with self._replacing[number]:
             await self.instances[number].kill()
             self.instances[number] = await self._new(number)
+
+    async def _worker(self, number: int) -> Instance:
+        """Of an instance; while it is started anew, invocations wait."""
+        async with self._replacing[number]:
+            return self.instances[number]
 
     async def kill_any(self) -> None:
         """Kill one of them."""
@@ -149,7 +154,8 @@ class Host:
 
     async def request(self, name: str, method: str = "GET", **told: Any) -> Outcome:
         """An HTTP request, at any instance."""
-        return await self._random.choice(self.instances).request(name, method, **told)
+        instance = await self._worker(self._random.randrange(len(self.instances)))
+        return await instance.request(name, method, **told)
 
     # -------------------------------------------------------------------------------------------------------------- timers
 
@@ -157,7 +163,7 @@ class Host:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(next_seconds(function.trigger["schedule"], loop.time(), self._minute))
-            instance = self._random.choice(self.instances)
+            instance = await self._worker(self._random.randrange(len(self.instances)))
             try:
                 outcome = await instance.timer(function.name)
             except WorkerGone:
@@ -214,7 +220,8 @@ class Host:
     ) -> None:
         count = message.dequeue_count or 1
         try:
-            outcome = await self.instances[number].message(function.name, str(message.content), dequeue_count=count)
+            instance = await self._worker(number)
+            outcome = await instance.message(function.name, str(message.content), dequeue_count=count)
         except WorkerGone:
             self.tally.gone[function.name] += 1
             outcome = None
