@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 REDIS_7 := $(CURDIR)/.fedplane/tools/redis-7/redis-server
 
 .PHONY: run test test-servers test-rest test-redis check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
-  accept-state bench fuzz full-stack setup lock clean
+  accept-state accept-functions bench fuzz full-stack setup lock lock-functions clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
@@ -47,14 +47,18 @@ accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
 accept-state: setup ## Redis emptied, restored from an older snapshot, a cluster's master killed: under load
 	@$(BIN)/python -m tests.acceptance.run state
 
+accept-functions: setup ## the functions app alone, in real workers: live, events lost, workers killed
+	@$(BIN)/python -m tests.acceptance.run functions
+
 setup: $(READY)
 
-$(READY): requirements/lock.txt pyproject.toml
+$(READY): requirements/lock.txt requirements/functions-runtime.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found on PATH. Install one (for example your system's python3.11 package with its venv module), or run: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv/ensurepip module. Install your system's python3-venv package, or use another Python: make PYTHON=/path/to/python"; exit 2; }
 	@echo "Setting up $(VENV) with $(PYTHON) (about a minute)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --ignore-requires-python -r requirements/functions-runtime.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -103,6 +107,12 @@ lock: setup ## renew the pins
 	  --extra local --extra metrics --group dev pyproject.toml -o requirements/lock.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --group fuzz -o requirements/fuzz.txt
+	@$(MAKE) --no-print-directory lock-functions
+
+lock-functions: setup ## what is made of the lock: the packages of a deployment, and the functions' worker for Pythons it does not declare
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  --extra metrics --constraints requirements/lock.txt pyproject.toml -o requirements.txt
+	@sed -n '/^azure-functions-runtime==/,/^ *#/{s/ ; python[^\\]*/ /;/#/!p}' requirements/lock.txt > requirements/functions-runtime.txt
 
 clean:
 	@rm -rf $(VENV) .fedplane .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -107,7 +107,7 @@ DELAY_BOUNDS_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 
 
 
 class Instruments:
-    """The registry over one OpenTelemetry meter. What exports it is set up at the edge (``fedplane.exporters``)."""
+    """The registry over one OpenTelemetry meter. What exports it is set up at the edge (``operations.exporters``)."""
 
     def __init__(self, meter: Meter) -> None:
         self._levels: dict[str, list[Observation]] = {}

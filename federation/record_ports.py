@@ -74,6 +74,13 @@ class Records(Protocol):
         """The tasks that begin with *prefix* and are somebody's, with their owners."""
         ...
 
+    async def waiting(self, shards: Sequence[int] | None = None) -> dict[int, int]:
+        """Of *shards* (None: of all) those with dirty keys, and when their first is due: microseconds since 1970 UTC.
+
+        0 where a key is claimed, be it by somebody at work or by one who died.
+        """
+        ...
+
     async def put_note(self, name: str, value: bytes) -> None:
         """Small named values of a pair (scan reports, process heartbeats); an empty value removes the note."""
         ...

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from federation import keys
 from federation.errors import UsageError
 from federation.event_settings import BlobEventSettings
+from federation.function_settings import FunctionSettings
 from federation.model import Foreign, Mode, Side
 from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
@@ -309,6 +310,7 @@ class Settings(_Section):
     pacing: PacingSettings = PacingSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    functions: FunctionSettings = FunctionSettings()
 
     @model_validator(mode="after")
     def _pairs_are_apart(self) -> Settings:
@@ -380,3 +382,8 @@ def secret(variable: str, setting: str, environment: Mapping[str, str] | None = 
             reason="missing_secret",
         )
     return value
+
+
+def variable(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """The value of an environment variable that a host sets for its app; empty where it does not."""
+    return (os.environ if environment is None else environment).get(name, "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from federation.clock import SystemClock
 from federation.errors import Halt
 from federation.model import Change, Side
-from federation.ports import Clock, ObjectStore, Source, State
+from federation.ports import ChangeSink, Clock, ObjectStore, Source, State
 from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
@@ -42,7 +42,8 @@ class PairRuntime:
     fresh_state: bool
     credential: object | None = None
     """For Azure, where no connection string is set."""
-    sink: WakingSink = field(init=False)
+    sink: ChangeSink = field(init=False)
+    """Where marks of this process go: whoever works on them otherwise than by ``worker.run`` puts their own."""
 
     def __post_init__(self) -> None:
         self.sink = WakingSink(self.state, self.worker)
@@ -118,7 +119,7 @@ async def open_pair(
             stack.push_async_callback(store.close)
             stores[side] = PacedStore(store, gates[side])
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
-        worker = Worker(context, gates, _limits(settings), owner=owner_name())
+        worker = Worker(context, gates, worker_limits(settings), owner=owner_name())
         yield PairRuntime(pair, context, gates, state, worker, fresh_state=not had_state, credential=credential)
 
 
@@ -193,7 +194,8 @@ def _context(
     )
 
 
-def _limits(settings: Settings) -> WorkerLimits:
+def worker_limits(settings: Settings) -> WorkerLimits:
+    """Of one pair's worker in one process."""
     worker = settings.worker
     return WorkerLimits(worker.concurrency, worker.lease_seconds, worker.drain_seconds, worker.max_attempts)
 

@@ -16,8 +16,8 @@ from federation.ports import Capabilities, ObjectStore
 from federation.settings import PairSettings, Settings
 from federation.state.embedded import connect
 from federation.wiring import PairRuntime
-from fedplane import capabilities
 from fedplane.output import ago
+from operations import capabilities
 
 _SAMPLE = 200
 _SKEW_OF_NOTE_US = 5_000_000

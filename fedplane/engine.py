@@ -21,9 +21,9 @@ from federation.sync.budget import ByteBudget
 from federation.sync.stopping import end
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, gate_book, open_pair
-from fedplane.exporters import Exporters, exporting
 from fedplane.pair_engine import PairEngine
-from fedplane.publish import Publisher, publish
+from operations.exporters import Exporters, exporting
+from operations.publish import Publisher, publish
 
 REDIS_PATIENCE_SECONDS = 30.0
 """How long a start waits for Redis before it gives up."""

@@ -14,14 +14,14 @@ from federation.progress import UNION_NOTE, HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.scan_settings import ReconcileSettings
 from federation.sync.gates import PaceShare
-from federation.sync.identity import check_identity
 from federation.sync.stopping import end
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, build_sources
-from fedplane import capabilities, heartbeat
-from fedplane.heartbeat import Heartbeat, SideHealth
-from fedplane.lost_marks import LostMarks
-from fedplane.scanning import scanner_of
+from operations import heartbeat
+from operations.heartbeat import Heartbeat, SideHealth
+from operations.lost_marks import LostMarks
+from operations.scanning import scanner_of
+from operations.sides import prove
 from reconciler import wanted
 from reconciler.periodic import PeriodicScan
 
@@ -96,10 +96,7 @@ class PairEngine:
         attempts = 0
         while not stop.is_set():
             try:
-                for store in self.runtime.stores.values():
-                    await store.check()
-                await capabilities.know(self.runtime, probe_again=True)
-                await self._guard()
+                await prove(self.runtime, probe_again=True)
             except RetryLater as error:
                 _log.warning("waiting for a side", pair=self.name, error=str(error))
                 pause = min(10.0, error.after_seconds or backoff_seconds(attempts, first_seconds=0.5))
@@ -109,15 +106,6 @@ class PairEngine:
                 continue
             return True
         return False
-
-    async def _guard(self) -> None:
-        """Raises Halt, and keeps it for status, when a side is not the container or bucket that the records are of."""
-        try:
-            await check_identity(self.runtime.stores, self.runtime.state, self.name)
-        except Halt as error:
-            record = HaltRecord(error.reason, str(error), self._clock.now_us(), self_lifting=error.reason in SELF_LIFTING_HALTS)
-            await self.runtime.state.halt(record)
-            raise
 
     # ------------------------------------------------------------------------------------------------------------ telling
 
@@ -181,13 +169,5 @@ class PairEngine:
         )
 
     async def _side_health(self, side: Side) -> SideHealth:
-        gate, store = self.runtime.gates[side], self.runtime.stores[side]
-        silent = self._clock.monotonic_seconds() - gate.answered_seconds
-        return SideHealth(
-            answers=gate.failing_since_us is None and silent < 3 * SIDE_SILENT_SECONDS,
-            failing_since_us=gate.failing_since_us,
-            last_error=gate.last_error if gate.failing_since_us is not None else "",
-            throttles=gate.throttles,
-            clock_ahead_us=(await store.clock_skew()).us,
-            race_windows=store.race_windows,
-        )
+        store, gate = self.runtime.stores[side], self.runtime.gates[side]
+        return await heartbeat.side_health(store, gate, self._clock, silent_seconds=3 * SIDE_SILENT_SECONDS)

@@ -6,9 +6,9 @@ from federation.model import Side
 from federation.rules.guards import tally_text
 from federation.rules.parking import parking
 from federation.sources.canary import Proof
-from fedplane.heartbeat import Heartbeat
 from fedplane.output import ago, iso, size
-from fedplane.status import Direction, PairStatus
+from operations.heartbeat import Heartbeat
+from operations.status import Direction, PairStatus
 from reconciler.report import Report
 
 _WORDS = {

@@ -15,8 +15,8 @@ from federation.errors import RetryLater
 from federation.sync.stats import DecisionLine
 from fedplane.output import ago, iso, size
 from fedplane.pair_engine import PairEngine
-from fedplane.status import PairStatus, pair_status
 from fedplane.status_text import page
+from operations.status import PairStatus, pair_status
 
 _DECISIONS = 12
 _LINE_SECONDS = 10.0

@@ -65,7 +65,7 @@ class PeriodicScan:
             await self._wait()
             began = self.clock.monotonic_seconds()
             for prefix in self._take():
-                await self._once(prefix)
+                await self.once(prefix)
             # However much is asked for, scans take half of the time at most.
             await self.clock.sleep(min(self.clock.monotonic_seconds() - began, self.interval_seconds))
 
@@ -90,7 +90,8 @@ class PeriodicScan:
         whole = helping or self.clock.monotonic_seconds() >= self._whole_due_seconds
         return ("",) if whole else wanted.coalesce(taken)
 
-    async def _once(self, prefix: str) -> None:
+    async def once(self, prefix: str) -> None:
+        """Scan *prefix* now, and note what was asked for as fulfilled; what came of it is in ``last`` and ``last_error``."""
         self._scanning = True
         begun_us = self.clock.now_us()
         try:

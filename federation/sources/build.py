@@ -42,13 +42,13 @@ def sources(
     """
     built = event_grid(pair, state, sink, clock, credential=credential, on_gap=on_gap)
     if feed is not None:
-        built.append(_change_feed(pair, feed, state, sink, clock, owner, on_gap))
+        built.append(change_feed_source(pair, feed, state, sink, clock, owner, on_gap))
     if pair.vast.events.bootstrap:
-        built += _vast_sources(pair, state, sink, clock, on_gap, vast, owner)
+        built += vast_sources(pair, state, sink, clock, on_gap, vast, owner)
     return built
 
 
-def _vast_sources(
+def vast_sources(
     pair: PairSettings,
     state: State,
     sink: ChangeSink,
@@ -57,6 +57,7 @@ def _vast_sources(
     vast: ObjectStore,
     owner: str,
 ) -> list[Source]:
+    """The reader of the topic, and the canary. Raises UsageError."""
     from federation.sources.canary import Canary  # noqa: PLC0415 - only what is configured is imported
     from federation.sources.vast_kafka import VastKafka  # noqa: PLC0415
 
@@ -115,9 +116,10 @@ def http_target(pair: PairSettings, sink: ChangeSink, clock: Clock, *, on_gap: O
     return Target(blob_scope(pair), sink, shared, on_gap, tokens)
 
 
-def _change_feed(
+def change_feed_source(
     pair: PairSettings, feed: FeedBlobs, state: State, sink: ChangeSink, clock: Clock, owner: str, on_gap: OnGap
 ) -> Source:
+    """The reader of *feed*, which it closes."""
     from federation.sources.change_feed import ChangeFeed, FeedOptions  # noqa: PLC0415 - as above
 
     wanted = pair.blob.change_feed

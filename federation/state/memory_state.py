@@ -302,6 +302,15 @@ class MemoryState(MemoryRecords, MemoryTransfers):
             dead=self._dead_tally(),
         )
 
+    async def waiting(self, shards: Sequence[int] | None = None) -> dict[int, int]:
+        """As in the port."""
+        found: dict[int, int] = {}
+        for key, dirty in self._dirty.items():
+            shard = self.shard_of(key)
+            if shards is None or shard in shards:
+                found[shard] = min(dirty.due_us or 0, found.get(shard, dirty.due_us or 0))
+        return found
+
     async def dirty_keys(self, *, limit: int) -> list[str]:
         """As in the port."""
         return list(self._dirty)[:limit]

@@ -129,6 +129,20 @@ class RecordQueries:
             dead=_dead_tally(dead, tally),
         )
 
+    async def waiting(self, shards: Sequence[int] | None = None) -> dict[int, int]:
+        """As in the port; one round trip."""
+        asked = range(self.layout.shards) if shards is None else shards
+        commands: list[tuple[Any, ...]] = []
+        for shard in asked:
+            commands.append(("EXISTS", self.layout.of_shard(shard, "claimed")))
+            commands.append(("ZRANGE", self.layout.of_shard(shard, "due"), 0, 0, "WITHSCORES"))
+        replies = await self.calls.pipe(commands)
+        found = {}
+        for shard, claimed, due in zip(asked, replies[::2], replies[1::2], strict=True):
+            if claimed or due:
+                found[shard] = 0 if claimed else int(due[0][1])
+        return found
+
     async def dirty_keys(self, *, limit: int) -> list[str]:
         """As in the port."""
         keys: list[str] = []

@@ -146,6 +146,28 @@ class Leases:
             self._renewed[shard] = now
             self._on_new(shard)
 
+    async def borrow(self, shard: int) -> Lease | None:
+        """Take one shard beside any share; None when it is taken, also by us. Raises RetryLater."""
+        if shard in self.held:
+            return None
+        await self._acquire(shard)
+        return self.held.get(shard)
+
+    async def keep_one(self, lease: Lease) -> None:
+        """Renew what was borrowed until it is lost or brought back."""
+        while self.held.get(lease.shard) == lease:
+            await self._clock.sleep(self._ttl / 3)
+            for error in await self._each([self._renew(lease)] if self.held.get(lease.shard) == lease else []):
+                _log.warning("lease cannot be renewed", error=str(error), shard=lease.shard)
+            self._drop_expired()
+
+    async def bring_back(self, lease: Lease) -> None:
+        """Give back what was borrowed. Raises RetryLater."""
+        if self.held.get(lease.shard) == lease:
+            del self.held[lease.shard]
+            self._renewed.pop(lease.shard, None)
+            await self._state.release(lease)
+
     def _drop_expired(self) -> None:
         now = self._clock.monotonic_seconds()
         for shard, since in list(self._renewed.items()):

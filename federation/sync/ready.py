@@ -32,3 +32,12 @@ class ReadyShards:
         shard = next(iter(some))
         del some[shard]
         return shard
+
+    def discard(self, shard: int) -> None:
+        """Whatever was due in *shard* is looked at now."""
+        self._first.pop(shard, None)
+        self._others.pop(shard, None)
+
+    def __contains__(self, shard: int) -> bool:
+        """Whether something may be due in *shard*."""
+        return shard in self._first or shard in self._others

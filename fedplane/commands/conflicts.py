@@ -13,10 +13,10 @@ from federation.progress import ConflictRecord
 from federation.settings import PairSettings, Settings
 from federation.sync.resolve import Verdict, resolve
 from federation.wiring import open_pair
-from fedplane import capabilities
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
 from fedplane.commands.operator import with_state
 from fedplane.output import emit, iso, size, table
+from operations import capabilities
 
 app = typer.Typer(help="Conflicts: both versions, who won and why, and where the loser is.", invoke_without_command=True)
 IdArgument = Annotated[str, typer.Argument(help="Conflict id, or its beginning.")]

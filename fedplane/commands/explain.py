@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
 from federation.clock import SystemClock
 from federation.model import Absent, Base, Hint, Present, Side, Unknown
-from federation.progress import ConflictRecord, Held, Parked
-from federation.rules.decision import Decision
 from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
-from federation.sync.plan import Plan, plan
+from federation.sync.plan import Plan
 from federation.wiring import open_pair
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
 from fedplane.commands.conflicts import kept_as
 from fedplane.output import emit, iso, size
-
-
-class Explanation(msgspec.Struct, kw_only=True):
-    """All that is known of one key, and what would be done now."""
-
-    pair: str
-    key: str
-    base: Base | None
-    hint: Hint | None
-    blob: Any
-    vast: Any
-    decision: Decision
-    parked: Parked | None
-    way_back: str
-    """Of the reason it is parked for; empty when it is not."""
-    held: Held | None
-    conflicts: list[ConflictRecord]
+from operations.explanation import Explanation, explanation
 
 
 def explain(
@@ -52,27 +33,7 @@ def explain(
 
 async def _explain(settings: Settings, pair: PairSettings, key: str) -> tuple[Explanation, Plan]:
     async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-        hint, base, parked, held = await runtime.state.explain(key)
-        planned = await plan(runtime.context, key)
-        conflicts = [one for one in await runtime.state.conflicts() if one.key == key]
-    found = Explanation(
-        pair=pair.name,
-        key=key,
-        base=base,
-        hint=hint,
-        blob=_tagged(planned.blob),
-        vast=_tagged(planned.vast),
-        decision=planned.decision,
-        parked=parked,
-        way_back=parking(parked.reason).way_back if parked is not None else "",
-        held=held,
-        conflicts=conflicts,
-    )
-    return found, planned
-
-
-def _tagged(seen: Present | Absent | Unknown) -> dict[str, Any]:
-    return {"is": type(seen).__name__.lower(), "seen": seen}
+        return await explanation(runtime, key)
 
 
 def _text(found: Explanation, planned: Plan) -> str:

@@ -16,11 +16,12 @@ from federation.keys import excluded
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
 from federation.wiring import PairRuntime, open_pair, open_state
-from fedplane import capabilities, exit_codes
+from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
 from fedplane.output import emit, size
 from fedplane.progress import Tell, progress
-from fedplane.scanning import scanner_of
+from operations import capabilities
+from operations.scanning import scanner_of
 from reconciler.book import history as scan_history
 from reconciler.report import Report
 from reconciler.scan import Scanner

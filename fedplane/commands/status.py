@@ -12,8 +12,8 @@ from federation.wiring import open_state
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
 from fedplane.output import emit
-from fedplane.status import PairStatus, pair_status
 from fedplane.status_text import page
+from operations.status import PairStatus, pair_status
 
 
 def status(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:

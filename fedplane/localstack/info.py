@@ -91,6 +91,15 @@ class StackInfo(msgspec.Struct, kw_only=True):
             "FEDPLANE_STACK_SECRET_KEY": self.secret_key,
         }
 
+    def local_settings(self) -> dict[str, object]:
+        """``local.settings.json`` for ``func start``; the host's own blobs go past the proxy, so that no event tells of them."""
+        values = {
+            "FUNCTIONS_WORKER_RUNTIME": "python",
+            "AzureWebJobsStorage": self.connection_string(direct=True),
+            "FEDERATION_CONFIG": str(Path(self.state_dir) / "federation.toml"),
+        }
+        return {"IsEncrypted": False, "Values": values | self.environment()}
+
     def settings_toml(self) -> str:
         """A settings file for this stack."""
         api_version = f'api_version = "{self.kafka_api_version}"\n' if self.kafka_api_version else ""

@@ -215,6 +215,7 @@ class LocalStack:
         lines = [f"export {name}='{value}'" for name, value in info.environment().items()]
         _write_private(self._state_dir / "stack.env", ("\n".join(lines) + "\n").encode())
         _write_private(self._state_dir / "federation.toml", info.settings_toml().encode())
+        _write_private(self._state_dir / "local.settings.json", msgspec.json.encode(info.local_settings()))
         _write_private(self._state_dir / "stack.json", msgspec.json.encode(info))
 
     async def died(self) -> str:

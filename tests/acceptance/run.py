@@ -18,6 +18,7 @@ from tests.acceptance import stages_away as away
 from tests.acceptance import stages_change_feed as feed
 from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
+from tests.acceptance import stages_functions as functions
 from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
@@ -65,9 +66,21 @@ STATE: Stages = {
     "restored": state.restored,
     "failover": state.failover,
 }
+FUNCTIONS: Stages = {
+    "functions_live": functions.functions_live,
+    "functions_lost_events": functions.functions_lost_events,
+    "functions_killed": functions.functions_killed,
+}
 HUGE: Stages = {"huge": transfer.huge}
 """Needs 16 GiB of disk."""
-GROUPS: dict[str, Stages] = {"first": STAGES, "sources": SOURCES, "transfer": TRANSFER, "state": STATE, "huge": HUGE}
+GROUPS: dict[str, Stages] = {
+    "first": STAGES,
+    "sources": SOURCES,
+    "transfer": TRANSFER,
+    "state": STATE,
+    "functions": FUNCTIONS,
+    "huge": HUGE,
+}
 ALL: Stages = {name: stage for group in GROUPS.values() for name, stage in group.items()}
 
 

@@ -324,3 +324,17 @@ async def test_base_records_are_read_and_dropped_by_digest(state: State) -> None
     assert first is None
     assert second is not None
     assert (await state.backlog()).objects == 1
+
+
+async def test_waiting_tells_which_shards_need_somebody_and_when(state: State, clock: TestClock) -> None:
+    """A shard without dirty keys is left out; a deferred key is due later; a claimed one counts as due, whoever claimed it."""
+    assert await state.waiting() == {}
+    shard = state.shard_of("k")
+    await state.mark([event("k")])
+    assert await state.waiting() == {shard: clock.us}
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+    assert await state.waiting([shard]) == {shard: 0}
+    await state.defer(lease, "k", claim.hint.generation, not_before_us=clock.us + 5_000_000, error="")
+    assert await state.waiting() == {shard: clock.us + 5_000_000}
+    assert await state.waiting([other for other in range(state.shards) if other != shard]) == {}

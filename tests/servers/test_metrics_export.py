@@ -17,9 +17,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from federation import metrics
 from federation.errors import UsageError
 from federation.settings import MetricsSettings
-from fedplane.exporters import exporting
 from fedplane.localstack.process import free_port
 from fedplane.monitoring.grafana import prometheus_name
+from operations.exporters import exporting
 
 LAG = (metrics.LAG, 12.5, {"pair": "datasets", "direction": "blob_to_vast"})
 KEY = "00000000-0000-0000-0000-000000000001"

@@ -22,8 +22,9 @@ from federation.sources.event_grid_queue import EventGridQueue
 from federation.sources.vast_kafka import VastKafka
 from federation.sync import identity
 from federation.wiring import PairRuntime, open_pair
-from fedplane import heartbeat, pair_engine
+from fedplane import pair_engine
 from fedplane.pair_engine import PairEngine
+from operations import heartbeat
 from tests.simulation.channels import ACCOUNT, BUCKET, CONTAINER, QueueEnd, TopicEnd, unit_name
 from tests.simulation.loop import UNIT, Unit
 from tests.simulation.script import Script

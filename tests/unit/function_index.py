@@ -1,16 +1,14 @@
-"""The functions of the app, for every test of them: azure-functions makes the list once a process only."""
+"""The functions of the app, for every test of them."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import azure.functions as func
 
-import function_app
+from federation.settings import Settings
+from function_app.triggers import build
 
 
-@cache
-def index() -> list[func.Function]:
+def index(settings: Settings | None) -> list[func.Function]:
     """What the host gets."""
-    found: list[func.Function] = function_app.app.get_functions()
+    found: list[func.Function] = build(settings).get_functions()
     return found

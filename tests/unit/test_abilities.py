@@ -14,8 +14,9 @@ from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSe
 from federation.sync.pacing import Gate
 from federation.sync.worker import Worker, WorkerLimits
 from federation.wiring import PairRuntime
-from fedplane import capabilities, checks
+from fedplane import checks
 from fedplane.checks import Finding
+from operations import capabilities
 from tests.unit.world import World
 
 HOUR_SECONDS = 3600.0

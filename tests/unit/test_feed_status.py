@@ -14,9 +14,9 @@ from federation.settings_feed import ChangeFeedSettings, time_us
 from federation.sources.change_feed import NAME
 from federation.sources.change_feed_position import start_at
 from federation.stores.change_feed import AzureChangeFeed
-from fedplane.feed_status import FeedLag, feed_lag
-from fedplane.status import pair_status
 from fedplane.status_text import page
+from operations.feed_status import FeedLag, feed_lag
+from operations.status import pair_status
 from tests.unit.test_status import NOW, Known, ago, beat, build
 
 READ: dict[str, Any] = {

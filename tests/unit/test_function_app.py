@@ -1,4 +1,4 @@
-"""The Azure Functions app: what the functions answer, on in-memory state."""
+"""The Azure Functions app: what the functions answer, and what is worked on before they do. On in-memory state and stores."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import azure.functions as func
+import msgspec
 import pytest
 import structlog
 from azure.functions.eventgrid import EventGridEventInConverter
 from azure.functions.meta import Datum
+from azure.functions.timer import TimerRequest
 
 from federation import wiring
-from federation.clock import SystemClock
 from federation.errors import RetryLater, UsageError
-from federation.model import Change, Side, Stamp, StampOrigin
-from federation.ports import Clock, State
-from federation.progress import DeadLetter, MarkResult
-from federation.settings import PairSettings, Settings
+from federation.model import Change, Metadata, Side, Stamp, StampOrigin
+from federation.ports import Clock, ObjectStore, State
+from federation.progress import UNION_NOTE, DeadLetter, HaltRecord, Lease, MarkResult
+from federation.settings import PairSettings, Settings, load
 from federation.state.memory_state import MemoryState
-from function_app import pairs
+from federation.stores.memory import MemoryStore
+from function_app import process, queues
+from function_app.bells import Call
 from reconciler.wanted import asked
 from tests.unit.function_index import index
+from tests.unit.world import FakeClock
 
-ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/acct"
 SECRET = "made-up shared secret"
 
 
 class _State(MemoryState):
-    """Can be away, and tells what was opened how."""
+    """Can be away, and have another layout."""
 
     away = False
     wrong_layout = False
 
     async def open(self, *, create: bool = True) -> bool:
-        assert not create, "a function must not begin a state"
         if self.wrong_layout:
             raise UsageError("The state has another layout.", reason="state_layout")
         self._check()
@@ -54,6 +56,14 @@ class _State(MemoryState):
         self._check()
         await super().bury(letter)
 
+    async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
+        self._check()
+        return await super().own(task, owner=owner, ttl_seconds=ttl_seconds)
+
+    async def acquire(self, shard: int, *, owner: str, ttl_seconds: float) -> Lease | None:
+        self._check()
+        return await super().acquire(shard, owner=owner, ttl_seconds=ttl_seconds)
+
     def _check(self) -> None:
         if self.away:
             raise RetryLater("Redis does not answer", reason="redis_unavailable")
@@ -61,23 +71,57 @@ class _State(MemoryState):
 
 @dataclass
 class App:
-    """The app in a process of its own, so to say."""
+    """The app in a process of its own, so to say: its functions, the states and stores of its pairs, and what it sent."""
 
     states: dict[str, _State] = field(default_factory=dict)
+    stores: dict[tuple[str, Side], MemoryStore] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
+    sent: list[tuple[str, str, int]] = field(default_factory=list)
+    halted: bool = True
+    """Nothing is worked on, so that marks can be looked at."""
     cannot_open: bool = False
+    cannot_send: bool = False
 
     @asynccontextmanager
-    async def open_state(self, settings: Settings, pair: PairSettings, clock: Clock | None = None) -> AsyncIterator[State]:
+    async def open_state(
+        self, settings: Settings, pair: PairSettings, clock: Clock | None = None, *, marker: str = ""
+    ) -> AsyncIterator[State]:
         """In place of ``wiring.open_state``."""
+        del marker
         if self.cannot_open:
-            raise RetryLater("The embedded Redis did not answer", reason="redis_unavailable")
+            raise RetryLater("Redis did not answer", reason="redis_unavailable")
         self.opened.append(pair.name)
-        yield self.states.setdefault(pair.name, _State(pair.name, shards=settings.worker.shards, clock=clock or SystemClock()))
+        state = self.states.setdefault(pair.name, _State(pair.name, shards=settings.worker.shards, clock=clock or FakeClock()))
+        if self.halted:
+            await state.halt(HaltRecord("listing_order", "so that what is marked stays", 0, self_lifting=False))
+        yield state
+
+    def store(self, pair: PairSettings, side: Side) -> ObjectStore:
+        """In place of the adapters."""
+        return self.stores.setdefault((pair.name, side), MemoryStore(side, clock=FakeClock()))
+
+    async def send(self, queue: str, text: str, *, delay_seconds: int = 0) -> None:
+        """In place of ``Queues.send``."""
+        if self.cannot_send:
+            raise RetryLater("the queue does not answer", reason="queue_unavailable")
+        self.sent.append((queue, text, delay_seconds))
+
+    async def put(self, name: str = "a.txt", pair: str = "one") -> dict[str, Any]:
+        """A user writes a blob; what Event Grid says of it."""
+        if not self.opened:
+            await self.health()
+        written = await self.stores[pair, Side.BLOB].put(name, b"text", Metadata(), stamp=None, expected_etag=None)
+        event = _event("datasets" if pair == "one" else "models", name)
+        event["data"]["eTag"] = written.etag
+        return event
+
+    def arrived(self, pair: str = "one") -> set[str]:
+        """Keys on VAST, of users."""
+        return {key for key in self.stores[pair, Side.VAST].objects if not key.startswith(".federation/")}
 
     async def dirty(self, pair: str = "one") -> int:
         """How many keys of *pair* are dirty."""
-        return (await self.states[pair].backlog()).dirty
+        return (await self.states[pair].backlog()).dirty if pair in self.states else 0
 
     async def post(self, body: object, *, secret: str | None = SECRET, method: str = "POST", **headers: str) -> func.HttpResponse:
         """Deliver to the webhook."""
@@ -110,7 +154,7 @@ def _message(body: object) -> func.QueueMessage:
 
 
 async def _call(name: str, argument: object) -> Any:  # noqa: ANN401 - whatever the function returns
-    [found] = [one for one in index() if one.get_function_name() == name]
+    [found] = [one for one in index(load()) if one.get_function_name() == name]
     return await found.get_user_function()(argument)
 
 
@@ -124,6 +168,7 @@ account_url = "https://acct.blob.core.windows.net"
 container = "{container}"
 [pair.blob.events]
 account_id = "{ACCOUNT}"
+{f'queue_url = "https://acct.queue.core.windows.net/{name}"' if name == "one" else ""}
 {'webhook_secret_env = "TEST_WEBHOOK_SECRET"' if secret else ""}
 [pair.vast]
 endpoint = "https://vast.example"
@@ -134,7 +179,8 @@ secret_key_env = "S"
         for name, container in (pair.split(":") for pair in pairs_)
     ]
     file = tmp_path / "federation.toml"
-    file.write_text("".join(sections))
+    shared = '[redis]\nurl = "redis://127.0.0.1:1/0"\n[functions]\nevent_grid = true\nevent_connection = "E"\n'
+    file.write_text(shared + "".join(sections))
     return file
 
 
@@ -143,11 +189,15 @@ async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     """A fresh process with two pairs on one account."""
     made = App()
     monkeypatch.setattr(wiring, "open_state", made.open_state)
-    monkeypatch.setattr(pairs, "PAIRS", pairs.Pairs())
-    monkeypatch.setenv("TEST_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setattr(wiring, "_blob_store", lambda pair, _: made.store(pair, Side.BLOB))
+    monkeypatch.setattr(wiring, "_vast_store", lambda pair: made.store(pair, Side.VAST))
+    monkeypatch.setattr(queues.Queues, "send", made.send)
+    monkeypatch.setattr(process, "PROCESS", process.Process())
+    for name, value in {"TEST_WEBHOOK_SECRET": SECRET, "AzureWebJobsStorage__accountName": "acct"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("FEDERATION_CONFIG", str(_settings(tmp_path, "one:datasets", "two:models")))
     yield made
-    await pairs.PAIRS.close()
+    await process.PROCESS.close()
     structlog.reset_defaults()
 
 
@@ -155,11 +205,11 @@ async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def test_a_message_is_marked_for_its_pair(app: App) -> None:
-    """Base64 as Event Grid writes it: the pair that it names has a dirty key, the other none; the states are opened once."""
+    """Base64 as Event Grid writes it: the pair that it names has a dirty key; its state is opened once, the other's not."""
     for name in ("a", "b"):
         assert await _call("event_grid_queue", _message(_event("models", name))) is None
     assert (await app.dirty("one"), await app.dirty("two")) == (0, 2)
-    assert app.opened == ["one", "two"]
+    assert app.opened == ["two"]
 
 
 def _decoded(event: dict[str, Any]) -> Any:  # noqa: ANN401 - the worker picks the class
@@ -285,10 +335,13 @@ async def test_a_pair_may_ask_for_a_token_instead(app: App, tmp_path: Path, monk
 
 
 async def test_a_pair_without_a_secret_takes_nothing_by_http(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's address is open to the world: no secret configured means closed, not open."""
-    monkeypatch.setenv("FEDERATION_CONFIG", str(_settings(tmp_path, "one:datasets", secret=False)))
-    assert (await app.post(_event())).status_code == 401
-    assert (await app.post(_event(), secret=None)).status_code == 401
+    """The host's address is open to the world: no secret configured means closed, not open; where none has one, no function."""
+    monkeypatch.setenv("FEDERATION_CONFIG", str(_settings(tmp_path, "one:datasets", "two:models", secret=False)))
+    assert "events" not in [one.get_function_name() for one in index(load())]
+    monkeypatch.setenv("FEDERATION__PAIR__TWO__BLOB__EVENTS__WEBHOOK_SECRET_ENV", "TEST_WEBHOOK_SECRET")
+    for secret, status in ((SECRET, 200), (None, 401)):
+        assert (await app.post(_event(), secret=secret)).status_code == status
+    assert await app.dirty() == 0
     await _call("event_grid_queue", _message(_event()))
     assert await app.dirty() == 1
 
@@ -321,10 +374,9 @@ async def test_redis_away_is_503(app: App) -> None:
     assert await app.health() == (200, {"status": "ok"})
 
 
-async def test_wrong_settings_are_told_by_health(app: App) -> None:
+async def test_wrong_settings_are_told_by_health(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state of another layout takes no marks, and health gives the reason's name only."""
-    await app.health()
-    app.states["two"].wrong_layout = True
+    monkeypatch.setattr(_State, "wrong_layout", True)
     assert await app.health() == (503, {"status": "unavailable", "reason": "state_layout"})
     with pytest.raises(UsageError):
         await _call("event_grid_queue", _message(_event("models")))
@@ -335,3 +387,81 @@ async def test_marks_keep_their_side(app: App) -> None:
     await app.post(_event())
     backlog = await app.states["one"].backlog()
     assert backlog.dirty_by_side == {Side.BLOB: 1, Side.VAST: 0}
+
+
+# --------------------------------------------------------------------------------------------------- what is done with the marks
+
+
+async def test_what_was_marked_is_applied_before_the_function_ends(app: App) -> None:
+    """By queue, trigger and webhook alike; no doorbell is needed, and a state that was empty is begun in union mode."""
+    app.halted = False
+    await _call("event_grid_queue", _message(await app.put("queue")))
+    await _call("event_grid", _decoded(await app.put("trigger")))
+    assert (await app.post([await app.put("web")])).status_code == 200
+    assert app.arrived() == {"queue", "trigger", "web"}
+    assert (await app.dirty(), app.sent) == (0, [])
+    assert await app.states["one"].note(UNION_NOTE) == b"1"
+
+
+async def _taken(app: App, name: str) -> tuple[_State, Lease]:
+    state = app.states["one"]
+    lease = await state.acquire(state.shard_of(name), owner="other", ttl_seconds=60)
+    assert lease is not None
+    return state, lease
+
+
+async def test_a_taken_shard_is_called_for_once(app: App) -> None:
+    """Later than the other's lease; until the call is answered nobody rings again, then they may."""
+    app.halted = False
+    event = await app.put()
+    state, lease = await _taken(app, "a.txt")
+    for _ in range(3):
+        await _call("event_grid_queue", _message(event))
+    [(queue, text, delay)] = app.sent
+    assert (queue, delay > load().worker.lease_seconds) == ("fedplane-doorbell", True)
+    await _call("doorbell", func.QueueMessage(body=text.encode()))
+    assert len(app.sent) == 2, "it was taken still, so the next call was made"
+    await state.release(lease)
+    await _call("doorbell", func.QueueMessage(body=app.sent[1][1].encode()))
+    assert (app.arrived(), len(app.sent)) == ({"a.txt"}, 2)
+
+
+async def test_a_call_that_cannot_be_made_fails_no_mark(app: App) -> None:
+    """What is due stays in the state, and the sweep calls for it."""
+    app.halted = False
+    event = await app.put()
+    state, _ = await _taken(app, "a.txt")
+    app.cannot_send = True
+    await _call("event_grid_queue", _message(event))
+    assert set(await state.waiting()) == {state.shard_of("a.txt")}
+    app.cannot_send = False
+    await _call("sweep", TimerRequest())
+    calls = [msgspec.json.decode(text, type=Call) for _, text, _ in app.sent]
+    assert Call("one", state.shard_of("a.txt")) in calls
+
+
+async def test_a_halted_pair_is_called_for_by_the_sweep_only(app: App) -> None:
+    """A halt may last for days: no function rings for itself, each minute one looks."""
+    await _call("event_grid_queue", _message(await app.put()))
+    assert (await app.dirty(), app.sent) == (1, [])
+    await _call("sweep", TimerRequest())
+    assert [json.loads(text)["shard"] for _, text, _ in app.sent if "tidy" not in text] == [app.states["one"].shard_of("a.txt")]
+
+
+async def test_a_call_of_another_version_is_dropped(app: App) -> None:
+    """What cannot be read, or names a pair that is no longer set up, would come back for ever otherwise."""
+    for body in (b"no JSON", b'{"pair": "gone", "shard": 1}'):
+        await _call("doorbell", func.QueueMessage(body=body))
+    await _call("reconcile_range", func.QueueMessage(body=b"no JSON"))
+    assert app.opened == []
+
+
+async def test_instances_need_a_redis_that_they_share(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedded one would be each instance's own; so is a place for the app's queues asked for. Health tells by name."""
+    monkeypatch.setenv("FEDERATION__REDIS__URL", "embedded")
+    assert await app.health() == (503, {"status": "unavailable", "reason": "bad_settings"})
+    monkeypatch.setenv("FEDERATION__REDIS__URL", "redis://127.0.0.1:1/0")
+    monkeypatch.delenv("AzureWebJobsStorage__accountName")
+    assert await app.health() == (503, {"status": "unavailable", "reason": "missing_secret"})
+    monkeypatch.setenv("AzureWebJobsStorage", "AccountName=acct")
+    assert await app.health() == (503, {"status": "unavailable", "reason": "bad_settings"})

@@ -8,53 +8,130 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import function_app
+from federation.function_settings import FunctionSettings
+from federation.settings import Settings
+from function_app.event_functions import PUSH_SECONDS
 from tests.unit.function_index import index
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = {
-    "event_grid": [("eventGridTrigger", "event")],
-    "event_grid_queue": [("queueTrigger", "message")],
-    "events": [("httpTrigger", "req"), ("http", "$return")],
-    "health": [("httpTrigger", "req"), ("http", "$return")],
-}
+ALWAYS = {"health", "status", "explain", "doorbell", "sweep", "reconcile_start", "reconcile_range"}
+_PIN = re.compile(r"^([a-z0-9.-]+)(?:\[[a-z0-9,]+\])?==(\S+)", re.MULTILINE)
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,127}")
 
 
-def test_the_index_lists_exactly_the_functions() -> None:
-    """Each function once, with its bindings, and their names are such as the host accepts (no underscore)."""
-    found = {one.get_function_name(): [(binding.type, binding.name) for binding in one.get_bindings()] for one in index()}
-    assert found == FUNCTIONS
-    for bindings in found.values():
-        assert all(name == "$return" or re.fullmatch(r"[a-zA-Z][a-zA-Z0-9]{0,127}", name) for _, name in bindings)
+def _pair(blob: dict[str, Any] | None = None, vast: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "name": "one",
+        "blob": {"account_url": "https://acct.blob.core.windows.net", "container": "c"} | (blob or {}),
+        "vast": {"endpoint": "https://vast.example", "bucket": "c", "access_key_env": "A", "secret_key_env": "S"} | (vast or {}),
+    }
 
 
-def test_the_bindings_say_what_the_host_needs() -> None:
-    """Queue and connection come from app settings; the webhook takes deliveries and handshakes; nobody needs a host key."""
-    first = {one.get_function_name(): json.loads(one.get_function_json())["bindings"][0] for one in index()}
-    queue, events, health = first["event_grid_queue"], first["events"], first["health"]
-    assert (queue["queueName"], queue["connection"]) == ("%FEDERATION_QUEUE_NAME%", "FEDERATION_QUEUE")
-    assert (events["route"], sorted(events["methods"]), events["authLevel"]) == ("events", ["OPTIONS", "POST"], "ANONYMOUS")
-    assert (health["route"], health["methods"], health["authLevel"]) == ("health", ["GET"], "ANONYMOUS")
+def _settings(*, blob: dict[str, Any] | None = None, vast: dict[str, Any] | None = None, **more: object) -> Settings:
+    """One pair whose sources are as told."""
+    return Settings.model_validate({"pair": [_pair(blob, vast)]} | more)
 
 
-def test_the_worker_finds_one_app_with_light_imports() -> None:
+def _triggers(settings: Settings | None) -> dict[str, dict[str, Any]]:
+    return {str(one.get_function_name()): json.loads(one.get_function_json())["bindings"][0] for one in index(settings)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "functions"),
+    [
+        (_settings(), set()),
+        (_settings(blob={"events": {"queue_url": "https://acct.queue.core.windows.net/q"}}), {"event_grid_queue"}),
+        (_settings(functions={"event_grid": True}), {"event_grid"}),
+        (_settings(blob={"events": {"webhook_secret_env": "W"}}), {"events"}),
+        (_settings(blob={"change_feed": {"enabled": True}}), {"change_feed"}),
+        (_settings(vast={"events": {"bootstrap": ["b:9092"], "topic": "t"}}), {"vast_events"}),
+    ],
+)
+def test_a_function_is_there_for_what_is_configured(settings: Settings, functions: set[str]) -> None:
+    """And for nothing else; names of bindings are such as the host accepts (no underscore)."""
+    triggers = _triggers(settings)
+    assert set(triggers) == ALWAYS | functions
+    assert all(_NAME.fullmatch(trigger["name"]) for trigger in triggers.values())
+
+
+def test_each_pair_has_the_function_of_its_queue() -> None:
+    """Names tell them apart; queue and connection are those of the settings."""
+    queue = "https://acct.queue.core.windows.net/{}"
+    one = _pair(blob={"events": {"queue_url": queue.format("a"), "connection_string_env": "OWN"}})
+    two = _pair(blob={"container": "d", "events": {"queue_url": queue.format("b")}}) | {"name": "two"}
+    triggers = _triggers(Settings.model_validate({"pair": [one, two]}))
+    found = {name: (one["queueName"], one["connection"]) for name, one in triggers.items() if "event_grid_queue" in name}
+    assert found == {"event_grid_queue_one": ("a", "OWN"), "event_grid_queue_two": ("b", "FEDERATION_QUEUE")}
+
+
+def test_who_may_ask_is_said_by_the_bindings() -> None:
+    """Health and the webhook, which asks for its own secret, are open; what shows names of objects needs a key."""
+    levels = {
+        name: trigger["authLevel"]
+        for name, trigger in _triggers(_settings(blob={"events": {"webhook_secret_env": "W"}})).items()
+        if trigger["type"] == "httpTrigger"
+    }
+    assert levels == {"health": "ANONYMOUS", "events": "ANONYMOUS", "status": "FUNCTION", "explain": "FUNCTION"}
+
+
+def test_settings_that_cannot_be_read_leave_health() -> None:
+    """An exception would leave no function at all, and nobody to ask why."""
+    assert set(_triggers(None)) == {"health"}
+
+
+def _indexed(tmp_path: Path, code: str) -> list[str]:
+    """What *code* prints after the app was indexed from its root, as the worker does, with settings that name every source."""
+    file = tmp_path / "federation.toml"
+    file.write_text("""
+[redis]
+url = "redis://127.0.0.1:1/0"
+[[pair]]
+name = "one"
+[pair.blob]
+account_url = "https://acct.blob.core.windows.net"
+container = "c"
+change_feed = { enabled = true }
+[pair.blob.events]
+queue_url = "https://acct.queue.core.windows.net/q"
+[pair.vast]
+endpoint = "https://vast.example"
+bucket = "c"
+access_key_env = "A"
+secret_key_env = "S"
+[pair.vast.events]
+bootstrap = ["b:9092"]
+topic = "t"
+""")
+    begin = "import importlib, sys\nmodule = importlib.import_module('function_app')\nfunctions = module.app.get_functions()\n"
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", begin + code],
+        cwd=ROOT,
+        env={"FEDERATION_CONFIG": str(file), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip().split("|")
+
+
+def test_the_worker_finds_one_app_with_light_imports(tmp_path: Path) -> None:
     """From the app's root: the package wins over the shim, holds one FunctionApp, and indexing imports no SDK of a service."""
-    code = """
-import importlib, sys
-module = importlib.import_module("function_app")
+    file, apps, count, heavy = _indexed(
+        tmp_path,
+        """
 import azure.functions as func
 apps = [name for name, value in vars(module).items() if isinstance(value, func.FunctionApp)]
-functions = sorted(one.get_function_name() for one in module.app.get_functions())
-heavy = sorted({"redis", "boto3", "obstore", "aiohttp", "kafka", "azure.storage.queue", "azure.identity"} & set(sys.modules))
-print(module.__file__, apps, functions, heavy, sep="|")
-"""
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+names = {"redis", "fastavro", "boto3", "obstore", "aiohttp", "kafka", "azure.storage.queue", "azure.identity"}
+print(module.__file__, apps, len(functions), sorted(names & set(sys.modules)), sep="|")
+""",
     )
-    file, apps, functions, heavy = done.stdout.strip().split("|")
     assert Path(file) == ROOT / "function_app" / "__init__.py"
-    assert (apps, functions, heavy) == ("['app']", str(sorted(FUNCTIONS)), "[]")
+    assert (apps, count, heavy) == ("['app']", str(len(ALWAYS) + 3), "[]")
 
 
 def test_the_root_shim_offers_the_same_app() -> None:
@@ -82,6 +159,34 @@ def test_host_settings_keep_messages_while_redis_is_away() -> None:
 def test_what_is_not_deployed_holds_nothing_that_is() -> None:
     """.funcignore leaves in what the app imports."""
     lines = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and not line.startswith("#")]
-    needed = {"function_app", "function_app.py", "federation", "reconciler", "host.json", "requirements.txt", "federation.toml"}
+    needed = {
+        "function_app",
+        "function_app.py",
+        "federation",
+        "operations",
+        "reconciler",
+        "host.json",
+        "requirements.txt",
+        "federation.toml",
+    }
     assert not needed & set(lines)
     assert {"tests", ".venv", "local.settings.json", "infra", "fedplane"} <= set(lines)
+
+
+def test_a_deployment_installs_what_was_tested() -> None:
+    """requirements.txt, which the remote build reads, pins the versions of the lock, each by its hashes, and names no host."""
+    pinned = {name: dict(_PIN.findall((ROOT / name).read_text())) for name in ("requirements.txt", "requirements/lock.txt")}
+    deployed, tested = pinned["requirements.txt"], pinned["requirements/lock.txt"]
+    assert {"azure-functions", "redis", "msgspec", "azure-monitor-opentelemetry-exporter"} <= deployed.keys()
+    assert {name: tested.get(name) for name in deployed} == deployed
+    assert "://" not in (ROOT / "requirements.txt").read_text()
+    assert not {"pytest", "moto", "confluent-kafka"} & deployed.keys()
+
+
+def test_every_function_ends_before_the_host_ends_it() -> None:
+    """With what it does after its own time was over; a function that the host ends takes all others of its worker along."""
+    hours, minutes, seconds = map(int, json.loads((ROOT / "host.json").read_text())["functionTimeout"].split(":"))
+    times = FunctionSettings()
+    longest = max(times.drain_seconds, times.doorbell_seconds, times.reading_seconds, times.scan_seconds)
+    assert 2 * longest < hours * 3600 + minutes * 60 + seconds
+    assert times.drain_seconds < PUSH_SECONDS < 30, "Event Grid waits 30 s"

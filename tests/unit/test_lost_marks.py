@@ -6,7 +6,7 @@ import msgspec
 
 from federation.progress import GAP_NOTE
 from federation.state.memory_state import MemoryState
-from fedplane.lost_marks import LostMarks
+from operations.lost_marks import LostMarks
 from reconciler.report import Report
 from reconciler.scan import COMPLETE
 from tests.unit.test_leases import HandClock

@@ -18,11 +18,11 @@ from federation.model import Side
 from federation.state.memory_state import MemoryState
 from federation.sync.stats import DecisionLine
 from fedplane.cli import app
-from fedplane.exporters import Exporters
-from fedplane.heartbeat import SideHealth
 from fedplane.monitoring import azure, generate, grafana
 from fedplane.monitoring.alerts import ALERTS, Alert, breached
-from fedplane.publish import EVERY_SECONDS, Publisher, counters, gauges, publish
+from operations.exporters import Exporters
+from operations.heartbeat import SideHealth
+from operations.publish import EVERY_SECONDS, Publisher, counters, gauges, publish
 from tests.unit.test_status import NOW, Known, StillClock, beat, change, settings, status
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from federation.state.memory_state import MemoryState
 from federation.sync.budget import ByteBudget
 from federation.wiring import guard_options, options_changed
 from fedplane.exit_codes import HALTED, for_error
-from fedplane.status import pair_status
 from fedplane.status_text import page
+from operations.status import pair_status
 from tests.contract.state_support import agree
 from tests.unit.world import FakeClock, World
 

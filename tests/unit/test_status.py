@@ -14,9 +14,9 @@ from federation.progress import UNION_NOTE, DeadLetter, HaltRecord
 from federation.rules.parking import REASONS
 from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
 from federation.state.memory_state import MemoryState
-from fedplane.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
-from fedplane.status import PairStatus, pair_status
 from fedplane.status_text import page
+from operations.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
+from operations.status import PairStatus, pair_status
 from reconciler.book import Book
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST

@@ -9,8 +9,8 @@ from federation.payloads.vast import CanaryEvent
 from federation.settings import VastEventSettings
 from federation.sources import canary
 from federation.sources.canary import Sent
-from fedplane.status import pair_status
 from fedplane.status_text import page
+from operations.status import pair_status
 from tests.unit.test_status import BLOB_TO_VAST, CONNECTED, NOW, VAST_TO_BLOB, Known, ago, beat, build, settings
 
 EVERY = 300.0

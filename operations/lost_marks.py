@@ -7,7 +7,7 @@ from collections.abc import Callable
 from federation.ports import Clock, State
 from federation.progress import GAP_NOTE
 from federation.telemetry import logger
-from fedplane import heartbeat
+from operations import heartbeat
 from reconciler.scan import COMPLETE, kept
 
 _EVERY_SECONDS = 5.0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from fedplane.output import ago, iso, size
+from operations.wording import ago, iso, size
 
 SOURCE = "change_feed"
 STALLED_SECONDS = 300.0

@@ -12,9 +12,9 @@ from federation.ports import State
 from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings
 from federation.sources import canary
-from fedplane import feed_status
-from fedplane.feed_status import FeedLag
-from fedplane.heartbeat import Heartbeat, heartbeats
+from operations import feed_status
+from operations.feed_status import FeedLag
+from operations.heartbeat import Heartbeat, heartbeats
 from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans

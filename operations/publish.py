@@ -14,9 +14,9 @@ from federation.ports import Clock, State
 from federation.settings import PairSettings
 from federation.sync.stats import DecisionLine
 from federation.telemetry import logger
-from fedplane.exporters import FLUSH_SECONDS, Exporters
-from fedplane.heartbeat import Heartbeat, process_name
-from fedplane.status import PairStatus, pair_status
+from operations.exporters import FLUSH_SECONDS, Exporters
+from operations.heartbeat import Heartbeat, process_name
+from operations.status import PairStatus, pair_status
 
 EVERY_SECONDS = 60.0
 TASK = "publish metrics"
@@ -108,11 +108,13 @@ def _more(count: Any, before: Any) -> float:  # noqa: ANN401 - counts of a heart
 class Publisher:
     """Sends one pair's metrics. ``tick`` is called each minute by every process."""
 
-    def __init__(self, instruments: Instruments, state: State, pair: PairSettings, clock: Clock) -> None:
+    def __init__(self, instruments: Instruments, state: State, pair: PairSettings, clock: Clock, *, owner: str = "") -> None:
+        """*owner*: who sends the pair's levels; empty: this process."""
         self._instruments = instruments
         self._state = state
         self._pair = pair
         self._clock = clock
+        self._owner = owner or process_name()
         self._before: Heartbeat | None = None
 
     def count(self, beat: Heartbeat) -> None:
@@ -122,7 +124,7 @@ class Publisher:
 
     async def levels(self) -> list[Point]:
         """The pair's gauges when they are this process's to send, else nothing. Raises RetryLater."""
-        if not await self._state.own(TASK, owner=process_name(), ttl_seconds=_TTL_SECONDS):
+        if not await self._state.own(TASK, owner=self._owner, ttl_seconds=_TTL_SECONDS):
             return []
         return list(gauges(await pair_status(self._state, self._pair, self._clock.now_us())))
 

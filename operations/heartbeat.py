@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 
 from federation.model import Side
-from federation.ports import State
+from federation.ports import Clock, ObjectStore, State
+from federation.sync.pacing import Gate
 
 PREFIX = "process:"
 EVERY_SECONDS = 2.0
 FRESH_SECONDS = 10.0
-"""A process that said nothing for so long is taken for gone."""
+"""A process that said nothing for so long is taken for gone, unless it says that it speaks less often."""
 _FORGET_US = 24 * 3600 * 1_000_000
 
 
@@ -48,10 +49,25 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     shards: int = 0
     rss_bytes: int = 0
     cpu_seconds: float = 0.0
+    fresh_seconds: float = FRESH_SECONDS
+    """How long this word holds: longer where a process only speaks while it is invoked."""
 
     def fresh(self, now_us: int) -> bool:
         """Whether the process may be taken for alive."""
-        return now_us - self.at_us < FRESH_SECONDS * 1_000_000
+        return now_us - self.at_us < self.fresh_seconds * 1_000_000
+
+
+async def side_health(store: ObjectStore, gate: Gate, clock: Clock, *, silent_seconds: float) -> SideHealth:
+    """How *store* answers; one that nobody asked for *silent_seconds* does not count as answering (rule 9)."""
+    silent = clock.monotonic_seconds() - gate.answered_seconds
+    return SideHealth(
+        answers=gate.failing_since_us is None and silent < silent_seconds,
+        failing_since_us=gate.failing_since_us,
+        last_error=gate.last_error if gate.failing_since_us is not None else "",
+        throttles=gate.throttles,
+        clock_ahead_us=(await store.clock_skew()).us,
+        race_windows=store.race_windows,
+    )
 
 
 def process_name() -> str:

@@ -1,0 +1,95 @@
+"""Functions that hear of changes. They mark, and what was marked is worked on before they end if its shard is free."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import azure.functions as func
+
+from federation.settings import PairSettings, Settings
+
+if TYPE_CHECKING:
+    from function_app.pair import FunctionPair
+
+PUSH_SECONDS = 25.0
+"""Event Grid waits 30 s, and sends again what failed (facts/azure.md 1.4)."""
+OFTEN = "*/5 * * * * *"
+"""A timer whose run outlasts its period is started again after it ended (facts/azure.md 5.1): so a reader is soon back."""
+EACH_MINUTE = "40 * * * * *"
+
+
+def blueprint(settings: Settings) -> func.Blueprint:
+    """Those whose sources the settings name."""
+    made = func.Blueprint()  # type: ignore[no-untyped-call]
+    with_queue = [pair for pair in settings.pair if pair.blob.events.queue_url]
+    for pair in with_queue:
+        events = pair.blob.events
+        name = "event_grid_queue" if len(with_queue) == 1 else f"event_grid_queue_{pair.name}"
+        connection = events.connection_string_env or settings.functions.event_connection
+        queue = events.queue_url.rstrip("/").rpartition("/")[2]
+        made.function_name(name)(made.queue_trigger("message", queue, connection)(event_grid_queue))
+    if settings.functions.event_grid:
+        made.function_name("event_grid")(made.event_grid_trigger("event")(event_grid))
+    if any(pair.blob.change_feed.enabled for pair in settings.pair):
+        made.function_name("change_feed")(made.timer_trigger("timer", EACH_MINUTE)(change_feed))
+    if any(pair.vast.events.bootstrap for pair in settings.pair):
+        made.function_name("vast_events")(made.timer_trigger("timer", OFTEN, use_monitor=False)(vast_events))
+    return made
+
+
+async def event_grid_queue(message: func.QueueMessage) -> None:
+    """Mark what one message of Event Grid names. A failure leaves it in the queue, to come back (host.json, queues)."""
+    from function_app.process import PROCESS  # noqa: PLC0415 - imported in the first invocation (triggers.py)
+
+    async with PROCESS.work(PROCESS.config.functions.drain_seconds):
+        await PROCESS.take_message(message.get_body())
+
+
+async def event_grid(event: func.EventGridEvent) -> None:
+    """Mark what one event names, of either schema. A failure makes Event Grid send it again, as its subscription says."""
+    from function_app.process import PROCESS  # noqa: PLC0415 - as above
+
+    async with asyncio.timeout(PUSH_SECONDS), PROCESS.work(PROCESS.config.functions.drain_seconds, publishes=False):
+        await PROCESS.take_message(_event_json(event))
+
+
+async def change_feed(timer: func.TimerRequest) -> None:
+    """Read the change feeds to their ends, or for as long as one invocation may."""
+    from function_app.readers import read_feed  # noqa: PLC0415 - as above
+
+    del timer
+    await _read(lambda pair: pair.blob.change_feed.enabled, read_feed)
+
+
+async def vast_events(timer: func.TimerRequest) -> None:
+    """Read the topics of VAST's events for as long as one invocation may."""
+    from function_app.readers import read_topic  # noqa: PLC0415 - as above
+
+    del timer
+    await _read(lambda pair: bool(pair.vast.events.bootstrap), read_topic)
+
+
+async def _read(wanted: Callable[[PairSettings], bool], read: Callable[[FunctionPair, float], Awaitable[None]]) -> None:
+    """All pairs at once; the fault of one ends none of the others."""
+    from function_app.process import PROCESS  # noqa: PLC0415 - as above
+
+    seconds = PROCESS.config.functions.reading_seconds
+    async with PROCESS.work(seconds):
+        chosen = [pair async for pair in PROCESS.pairs() if wanted(pair.settings)]
+        results = await asyncio.gather(*(read(pair, seconds) for pair in chosen), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _event_json(event: func.EventGridEvent | func.CloudEvent) -> bytes:
+    """The event as it was sent, but for digits of its time below the microsecond. The worker picks the class by the payload."""
+    if isinstance(event, func.CloudEvent):
+        named = {"specversion": event.specversion, "source": event.source, "type": event.type, "time": event.time}
+    else:
+        named = {"topic": event.topic, "eventType": event.event_type, "eventTime": event.event_time}
+    told = named | {"id": event.id, "subject": event.subject, "data": event.get_json()}
+    return json.dumps(told, default=lambda time: time.isoformat()).encode()

@@ -1,0 +1,95 @@
+"""Scans, by invocations: which are due, and one invocation's part in one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from secrets import token_hex
+
+import msgspec
+
+from federation.errors import RetryLater
+from federation.progress import GAP_NOTE, UNION_NOTE
+from federation.sync.stopping import end
+from federation.telemetry import logger
+from function_app.pair import FunctionPair
+from operations.scanning import scanner_of
+from reconciler import wanted
+from reconciler.book import Book
+from reconciler.periodic import PeriodicScan
+from reconciler.scan import COMPLETE, kept
+
+HELPERS = 4
+"""Invocations that are asked each minute to take ranges of a scan that was written down."""
+_TTL_SECONDS = 30.0
+_log = logger("fedplane.functions")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What a message of the queue of scans says."""
+
+    pair: str
+    prefix: str
+
+
+async def due(pair: FunctionPair) -> list[str]:
+    """Prefixes to scan now, the empty one for the whole pair, repeated where several may help. Raises RetryLater."""
+    if await Book(pair.state).plan() is not None:
+        return [""] * HELPERS  # under way, or cut off: whoever comes takes a range that nobody has
+    wishes = await wanted.asked(pair.state)
+    if await _whole_is_due(pair):
+        return [""]
+    return list(wanted.coalesce(wishes))
+
+
+async def _whole_is_due(pair: FunctionPair) -> bool:
+    last = await kept(pair.state, COMPLETE)
+    if last is None or await pair.state.note(UNION_NOTE):
+        return True
+    lost = await pair.state.note(GAP_NOTE)
+    age_seconds = (pair.clock.now_us() - last.started_us) / 1_000_000
+    return age_seconds >= pair.config.reconcile.interval_seconds or bool(lost and last.started_us < int(lost))
+
+
+async def scan(pair: FunctionPair, prefix: str, seconds: float) -> None:
+    """Scan *prefix*, or take part in the scan of the whole pair, for *seconds* at most. What is not done stays due.
+
+    A scan that is not written down yet is done by one invocation at a time. Raises RetryLater.
+    """
+    if not await pair.ready():
+        return
+    async with _alone(pair, prefix) as alone:
+        if not alone and (prefix or await Book(pair.state).plan() is None):
+            return
+        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True)
+        periodic = PeriodicScan(scanner, pair.clock, pair.config.reconcile.interval_seconds, on_start=False)
+        try:
+            async with asyncio.timeout(seconds):
+                await periodic.once(prefix)
+        except TimeoutError:
+            _log.info("the scan goes on in another invocation", pair=pair.name, prefix=prefix)
+
+
+@asynccontextmanager
+async def _alone(pair: FunctionPair, prefix: str) -> AsyncIterator[bool]:
+    """Whether nobody else scans *prefix*; nobody begins to while the block runs."""
+    task, owner = f"functions/scan/{prefix}", token_hex(4)
+    if not await pair.state.own(task, owner=owner, ttl_seconds=_TTL_SECONDS):
+        yield False
+        return
+    keeping = asyncio.create_task(_keep(pair, task, owner))
+    try:
+        yield True
+    finally:
+        await end([keeping])
+        with contextlib.suppress(RetryLater):  # then it ends by itself
+            await pair.state.disown(task, owner=owner)
+
+
+async def _keep(pair: FunctionPair, task: str, owner: str) -> None:
+    while True:
+        await pair.clock.sleep(_TTL_SECONDS / 3)
+        with contextlib.suppress(RetryLater):  # two that do the same scan cost work and no more
+            await pair.state.own(task, owner=owner, ttl_seconds=_TTL_SECONDS)

@@ -1,0 +1,106 @@
+"""What is done each minute, whatever happened before: calls for what is due, looks at queues and sides, and telling."""
+
+from __future__ import annotations
+
+import msgspec
+from azure.storage.queue import QueueMessage
+
+from federation.errors import RetryLater
+from federation.payloads import Malformed
+from federation.payloads.event_grid import decode_queue_text, parse
+from federation.sources.build import blob_scope
+from federation.sources.common import Tell, ask_scans
+from federation.telemetry import logger
+from function_app.pair import FunctionPair
+from function_app.process import QUEUE, Process
+from operations import heartbeat
+
+_MINUTE_US = 60_000_000
+_SLOW_US = 10_000_000
+"""A message that waits longer than this counts as waiting: those of a busy moment are taken within seconds."""
+_HIDDEN_SECONDS = 3600
+"""How long what is left in the poison queue for a person is not looked at again."""
+_log = logger("fedplane.functions")
+
+
+async def sweep(process: Process) -> None:
+    """All pairs, one after the other; what cannot be done for one now keeps nothing else from being done."""
+    async for pair in process.pairs():
+        for step in (_state, _call, _sides, _poison, _queue):
+            try:
+                await step(pair, process)
+            except RetryLater as error:
+                _log.warning("not done in this sweep", pair=pair.name, step=step.__name__, error=str(error))
+    await process.publish(await process.levels())
+
+
+async def _state(pair: FunctionPair, _: Process) -> None:
+    """Has it been emptied, or gone back? Processes that are gone are forgotten."""
+    await pair.notice_lost_state()
+    await pair.lost_marks.begin()
+    await pair.lost_marks.look()
+    await heartbeat.forget_old(pair.state, pair.clock.now_us())
+
+
+async def _call(pair: FunctionPair, _: Process) -> None:
+    """Ring for every shard that holds something due before the next sweep, and have one shard a minute tidied."""
+    now_us = pair.clock.now_us()
+    for shard, due_us in (await pair.state.waiting()).items():
+        wait_us = max(0, due_us - now_us)
+        if wait_us < _MINUTE_US:
+            await pair.bells.call(shard, delay_seconds=-(-wait_us // 1_000_000))
+    await pair.bells.call(now_us // _MINUTE_US % pair.state.shards, tidy=True)
+
+
+async def _sides(pair: FunctionPair, _: Process) -> None:
+    await pair.look_at_sides()
+
+
+async def _queue(pair: FunctionPair, process: Process) -> None:
+    """Say how the queue of events is: it is empty, or its oldest message tells how far behind we are; the app's own word."""
+    tell = Tell(QUEUE)
+    if pair.settings.blob.events.queue_url:
+        try:
+            count, since_us = await process.queues.waiting(pair.settings)
+        except RetryLater as error:
+            tell.down(error)
+        else:
+            tell.connected = True
+            tell.behind = count > 0 and (since_us is None or pair.clock.now_us() - since_us > _SLOW_US)
+            tell.newest_us = since_us or 0
+    await pair.say("functions", {QUEUE: tell.as_dict()} if pair.settings.blob.events.queue_url else {})
+
+
+async def _poison(pair: FunctionPair, process: Process) -> None:
+    """Take back what the host gave up on: what can be read is marked, the rest is kept with its reason where status sees it."""
+    functions = process.config.functions
+    if pair.settings.blob.events.queue_url:
+        for message in await process.queues.poisoned(pair.settings, hidden_seconds=_HIDDEN_SECONDS):
+            if not _is_letter(message):
+                await _take_back(pair, process, message)
+                await process.queues.forget_poisoned(pair.settings, message)
+    for queue in (functions.doorbell_queue, functions.reconcile_queue):
+        if await process.queues.drop_poisoned(queue):
+            _log.error("calls were given up on by the host; the sweep called again", queue=queue)
+
+
+async def _take_back(pair: FunctionPair, process: Process, message: QueueMessage) -> None:
+    text = str(message.content)
+    try:
+        parsed = parse(decode_queue_text(text), blob_scope(pair.settings))
+    except Malformed as fault:
+        await process.bury(pair, str(fault), text.encode(errors="surrogateescape"))
+        return
+    _log.warning("a message was given up on by the host; it is marked now", pair=pair.name)
+    await ask_scans(parsed, pair.gap)
+    if parsed.changes:
+        await pair.mark(parsed.changes)
+
+
+def _is_letter(message: QueueMessage) -> bool:
+    """Whether ``fedplane run`` put it there, whole and with its reason, for a person."""
+    try:
+        told = msgspec.json.decode(str(message.content))
+    except (msgspec.DecodeError, UnicodeError):
+        return False
+    return isinstance(told, dict) and {"reason", "at_us", "message_id"} <= told.keys()

@@ -1,0 +1,109 @@
+"""The deployment templates fit each other and the app. They are not compiled here: that needs the bicep compiler."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from federation.function_settings import FunctionSettings
+from federation.settings import Settings, load
+
+INFRA = Path(__file__).resolve().parents[2] / "infra"
+TEMPLATES = sorted(INFRA.rglob("*.bicep"))
+_PARAM = re.compile(r"^param (\w+) [\w\[\]]+( =)?", re.MULTILINE)
+_OUTPUT = re.compile(r"^output (\w+) ", re.MULTILINE)
+_MODULE = re.compile(r"^module (\w+) '([^']+)' = \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_GIVEN = re.compile(r"^    (\w+): ", re.MULTILINE)
+_GUID = re.compile(r"'([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'")
+
+
+def _code(file: Path) -> str:
+    return re.sub(r"(?<!:)//.*", "", file.read_text())
+
+
+def _params(file: Path) -> dict[str, bool]:
+    """Names, and whether each must be given."""
+    if file.suffix == ".json":
+        return {name: "defaultValue" not in one for name, one in json.loads(file.read_text())["parameters"].items()}
+    return {name: not default for name, default in _PARAM.findall(_code(file))}
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+def test_brackets_close_and_parameters_are_used(file: Path) -> None:
+    """What is opened is closed; what is asked for is used; no secret has a default."""
+    text = _code(file)
+    for opening, closing in ("{}", "[]", "()"):
+        assert text.count(opening) == text.count(closing), opening
+    assert text.count("'") % 2 == 0
+    for name in _params(file):
+        assert len(re.findall(rf"\b{name}\b", text)) > 1, name
+    assert not re.search(r"@secure\(\)\nparam \w+ string =", text)
+
+
+def test_every_module_is_there_and_is_given_what_it_asks_for() -> None:
+    """By name; what is read of a module is one of its outputs."""
+    main = _code(INFRA / "main.bicep")
+    modules = {name: (INFRA / path, body) for name, path, body in _MODULE.findall(main)}
+    assert {path.name for path, _ in modules.values()} == {file.name for file in (INFRA / "modules").iterdir()} | {"alerts.json"}
+    for path, body in modules.values():
+        asked = _params(path)
+        given = set(_GIVEN.findall(body.partition("params: {")[2]))
+        assert {name for name, required in asked.items() if required} <= given <= asked.keys(), path
+    for name, output in re.findall(r"\b(\w+)\.outputs\.(\w+)", main):
+        assert output in _OUTPUT.findall(modules[name][0].read_text()), (name, output)
+
+
+def test_the_parameters_file_gives_what_has_no_default() -> None:
+    """And nothing else."""
+    given = json.loads((INFRA / "main.parameters.json").read_text())["parameters"].keys()
+    asked = _params(INFRA / "main.bicep")
+    assert {name for name, required in asked.items() if required} <= given <= asked.keys()
+
+
+def test_roles_are_those_that_are_meant() -> None:
+    """By their ids (facts/azure.md 9.3): nothing like Owner or Contributor of a scope."""
+    known = {
+        "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+        "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
+        "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
+        "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+        "c6a89b2d-59bc-44d0-9896-0f6e12d7b80a": "Storage Queue Data Message Sender",
+        "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
+        "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
+    }
+    assert {role for file in TEMPLATES for role in _GUID.findall(_code(file))} == known.keys()
+
+
+def test_queues_are_those_that_the_app_listens_to() -> None:
+    """The app's own have the names of the settings' defaults."""
+    text = (INFRA / "modules" / "storage.bicep").read_text()
+    defaults = FunctionSettings()
+    for name in (defaults.doorbell_queue, defaults.reconcile_queue):
+        assert f"'{name}'" in text
+    assert f"{defaults.event_connection}__queueServiceUri" in (INFRA / "modules" / "app.bicep").read_text()
+
+
+def test_app_settings_make_the_settings_whole(tmp_path: Path) -> None:
+    """With the file that infra/README.md tells to write, the app settings of the template are read without a complaint."""
+    file = tmp_path / "federation.toml"
+    file.write_text("""
+[[pair]]
+name = "datasets"
+[pair.blob]
+account_url = "https://acct.blob.core.windows.net"
+container = "datasets"
+[pair.vast]
+endpoint = "https://vast.example"
+bucket = "datasets"
+access_key_env = "VAST_ACCESS_KEY"
+secret_key_env = "VAST_SECRET_KEY"
+""")
+    told = re.findall(r"^  ([A-Z]\w+__\w+): (.+)$", (INFRA / "modules" / "app.bicep").read_text(), re.MULTILINE)
+    environment = {name: re.sub(r"\$\{[^}]+\}", "https://x.example/", value.strip("'")) for name, value in told}
+    read: Settings = load(file, {name: value for name, value in environment.items() if name.startswith("FEDERATION__")})
+    assert read.redis.auth == "entra"
+    assert read.metrics.azure_entra
+    assert read.pair[0].blob.events.queue_url.startswith("https://")
