@@ -1,19 +1,25 @@
 """The VAST side (facts/vast.md 3 and 4): one bucket and a prefix in it, over S3.
 
-One request is one request: no retries, no hidden HEADs. Path style, no checksum trailers. What the server does with conditions is
-probed, never assumed.
+One request is one request: no SDK retries, no hidden HEADs; botocore's signer signs them. Path style, no checksum trailers. What
+the server does with conditions is probed, never assumed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError
 
 from federation import metadata as mapping
-from federation.errors import NotPresent, Park, Reobserve, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
 from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
 from federation.ports import Capabilities, WriteResult
@@ -22,7 +28,6 @@ from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
 from federation.stores.pages import Page, parse_s3_page
 from federation.stores.probe import WRONG_ETAG, Probe
-from federation.stores.sigv4 import UNSIGNED, Signer, sha256_hex
 from federation.stores.tags import parse_tags, tags_body
 from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
 
@@ -32,6 +37,22 @@ PAGE_SIZE = 1_000
 _WRITE_TRIES = 3
 _HASHED_ASIDE_BYTES = 1024**2
 """Larger bodies are hashed in a thread: the event loop has leases to keep."""
+_SHA256 = "fedplane_sha256"
+
+
+class _Signer(S3SigV4Auth):
+    """botocore's, but for a payload's hash that is known already."""
+
+    def payload(self, request: AWSRequest) -> str:
+        """SHA-256 of the body in hex, or the word for an unsigned one."""
+        known: str | None = request.context.get(_SHA256)
+        return known or str(super().payload(request))
+
+
+def signing_fault(error: BaseException) -> FederationError:
+    """What a failure to sign means: without a signature nothing can be asked. The text never holds the library's own."""
+    text = f"a request to VAST cannot be signed: {type(error).__name__}. Check the access key and the secret key."
+    return Halt(text, reason="credentials_refused", side=Side.VAST)
 
 
 class VastS3Store(HttpStore):
@@ -59,12 +80,10 @@ class VastS3Store(HttpStore):
         """
         super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, map_tags=map_tags, now_us=now_us)
         self._bucket: Final = bucket
-        parts = urlsplit(endpoint)
-        self._origin: Final = f"{parts.scheme}://{parts.netloc}"
-        self._path: Final = f"{parts.path.rstrip('/')}/{quote(bucket)}"
-        self._place = f"{self._origin}{self._path}"
-        self._plain: Final = parts.scheme == "http"
-        self._signer: Final = Signer(endpoint, access_key, secret_key, region)
+        self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
+        self._place = self._bucket_url
+        self._plain: Final = endpoint.lower().startswith("http:")
+        self._signer: Final = _Signer(Credentials(access_key, secret_key), "s3", region)
 
     # ------------------------------------------------------------------------------------------------------------- writes
 
@@ -200,18 +219,21 @@ class VastS3Store(HttpStore):
             raise Reobserve("the source changed while it was copied", reason="precondition", key=source_key, side=self.side)
 
     async def _authorised(self, request: Request) -> tuple[str, Mapping[str, str]]:
-        path = f"{self._path}/{wire.url_path(request.name)}" if request.name else self._path
-        query = urlencode(request.query, quote_via=quote, safe="") if request.query else ""
-        headers = request.headers or {}
-        signed = self._signer.signed(request.method, path, query, headers, await self._payload(request.body or b"", headers))
-        return f"{self._origin}{path}?{query}" if query else f"{self._origin}{path}", signed
-
-    async def _payload(self, body: bytes, headers: Mapping[str, str]) -> str:
-        if "Content-MD5" in headers and not self._plain:
-            return UNSIGNED  # covered by Content-MD5 and the channel
-        if len(body) > _HASHED_ASIDE_BYTES:
-            return await asyncio.to_thread(sha256_hex, body)
-        return sha256_hex(body)
+        url = f"{self._bucket_url}/{wire.url_path(request.name)}" if request.name else self._bucket_url
+        if request.query:
+            url = f"{url}?{urlencode(request.query, quote_via=quote, safe='')}"
+        body = request.body or b""
+        signed = AWSRequest(request.method, url, headers=dict(request.headers or {}), data=body)
+        if "Content-MD5" in signed.headers:
+            # Over TLS the body is covered by Content-MD5 and the channel; over plain HTTP botocore signs its hash all the same.
+            signed.context["payload_signing_enabled"] = False
+            if self._plain and len(body) > _HASHED_ASIDE_BYTES:
+                signed.context[_SHA256] = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+        try:
+            self._signer.add_auth(signed)
+        except BotoCoreError as error:
+            raise signing_fault(error) from None
+        return url, dict(signed.headers.items())
 
     async def _pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_SIZE)}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import aiohttp
 import azure.core.exceptions
 import azure.identity
+import botocore.exceptions
 import pytest
 from azure.storage.blob import StorageErrorCode
 from botocore.loaders import Loader
@@ -20,6 +21,7 @@ from federation.rules.parking import REASONS, parking
 from federation.stores import codes, faults
 from federation.stores.azure_auth import token_fault
 from federation.stores.lane import network_fault
+from federation.stores.vast_s3 import signing_fault
 from federation.sync.outcome import NOT_THE_KEYS_FAULT
 from tests.unit import parked_document
 
@@ -85,8 +87,9 @@ def _classes(module: object) -> list[type[BaseException]]:
         (aiohttp, lambda error: network_fault(Side.BLOB, error)),
         (azure.core.exceptions, token_fault),
         (azure.identity, token_fault),
+        (botocore.exceptions, signing_fault),
     ],
-    ids=["aiohttp", "azure-core", "azure-identity"],
+    ids=["aiohttp", "azure-core", "azure-identity", "botocore"],
 )
 def test_every_exception_class_of_a_library_is_translated(module: object, translate: object) -> None:
     """Each class becomes one of ours with a reason, without the library's own text, which may hold a URL or a secret."""
