@@ -24,6 +24,8 @@ ROUNDS = 4
 """Times one claim looks again after a failed precondition before the key goes back to the queue."""
 
 
+_ONE_LOOK_SECONDS = 1.0
+"""Longer than this between the looks at both sides, a file may have come with a time of its own, older than the first look."""
 _WRITES = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 
 
@@ -196,18 +198,38 @@ async def _with_small_content(ctx: PairContext, scene: Scene, side: Side, here: 
 async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     hint, key = claim.hint, claim.hint.key
     scene = await _scene(ctx, lease, claim)
+    began = ctx.clock.monotonic_seconds()
     scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    took_seconds = ctx.clock.monotonic_seconds() - began
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
     scene.base = recovered(scene.base, claim.intent, scene)
     await _require_quiet(ctx, scene, hint)
     await _settle_doubt(ctx, scene, hint)
     decision = await decide_with_hashes(ctx, scene)
+    if decision.action is Action.ADOPT and not await _at_one_moment(ctx, scene, took_seconds):
+        raise Reobserve("the sides were equal, but not at one moment", reason="moving", key=key)
     held = _held_for(decision, claim.held)
     decision, scene.delete_released = _verdict(decision, held)
     scene.delete_held = held is not None
     return Synced(decision, await apply(ctx, scene, decision))
+
+
+async def _at_one_moment(ctx: PairContext, scene: Scene, took_seconds: float) -> bool:
+    """Whether both sides held what was seen at one moment: what is adopted no conditional write proves (rule 5).
+
+    They are looked at one after the other. If VAST's version may be younger than the look at Blob, Blob is asked again: its ETags
+    never come back, so the same one stood all the while.
+    """
+    blob, vast = scene.blob, scene.vast
+    if isinstance(blob, Absent) or isinstance(vast, Absent):
+        return True
+    modified = vast.version.modified
+    if took_seconds < _ONE_LOOK_SECONDS and modified.at_us + modified.precision_us <= scene.vast_as_of_us:
+        return True
+    now = await observe(ctx.stores[Side.BLOB], scene.key, Hint(scene.key, 0))
+    return isinstance(now, Present) and now.version.etag == blob.version.etag
 
 
 def _recall_delete(scene: Scene, held: Held | None) -> None:

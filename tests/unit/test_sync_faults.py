@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from federation.errors import RetryLater
-from federation.model import Change, Metadata, Mode, Side, Source
+from federation.model import Change, Metadata, Mode, Present, Side, Source
 from federation.progress import DeleteBudget, Held
 from federation.rules.decision import Action, Reason
 from federation.sync.apply import DeleteHeld
@@ -239,3 +239,26 @@ async def _work_and_hold(world: World) -> list[str]:
             await world.state.settle(lease, claim.hint.key, claim.hint.generation, synced.base)
     await world.state.release(lease)
     return [one.key for one in await world.state.held()]
+
+
+async def test_sides_equal_at_different_moments_are_not_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the looks at Blob and at VAST both users write: the last write holds, though what was seen was equal."""
+    world = World()
+    await world.write(Side.BLOB, "a", "same")
+    await world.write(Side.VAST, "a", "first")
+    look = world.raw[Side.VAST].head
+
+    async def meanwhile(key: str) -> Present:
+        monkeypatch.undo()
+        await world.write(Side.BLOB, "a", "second")
+        world.later(2)
+        await world.write(Side.VAST, "a", "same")
+        world.later(10)
+        return await look(key)
+
+    monkeypatch.setattr(world.raw[Side.VAST], "head", meanwhile)
+    await world.step()
+    world.later()
+    await world.step()
+
+    assert await world.both("a") == ("same", "same")
