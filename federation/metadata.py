@@ -166,9 +166,10 @@ def encode_name(name: str, side: Side) -> str:
     """*side*'s form of a common name. Common names are lower-case."""
     form, name = FORMS[side], name.lower()
     stored = ""
+    seen: dict[int, bool] = {}
     for position in reversed(range(len(name))):
         char, legal = name[position], form.legal_at(position)
-        if char == _HYPHEN and _escape(form.hyphen + stored, 0, form, legal) is None:
+        if char == _HYPHEN and _escape(form.hyphen + stored, 0, form, legal, seen if position else {}) is None:
             char = form.hyphen
         elif char == _HYPHEN or char not in legal:
             char = f"{form.hyphen}x{ord(char):02x}{form.hyphen}"
@@ -180,31 +181,40 @@ def decode_name(name: str, side: Side) -> str:
     """Inverse of ``encode_name``. Only what it would have escaped counts as an escape."""
     form, name = FORMS[side], name.lower()
     parts: list[str] = []
+    seen: dict[int, bool] = {}
     at = 0
     while at < len(name):
-        escape = _escape(name, at, form, form.legal_at(at)) if name[at] == form.hyphen else None
+        escape = _escape(name, at, form, form.legal_at(at), seen if at else {}) if name[at] == form.hyphen else None
         char, end = escape or (_HYPHEN if name[at] == form.hyphen else name[at], at + 1)
         parts.append(char)
         at = end
     return "".join(parts)
 
 
-def _escape(text: str, at: int, form: Form, legal: frozenset[str]) -> tuple[str, int] | None:
+def _escape(text: str, at: int, form: Form, legal: frozenset[str], seen: dict[int, bool]) -> tuple[str, int] | None:
     """The character that an escape at the hyphen *at* stands for, and where it ends; None where the hyphen is only a hyphen.
 
-    An escaped hyphen is one that would begin an escape if it were written plainly, which the same rule tells.
+    An escaped hyphen is one that would begin an escape if it were written plainly, which the same rule tells. *seen* keeps that
+    by the distance from the end of the text, else a name of many escaped hyphens would cost the square of its length.
     """
     found: tuple[str, int] | None = None
-    while code := _CODE.match(text, at + 1):
+    passed: list[int] = []
+    good: bool | None = None
+    while good is None:
+        passed.append(len(text) - at)
+        code = _CODE.match(text, at + 1)
+        if code is None or not text.startswith(form.hyphen, code.end()):
+            good = False
+            break
         value = int(code[1], 16)
-        if not text.startswith(form.hyphen, code.end()) or value > sys.maxunicode or code[1] != f"{value:02x}":
-            return None
-        char = chr(value)
-        found = found or (char, code.end() + 1)
-        if char != _HYPHEN:
-            return None if char in legal or char != char.lower() else found
-        at = code.end()
-    return None
+        if value > sys.maxunicode or code[1] != f"{value:02x}":
+            good = False
+            break
+        char, at = chr(value), code.end()
+        found = found or (char, at + 1)
+        good = seen.get(len(text) - at) if char == _HYPHEN else char not in legal and char == char.lower()
+    seen.update(dict.fromkeys(passed, good))
+    return found if good else None
 
 
 def encode_value(value: str) -> str:

@@ -330,3 +330,22 @@ def test_key_digest_is_short_and_stable() -> None:
     assert metadata.key_digest("a/key") == metadata.key_digest("a/key")
     assert re.fullmatch(r"[0-9a-f]{16}", metadata.key_digest("a/key"))
     assert metadata.key_digest("a/key") != metadata.key_digest("a/kez")
+
+
+@pytest.mark.parametrize("side", list(Side), ids=str)
+def test_a_name_of_many_escapes_costs_no_more_than_its_length(monkeypatch: pytest.MonkeyPatch, side: Side) -> None:
+    """8 KB of escaped hyphens blocked the engine for seconds, as the square of the length (found by fuzzing)."""
+    looks = 0
+    code = metadata._CODE
+
+    class Counting:
+        def match(self, text: str, at: int) -> re.Match[str] | None:
+            nonlocal looks
+            looks += 1
+            return code.match(text, at)
+
+    monkeypatch.setattr(metadata, "_CODE", Counting())
+    name = "x2d-" * 500
+    stored = metadata.encode_name(name, side)
+    assert metadata.decode_name(stored, side) == name
+    assert looks <= 2 * (len(name) + len(stored))
