@@ -2,7 +2,7 @@
 
 python bench/scan_end_to_end.py [keys] [--s3 moto]     200,000 take some minutes to be written first
 
-The S3 server is versitygw where ``make full-stack`` installed it: moto goes through all keys for each page of a listing.
+The S3 server is versitygw where ``make full-stack`` installed it, its objects files: moto goes through all keys for each page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,13 +51,27 @@ def stores_of(info: StackInfo) -> dict[Side, ObjectStore]:
     }
 
 
+def key_of(number: int) -> str:
+    """In folders of a thousand."""
+    return f"dir-{number // 1000:05d}/file-{number:09d}.bin"
+
+
+def fill_as_files(bucket: Path, keys: int) -> None:
+    """Small objects, written as over NFS: much sooner done than by as many requests."""
+    for number in range(keys):
+        file = bucket / key_of(number)
+        if number % 1000 == 0:
+            file.parent.mkdir()
+        file.write_bytes(b"%d" % number)
+
+
 async def fill(store: ObjectStore, keys: int) -> None:
-    """Small objects, in folders of a thousand."""
+    """Small objects."""
     numbers = iter(range(keys))
 
     async def lane() -> None:
         for number in numbers:
-            key = f"dir-{number // 1000:05d}/file-{number:09d}.bin"
+            key = key_of(number)
             await store.put(key, b"%d" % number, Metadata(), stamp=None, expected_etag=None)
 
     await asyncio.gather(*(lane() for _ in range(LANES)))
@@ -172,7 +187,10 @@ async def measure(info: StackInfo, keys: int, state: RedisState) -> None:
     """Write, agree, each part alone, then the scans."""
     servers, stores = Servers(info), stores_of(info)
     for side, store in stores.items():
-        await servers.timed(f"written on {side}", keys, lambda store=store: fill(store, keys))  # type: ignore[misc]
+        if side is Side.VAST and info.s3_posix_dir:
+            await asyncio.to_thread(fill_as_files, Path(info.s3_posix_dir) / info.bucket, keys)
+        else:
+            await servers.timed(f"written on {side}", keys, partial(fill, store, keys))
     names = await agree(stores, state)
 
     async def listed(side: Side) -> None:
@@ -184,7 +202,7 @@ async def measure(info: StackInfo, keys: int, state: RedisState) -> None:
             await state.bases(names[at : at + BATCH])
 
     for side in Side:
-        await servers.timed(f"listing {side} alone, one pass", keys, lambda side=side: listed(side))  # type: ignore[misc]
+        await servers.timed(f"listing {side} alone, one pass", keys, partial(listed, side))
     await servers.timed("base look-ups alone", keys, looked_up)
     for store in stores.values():
         await store.close()

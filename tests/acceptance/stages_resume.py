@@ -34,7 +34,7 @@ class Saved:
 
 def scan_resumed(results: Results) -> None:
     """A whole scan, as one range and then in several, is killed after a save: it goes on from there, and misses no key."""
-    keys, kills = (3_600, 1) if results.quick else (60_000, 5)
+    keys, kills = (3_600, 1) if results.quick else (20_000, 4)
     settings = {
         "FEDERATION__RECONCILE__RANGE_ROWS": str(keys // 3),
         "FEDERATION__RECONCILE__QUIET_SECONDS": "0",
