@@ -36,8 +36,8 @@ from federation.telemetry import DECISION_LOGGER, logger
 
 _T = TypeVar("_T")
 _log = logger("fedplane.worker")
-_CLAIM_AT_ONCE = 16
-_NEWEST = 4
+_CLAIM_AT_ONCE = 8
+_NEWEST = 2
 """So many of each claim are the changes that came due last: a fresh one waits for a round of the shards, not for a backlog."""
 _SWEEP_SECONDS = 600.0
 """How often what is left of large transfers is looked for."""
