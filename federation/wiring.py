@@ -64,7 +64,8 @@ class WakingSink:
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As ``State.mark``."""
         result = await self._state.mark(changes)
-        self._worker.wake_changes(changes)
+        if result.marked:  # echoes of our own writes are no reason to look anywhere
+            self._worker.wake_changes(changes)
         return result
 
 

@@ -40,7 +40,8 @@ class Gathered:
     async def _travel(self) -> None:
         while self._waiting:
             await asyncio.sleep(0)  # whoever is ready now comes along
-            batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+            wanted = [one for one in self._waiting if not one[1].done()]  # not of callers that were cancelled meanwhile
+            batch, self._waiting = wanted[:AT_ONCE], wanted[AT_ONCE:]
             if not batch:
                 return  # the other trip took it
             try:

@@ -41,6 +41,9 @@ class FairPool:
     async def room(self, size: int, *, of: str = "", bulk: bool = False) -> Room:
         """Wait for *size* units in flow *of*; the caller closes what it gets."""
         size = min(size, self.bulk_total if bulk else self.total)
+        if not any(self._flows.values()) and self._fits(size, bulk=bulk):
+            self._hold(size, bulk=bulk)
+            return Room(self, size, bulk=bulk)
         waiter = _Waiter(size, asyncio.get_running_loop().create_future(), bulk)
         queue = self._flows.setdefault(of, deque())
         queue.append(waiter)
@@ -72,6 +75,14 @@ class FairPool:
         self._bulk_held -= size if bulk else 0
         self._grant()
 
+    def _fits(self, size: int, *, bulk: bool) -> bool:
+        """Whether a request of *size* can be granted now."""
+        return (not bulk or self._bulk_held + size <= self.bulk_total) and (size <= self.free or self.free >= self.total)
+
+    def _hold(self, size: int, *, bulk: bool) -> None:
+        self.free -= size
+        self._bulk_held += size if bulk else 0
+
     def _grant(self) -> None:
         """Serve the flows in turn; one that was served goes to the end."""
         held_up = 0
@@ -93,8 +104,7 @@ class FairPool:
                 return
             queue.popleft()
             held_up = 0
-            self.free -= waiter.size
-            self._bulk_held += waiter.size if waiter.bulk else 0
+            self._hold(waiter.size, bulk=waiter.bulk)
             waiter.turn.set_result(None)
 
 

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from federation.errors import RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.progress import DeleteBudget, TransferRecord
+from federation.progress import DeleteBudget, MarkResult, TransferRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
@@ -25,6 +26,7 @@ from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.ready import ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
+from federation.wiring import WakingSink
 from tests.simulation.loop import SimLoop
 
 LATENCY_SECONDS = 0.02
@@ -234,6 +236,15 @@ def test_announced_shards_come_first_every_other_time() -> None:
     assert [ready.take() for _ in range(7)] == [3, 0, 7, 1, 8, 2, None]
     ready.add(5)
     assert [ready.take(), ready.take()] == [5, None]
+
+
+@pytest.mark.parametrize(("marked", "woken"), [(0, []), (1, ["k"])], ids=["echoes only", "news"])
+async def test_echoes_wake_nobody(marked: int, woken: list[str]) -> None:
+    """A bulk load's own echoes put no shard first; one change that is news does."""
+    state, worker = MagicMock(spec=MemoryState), MagicMock(spec=Worker)
+    state.mark.return_value = MarkResult(marked=marked, echoes=1 - marked)
+    await WakingSink(state, worker).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
+    assert [change.key for call in worker.wake_changes.call_args_list for change in call.args[0]] == woken
 
 
 async def test_units_go_to_the_flows_in_turn() -> None:

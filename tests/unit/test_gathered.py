@@ -54,9 +54,12 @@ async def test_a_broken_round_trip_is_told_to_all_on_it_and_to_nobody_else() -> 
     while not server.trips:
         await asyncio.sleep(0)
     lost[2].cancel()
+    never_sent = asyncio.create_task(gathered.reply((8,)))
     later = asyncio.create_task(gathered.reply((6,)))
+    asyncio.get_running_loop().call_soon(never_sent.cancel)
     server.answers.set()
     assert await later == 6
+    assert server.trips == [[2, -1, 4], [6]]
     with pytest.raises(ConnectionError):
         await lost[0]
     with pytest.raises(ConnectionError):
