@@ -85,13 +85,8 @@ def _fuzz(target: str, inputs: int, seed: int, findings: str) -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, text in enumerate(seeds()[target]):
             (Path(corpus) / str(number)).write_bytes(text)
-        flags = [
-            f"-runs={inputs}",
-            f"-seed={seed}",
-            f"-max_len={_BYTES.get(target, MOST_BYTES)}",
-            f"-artifact_prefix={findings}/",
-            "-len_control=0",
-        ]
+        most = _BYTES.get(target, MOST_BYTES)
+        flags = [f"-runs={inputs}", f"-seed={seed}", f"-max_len={most}", f"-artifact_prefix={findings}/", "-len_control=0"]
         atheris.Setup([sys.argv[0], *flags, corpus], one, custom_mutator=mutate)
         atheris.Fuzz()
 
