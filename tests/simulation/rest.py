@@ -83,7 +83,9 @@ class Rest:
         if verdict == "released":
             world.oracle.released.update(keys)
         else:
-            world.oracle.rejected.update({(key, state._held[key].delete_on): now for key in keys})
+            # Of what neither side holds any more nothing is left to keep.
+            there = {key for key in keys if any(key in server.objects for server in world.servers.values())}
+            world.oracle.rejected.update({(key, state._held[key].delete_on): now for key in there})
         process = next(iter(world.processes.values()))
         state._clock = process.clock
         world.note(f"operator: {verdict} {keys}")
