@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from azure.functions.timer import TimerRequest
 
-from federation.progress import UNION_NOTE, Lease
+from federation.progress import GAP_NOTE, UNION_NOTE, Lease
 from federation.settings import load
 from function_app.bells import Call
+from reconciler import wanted
 from tests.unit.function_lab import App, LabState, call, decoded, fresh_app, message
 
 
@@ -100,3 +101,63 @@ async def test_instances_need_a_redis_that_they_share(app: App, monkeypatch: pyt
     assert await app.health() == (503, {"status": "unavailable", "reason": "missing_secret"})
     monkeypatch.setenv("AzureWebJobsStorage", "AccountName=acct")
     assert await app.health() == (503, {"status": "unavailable", "reason": "bad_settings"})
+
+
+# ----------------------------------------------------------------------------------------------------------------------- scans
+
+
+async def _due(app: App) -> list[dict[str, str]]:
+    """What ``reconcile_start`` calls for, by pair and prefix, of the first pair."""
+    app.sent.clear()
+    await call("reconcile_start", TimerRequest())
+    told = [json.loads(text) for queue, text, _ in app.sent if queue == "fedplane-reconcile"]
+    return [one for one in told if one["pair"] == "one"]
+
+
+async def test_a_scan_is_due_until_one_was_whole(app: App) -> None:
+    """Then when somebody wishes for one, of the part that is wished for, and when the state went back."""
+    app.halted = False
+    whole = {"pair": "one", "prefix": ""}
+    assert await _due(app) == [whole]
+    await call("reconcile_range", func.QueueMessage(body=json.dumps(whole).encode()))
+    assert await _due(app) == []
+    state = app.states["one"]
+    await wanted.ask(state, "dir/", now_us=1)
+    assert await _due(app) == [{"pair": "one", "prefix": "dir/"}]
+    await call("reconcile_range", func.QueueMessage(body=b'{"pair": "one", "prefix": "dir/"}'))
+    assert await _due(app) == []
+    await state.put_note(GAP_NOTE, str(2**60).encode())
+    assert await _due(app) == [whole]
+
+
+async def test_what_a_scan_finds_is_applied(app: App) -> None:
+    """A blob that no event told of is on VAST when the scan's function ends, or called for."""
+    app.halted = False
+    await app.put("unseen")
+    await call("reconcile_range", func.QueueMessage(body=b'{"pair": "one", "prefix": ""}'))
+    assert (app.arrived(), await app.dirty()) == ({"unseen"}, 0)
+
+
+async def test_of_a_scan_that_is_not_written_down_there_is_one(app: App) -> None:
+    """While another invocation does it, a second call ends at once."""
+    app.halted = False
+    await app.put("unseen")
+    state = app.states["one"]
+    assert await state.own("functions/scan/", owner="other", ttl_seconds=60)
+    await call("reconcile_range", func.QueueMessage(body=b'{"pair": "one", "prefix": ""}'))
+    assert app.arrived() == set()
+    await state.disown("functions/scan/", owner="other")
+    await call("reconcile_range", func.QueueMessage(body=b'{"pair": "one", "prefix": ""}'))
+    assert app.arrived() == {"unseen"}
+
+
+async def test_more_shards_than_one_invocation_takes_are_called_for(app: App) -> None:
+    """So that other instances help; answered, all of it is applied."""
+    app.halted = False
+    for number in range(40):
+        await app.put(f"k{number}")
+    await call("reconcile_range", func.QueueMessage(body=b'{"pair": "one", "prefix": ""}'))
+    assert app.sent
+    for _, text, _ in list(app.sent):
+        await call("doorbell", func.QueueMessage(body=text.encode()))
+    assert (len(app.arrived()), await app.dirty()) == (40, 0)
