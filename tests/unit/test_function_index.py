@@ -107,7 +107,12 @@ secret_key_env = "S"
 bootstrap = ["b:9092"]
 topic = "t"
 """)
-    begin = "import importlib, sys\nmodule = importlib.import_module('function_app')\nfunctions = module.app.get_functions()\n"
+    begin = """
+import importlib, socket, sys
+socket.socket.connect = lambda *_: sys.exit("the network was asked for")
+module = importlib.import_module('function_app')
+functions = module.app.get_functions()
+"""
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", begin + code],
         cwd=ROOT,
@@ -120,7 +125,7 @@ topic = "t"
 
 
 def test_the_worker_finds_one_app_with_light_imports(tmp_path: Path) -> None:
-    """From the app's root: the package wins over the shim, holds one FunctionApp, and indexing imports no SDK of a service."""
+    """From the app's root: the package wins over the shim, holds one FunctionApp; indexing imports no SDK and asks no network."""
     file, apps, count, heavy = _indexed(
         tmp_path,
         """
