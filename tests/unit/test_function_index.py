@@ -69,6 +69,31 @@ def test_each_pair_has_the_function_of_its_queue() -> None:
     assert found == {"event_grid_queue_one": ("a", "OWN"), "event_grid_queue_two": ("b", "FEDERATION_QUEUE")}
 
 
+def test_the_host_may_read_the_topic() -> None:
+    """As a member of a group, with the app settings that hold user and password, and again after a failure."""
+    events = {
+        "bootstrap": ["a:9092", "b:9092"],
+        "topic": "t",
+        "security_protocol": "SASL_SSL",
+        "sasl_username_env": "U",
+        "sasl_password_env": "P",
+    }
+    settings = _settings(vast={"events": events}, functions={"vast_events": "kafka_trigger"})
+    [found] = [one for one in index(settings) if one.get_function_name() == "vast_events"]
+    trigger = json.loads(found.get_function_json())["bindings"][0]
+    told = {name: trigger[name] for name in ("type", "brokerList", "topic", "consumerGroup", "protocol", "username", "password")}
+    assert told == {
+        "type": "kafkaTrigger",
+        "brokerList": "a:9092,b:9092",
+        "topic": "t",
+        "consumerGroup": "fedplane-one",
+        "protocol": "SASLSSL",
+        "username": "%U%",
+        "password": "%P%",
+    }
+    assert (found.get_settings_dict("retry_policy") or {})["max_retry_count"] == "-1"
+
+
 def test_who_may_ask_is_said_by_the_bindings() -> None:
     """Health and the webhook, which asks for its own secret, are open; what shows names of objects needs a key."""
     levels = {
