@@ -51,6 +51,11 @@ class ShardWorker(Worker):
             event.set()
         return event is not None
 
+    @property
+    def draining(self) -> int:
+        """Shards that this process drains now."""
+        return len(self._draining)
+
     async def drain(self, shard: int, *, seconds: float, grace_seconds: float) -> Rest:
         """Work on what is due in *shard* until nothing is or *seconds* have passed; then *grace_seconds* for what is under way.
 

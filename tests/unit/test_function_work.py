@@ -11,8 +11,10 @@ import msgspec
 import pytest
 from azure.functions.timer import TimerRequest
 
+from federation.model import Change, Side, Source
 from federation.progress import GAP_NOTE, UNION_NOTE, Lease
 from federation.settings import load
+from function_app import calls
 from function_app.bells import Call
 from reconciler import wanted
 from tests.unit.function_lab import App, LabState, call, decoded, fresh_app, message
@@ -72,8 +74,8 @@ async def test_a_call_that_cannot_be_made_fails_no_mark(app: App) -> None:
     assert set(await state.waiting()) == {state.shard_of("a.txt")}
     app.cannot_send = False
     await call("sweep", TimerRequest())
-    calls = [msgspec.json.decode(text, type=Call) for _, text, _ in app.sent]
-    assert Call("one", state.shard_of("a.txt")) in calls
+    told = [msgspec.json.decode(text, type=Call) for _, text, _ in app.sent]
+    assert Call("one", state.shard_of("a.txt")) in told
 
 
 async def test_a_halted_pair_is_called_for_by_the_sweep_only(app: App) -> None:
@@ -82,6 +84,18 @@ async def test_a_halted_pair_is_called_for_by_the_sweep_only(app: App) -> None:
     assert (await app.dirty(), app.sent) == (1, [])
     await call("sweep", TimerRequest())
     assert [json.loads(text)["shard"] for _, text, _ in app.sent if "tidy" not in text] == [app.states["one"].shard_of("a.txt")]
+
+
+async def test_a_process_that_is_busy_puts_calls_back(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host takes 64 at a time; those that cannot be answered soon are for another instance."""
+    app.halted = False
+    await app.put()
+    state = app.states["one"]
+    await state.mark([Change("a.txt", Side.BLOB, Source.EVENT_GRID)])
+    monkeypatch.setattr(calls, "MOST_SHARDS", 0)
+    body = json.dumps({"pair": "one", "shard": state.shard_of("a.txt")}).encode()
+    await call("doorbell", func.QueueMessage(body=body))
+    assert (app.arrived(), len(app.sent)) == (set(), 1)
 
 
 async def test_a_call_of_another_version_is_dropped(app: App) -> None:
