@@ -26,11 +26,12 @@ async def answer(process: Process, body: bytes, during: Visit) -> None:
         return
     pair = await process.pair(call.pair)
     await pair.bells.answered(call)
-    if pair.worker.draining >= MOST_SHARDS:
-        # Its host took more calls than it can answer: put back, so that another instance, or one that is yet to come, takes it.
-        await pair.bells.ring(call.shard, later=True)
-    elif not pair.worker.poke(call.shard):
-        await pair.work_on(call.shard, during)
+    if not pair.worker.poke(call.shard):
+        if pair.worker.draining < MOST_SHARDS:
+            await pair.work_on(call.shard, during)
+        else:
+            # The host took more calls than can be answered: put back, so that another instance, or one yet to come, takes it.
+            await pair.bells.ring(call.shard, later=True)
     if call.tidy and await pair.ready():
         await pair.worker.tidy(call.shard)
 
