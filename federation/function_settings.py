@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,8 @@ class FunctionSettings(BaseModel):
     """The same for the queues that Event Grid fills, of pairs that name no ``connection_string_env``."""
     event_grid: bool = False
     """Whether Event Grid delivers to the function ``event_grid`` itself, without a queue between."""
+    vast_events: Literal["timer", "kafka_trigger"] = "timer"
+    """Who reads the topics: a function, for ``reading_seconds`` at a time, or the host, as a member of the group ``group_id``."""
     drain_seconds: Annotated[float, Field(gt=0, le=15)] = 10.0
     """How long an invocation that marked works on what it marked; Event Grid waits 30 s for it."""
     doorbell_seconds: Seconds = 120.0

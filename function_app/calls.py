@@ -13,6 +13,8 @@ from function_app.process import Process
 from function_app.scans import Part
 from function_app.visit import Visit
 
+MOST_SHARDS = 16
+"""That one process answers calls for at a time."""
 _T = TypeVar("_T")
 _log = logger("fedplane.functions")
 
@@ -25,7 +27,11 @@ async def answer(process: Process, body: bytes, during: Visit) -> None:
     pair = await process.pair(call.pair)
     await pair.bells.answered(call)
     if not pair.worker.poke(call.shard):
-        await pair.work_on(call.shard, during)
+        if pair.worker.draining < MOST_SHARDS:
+            await pair.work_on(call.shard, during)
+        else:
+            # The host took more calls than can be answered: put back, so that another instance, or one yet to come, takes it.
+            await pair.bells.ring(call.shard, later=True)
     if call.tidy and await pair.ready():
         await pair.worker.tidy(call.shard)
 

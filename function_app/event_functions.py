@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, List  # noqa: UP035 - as vast_records says
 
 import azure.functions as func
 
@@ -35,9 +35,43 @@ def blueprint(settings: Settings) -> func.Blueprint:
         made.function_name("event_grid")(made.event_grid_trigger("event")(event_grid))
     if any(pair.blob.change_feed.enabled for pair in settings.pair):
         made.function_name("change_feed")(made.timer_trigger("timer", EACH_MINUTE)(change_feed))
-    if any(pair.vast.events.bootstrap for pair in settings.pair):
+    if settings.functions.vast_events == "kafka_trigger":
+        _topics(made, settings)
+    elif any(pair.vast.events.bootstrap for pair in settings.pair):
         made.function_name("vast_events")(made.timer_trigger("timer", OFTEN, use_monitor=False)(vast_events))
     return made
+
+
+def _topics(made: func.Blueprint, settings: Settings) -> None:
+    """A function for each topic that the host reads. A batch that fails is tried again for as long as its instance lives."""
+    topics = {pair.vast.events.topic: pair for pair in settings.pair if pair.vast.events.bootstrap}
+    for topic, pair in topics.items():
+        events = pair.vast.events
+        trigger = made.kafka_trigger(
+            "records",
+            topic,
+            ",".join(events.bootstrap),
+            consumer_group=events.group_id.replace("{pair}", pair.name) or f"fedplane-{pair.name}",
+            protocol=events.security_protocol.replace("_", ""),
+            authentication_mode="PLAIN" if events.sasl_username_env else "NOTSET",
+            username=f"%{events.sasl_username_env}%" if events.sasl_username_env else None,
+            password=f"%{events.sasl_password_env}%" if events.sasl_password_env else None,
+            ssl_ca_location=events.ca_file or None,
+            cardinality="MANY",
+            data_type="BINARY",
+        )
+        retry = made.retry("fixed_delay", "-1", "00:00:05")
+        name = "vast_events" if len(topics) == 1 else f"vast_events_{pair.name}"
+        made.function_name(name)(retry(trigger(vast_records)))
+
+
+async def vast_records(records: List[func.KafkaEvent]) -> None:  # noqa: UP006 - the worker takes no other list
+    """Mark what VAST's records name, read by the host."""
+    from function_app.process import PROCESS  # noqa: PLC0415 - as above
+    from function_app.topic import take_records  # noqa: PLC0415
+
+    async with PROCESS.work(PROCESS.config.functions.drain_seconds):
+        await take_records(PROCESS, records)
 
 
 async def event_grid_queue(message: func.QueueMessage) -> None:

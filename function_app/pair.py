@@ -102,10 +102,10 @@ class FunctionPair:
             _log.warning("the state cannot be reached; the sweep will call", pair=self.name, shard=shard, error=str(error))
 
     async def _see_to(self, shard: int, rest: Rest) -> None:
-        if rest.due_us is None or rest.blocked:
+        if rest.due_us is None or rest.halted:
             return  # a halt may last for days: the sweep looks each minute
         wait_seconds = (rest.due_us - self.clock.now_us()) / 1_000_000
-        if rest.busy or 0 < wait_seconds <= self.bells.later_seconds:
+        if rest.busy or rest.resting or 0 < wait_seconds <= self.bells.later_seconds:
             await self.bells.ring(shard, later=True)
         elif wait_seconds <= 0:
             await self.bells.ring(shard)

@@ -6,6 +6,7 @@ Kept as long as the process lives: no host tells of its end (facts/functions.md,
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -61,6 +62,7 @@ class Process:
         self._stack = AsyncExitStack()
         self._config: Settings | None = None
         self._pairs: dict[str, FunctionPair] = {}
+        self._failures = 0
         self._scopes: dict[str, BlobScope] = {}
         self._http: EventGridHttp | None = None
         self._exporters: Exporters | None = None
@@ -77,6 +79,7 @@ class Process:
     def _load(self) -> Settings:
         configure_logging()
         config = load()
+        logging.getLogger("fedplane").setLevel(config.log.level.upper())
         if config.redis.url == "embedded":
             raise UsageError(
                 'redis.url is "embedded", but the instances of the functions app share one state. '
@@ -107,11 +110,19 @@ class Process:
 
     async def pair(self, name: str) -> FunctionPair:
         """The pair called *name*, opened. Raises RetryLater, UsageError, and Halt when its settings do not fit its records."""
+        failed_before = self._failures
         async with self._opening:
-            found = self._pairs.get(name)
-            if found is None:
+            if name in self._pairs:
+                return self._pairs[name]
+            if self._failures != failed_before:
+                # Many invocations wait here while Redis is away: one after the other they would wait for it for minutes.
+                raise RetryLater(f"pair {name!r} could not be opened just now", reason="redis_unavailable")
+            try:
                 found = self._pairs[name] = await self._open(name)
-        return found
+            except RetryLater:
+                self._failures += 1
+                raise
+            return found
 
     async def _open(self, name: str) -> FunctionPair:
         settings = self.settings_of(name)

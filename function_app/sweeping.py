@@ -13,6 +13,7 @@ from federation.sources.common import Tell, ask_scans
 from federation.telemetry import logger
 from function_app.pair import FunctionPair
 from function_app.process import QUEUE, Process
+from function_app.topic import write_canary
 from operations import heartbeat
 
 _MINUTE_US = 60_000_000
@@ -26,7 +27,7 @@ _log = logger("fedplane.functions")
 async def sweep(process: Process) -> None:
     """All pairs, one after the other; what cannot be done for one now keeps nothing else from being done."""
     async for pair in process.pairs():
-        for step in (_state, _call, _sides, _poison, _queue):
+        for step in (_state, _call, _sides, _canary, _poison, _queue):
             try:
                 await step(pair, process)
             except RetryLater as error:
@@ -54,6 +55,10 @@ async def _call(pair: FunctionPair, _: Process) -> None:
 
 async def _sides(pair: FunctionPair, _: Process) -> None:
     await pair.look_at_sides()
+
+
+async def _canary(pair: FunctionPair, _: Process) -> None:
+    await write_canary(pair)
 
 
 async def _queue(pair: FunctionPair, process: Process) -> None:

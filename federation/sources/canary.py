@@ -130,7 +130,7 @@ class Canary:
             pause = min(_CHECK_SECONDS, self._every_seconds)
             try:
                 if await self._state.own(_TASK, owner=self._owner, ttl_seconds=_TTL_SECONDS):
-                    await self._write_when_due()
+                    await self.write_when_due()
                 self._tell.up()
                 failures = 0
             except FederationError as error:  # whatever it is, the pair's work goes on; status tells that the proof grows old
@@ -139,7 +139,8 @@ class Canary:
                 failures += 1
             await self._clock.sleep(pause)
 
-    async def _write_when_due(self) -> None:
+    async def write_when_due(self) -> None:
+        """Write it, if it is time to and the pair is not halted. Raises what writing raises."""
         if await self._state.halts():
             return  # nothing is written to a side of a halted pair
         sent, now_us = await _sent(self._state), self._clock.now_us()

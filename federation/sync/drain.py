@@ -31,8 +31,10 @@ class Rest:
     """When the first key is due, microseconds since 1970 UTC, 0 for one that was claimed; None: nothing is left."""
     busy: bool = False
     """Another process holds the shard."""
-    blocked: bool = False
-    """The pair is halted, or a side asked for rest."""
+    halted: bool = False
+    """The pair is halted."""
+    resting: bool = False
+    """A side asked for rest, or does not answer."""
 
 
 class ShardWorker(Worker):
@@ -48,6 +50,11 @@ class ShardWorker(Worker):
         if event is not None:
             event.set()
         return event is not None
+
+    @property
+    def draining(self) -> int:
+        """Shards that this process drains now."""
+        return len(self._draining)
 
     async def drain(self, shard: int, *, seconds: float, grace_seconds: float) -> Rest:
         """Work on what is due in *shard* until nothing is or *seconds* have passed; then *grace_seconds* for what is under way.
@@ -70,9 +77,9 @@ class ShardWorker(Worker):
             due_us = (await self._ctx.state.waiting([shard])).get(shard)
             if lease is None or due_us is None or due_us > self._ctx.clock.now_us():
                 return Rest(due_us, busy=lease is None)
-            blocked = await self._must_not()
-            if blocked or self._ctx.clock.monotonic_seconds() >= until:
-                return Rest(due_us, blocked=blocked)
+            halted, resting = await self._halted(), self._resting()
+            if halted or resting or self._ctx.clock.monotonic_seconds() >= until:
+                return Rest(due_us, halted=halted, resting=resting)
 
     async def tidy(self, shard: int) -> None:
         """Clear away what is left of large transfers that nobody goes on with, if the shard is free. Raises RetryLater."""
@@ -85,15 +92,14 @@ class ShardWorker(Worker):
         finally:
             await self._leases.bring_back(lease)
 
-    async def _must_not(self) -> bool:
-        closed = max(gate.closed_for_seconds() for gate in self._gates.values())
-        return closed > 0 or await self._halted()
+    def _resting(self) -> bool:
+        return any(gate.closed_for_seconds() > 0 for gate in self._gates.values())
 
     async def _drain(self, lease: Lease, until: float, grace_seconds: float) -> None:
         renewing = asyncio.create_task(self._leases.keep_one(lease))
         try:
             while self._leases.held.get(lease.shard) == lease and self._ctx.clock.monotonic_seconds() < until:
-                if await self._must_not() or not await self._step(lease):
+                if self._resting() or await self._halted() or not await self._step(lease):
                     break
             await self._finish(lease.shard, grace_seconds)
         finally:

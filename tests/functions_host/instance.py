@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -107,6 +107,20 @@ class Instance:
     async def timer(self, name: str) -> Outcome:
         """Its time has come."""
         return await self.invoke(name, {"json": json.dumps({"IsPastDue": False, "ScheduleStatus": {}, "Schedule": {}})})
+
+    async def records(self, name: str, topic: str, records: Sequence[tuple[int, bytes]]) -> Outcome:
+        """A batch that the Kafka extension read of partition 0: offsets and values."""
+        many = len(records)
+        metadata = {
+            "TimestampArray": {"json": json.dumps(["2026-11-21T10:00:00Z"] * many)},
+            "KeyArray": {"json": json.dumps([None] * many)},
+            "PartitionArray": {"json": json.dumps([0] * many)},
+            "OffsetArray": {"collection_sint64": [offset for offset, _ in records]},
+            "TopicArray": {"collection_string": [topic] * many},
+            "HeadersArray": {"json": json.dumps([[]] * many)},
+        }
+        values = [base64.b64encode(value).decode() for _, value in records]
+        return await self.invoke(name, {"collection_bytes": values}, metadata)
 
     async def event(self, name: str, event: object) -> Outcome:
         """One event that Event Grid delivers to the trigger."""

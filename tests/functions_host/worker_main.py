@@ -54,6 +54,10 @@ def typed(told: Mapping[str, Any]) -> TypedData:
     if kind == "http":
         body = TypedData(bytes=base64.b64decode(value["body"]))
         return TypedData(http=SimpleNamespace(**value | {"body": body, "params": {}}))
+    if kind == "collection_bytes":
+        return TypedData(collection_bytes=SimpleNamespace(bytes=[base64.b64decode(one) for one in value]))
+    if kind.startswith("collection_"):
+        return TypedData(**{kind: SimpleNamespace(**{kind.removeprefix("collection_"): value})})
     return TypedData(**{kind: value})
 
 

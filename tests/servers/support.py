@@ -75,10 +75,10 @@ class Counting:
             raise
 
 
-async def eventually(check: Callable[[], bool | Awaitable[bool]], what: str) -> None:
-    """Wait until *check* is true; AssertionError saying *what* after ``PATIENCE_SECONDS``."""
+async def eventually(check: Callable[[], bool | Awaitable[bool]], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until *check* is true; AssertionError saying *what* after *seconds*."""
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 found = check()
                 if found if isinstance(found, bool) else await found:

@@ -171,6 +171,24 @@ async def test_the_topic_is_read_and_applied(app: App, lab: Lab) -> None:
         await eventually(kept, "the position was kept")
 
 
+async def test_records_that_the_host_read_are_applied(app: App, lab: Lab) -> None:
+    """With ``kafka_trigger`` the host brings batches: what can be read is applied, the rest kept."""
+    key = f"{app.prefix}by-the-host"
+    lab.put("vast", key, b"an event of VAST")
+    [event] = lab.events("vast", key)
+    record = json.dumps({"Records": [event]}).encode()
+    async with app.instance(FEDERATION__FUNCTIONS__VAST_EVENTS="kafka_trigger") as instance, app.state() as state:
+        trigger = instance.functions["vast_events"].trigger
+        assert (trigger["type"], trigger["topic"], trigger["consumerGroup"]) == (
+            "kafkaTrigger",
+            app.info.topic,
+            f"fedplane-{app.name}",
+        )
+        assert (await instance.records("vast_events", app.info.topic, [(1, record), (2, b"no JSON")])).failed == ""
+        assert lab.get_direct("blob", key) == b"an event of VAST"
+        assert [(one.raw, one.offset) for one in await state.dead_letters()] == [(b"no JSON", 2)]
+
+
 async def test_the_change_feed_is_read_to_its_end_and_applied(app: App, lab: Lab, info: StackInfo) -> None:
     """What only the feed tells of comes over, and the function ends when nothing is left to read."""
     with contextlib.closing(fresh_container(info.connection_string(direct=True))) as container:

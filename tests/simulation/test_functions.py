@@ -11,7 +11,7 @@ import structlog
 from federation.state.memory_state import MemoryState
 from tests.simulation.functions import World
 
-SEEDS = 60
+SEEDS = 40
 
 
 @pytest.fixture(autouse=True)

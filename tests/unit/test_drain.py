@@ -162,8 +162,18 @@ async def test_a_halted_pair_is_left_alone() -> None:
     await bench.state.halt(HaltRecord("listing_order", "", 0, self_lifting=False))
     await bench.write("k")
     rest = await _drain(bench.process())
-    assert rest.blocked
+    assert rest.halted
     assert rest.due_us is not None
+    assert bench.arrived == set()
+
+
+async def test_a_side_that_rests_is_left_alone() -> None:
+    """As asked; the caller comes back later, the key stays as it was."""
+    bench = _Bench()
+    await bench.write("k")
+    bench.gates[Side.VAST].close_until(SystemClock().monotonic_seconds() + 60)
+    rest = await _drain(bench.process())
+    assert (rest.resting, rest.halted) == (True, False)
     assert bench.arrived == set()
 
 

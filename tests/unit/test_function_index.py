@@ -69,6 +69,31 @@ def test_each_pair_has_the_function_of_its_queue() -> None:
     assert found == {"event_grid_queue_one": ("a", "OWN"), "event_grid_queue_two": ("b", "FEDERATION_QUEUE")}
 
 
+def test_the_host_may_read_the_topic() -> None:
+    """As a member of a group, with the app settings that hold user and password, and again after a failure."""
+    events = {
+        "bootstrap": ["a:9092", "b:9092"],
+        "topic": "t",
+        "security_protocol": "SASL_SSL",
+        "sasl_username_env": "U",
+        "sasl_password_env": "P",
+    }
+    settings = _settings(vast={"events": events}, functions={"vast_events": "kafka_trigger"})
+    [found] = [one for one in index(settings) if one.get_function_name() == "vast_events"]
+    trigger = json.loads(found.get_function_json())["bindings"][0]
+    told = {name: trigger[name] for name in ("type", "brokerList", "topic", "consumerGroup", "protocol", "username", "password")}
+    assert told == {
+        "type": "kafkaTrigger",
+        "brokerList": "a:9092,b:9092",
+        "topic": "t",
+        "consumerGroup": "fedplane-one",
+        "protocol": "SASLSSL",
+        "username": "%U%",
+        "password": "%P%",
+    }
+    assert (found.get_settings_dict("retry_policy") or {})["max_retry_count"] == "-1"
+
+
 def test_who_may_ask_is_said_by_the_bindings() -> None:
     """Health and the webhook, which asks for its own secret, are open; what shows names of objects needs a key."""
     levels = {
@@ -107,7 +132,12 @@ secret_key_env = "S"
 bootstrap = ["b:9092"]
 topic = "t"
 """)
-    begin = "import importlib, sys\nmodule = importlib.import_module('function_app')\nfunctions = module.app.get_functions()\n"
+    begin = """
+import importlib, socket, sys
+socket.socket.connect = lambda *_: sys.exit("the network was asked for")
+module = importlib.import_module('function_app')
+functions = module.app.get_functions()
+"""
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", begin + code],
         cwd=ROOT,
@@ -120,7 +150,7 @@ topic = "t"
 
 
 def test_the_worker_finds_one_app_with_light_imports(tmp_path: Path) -> None:
-    """From the app's root: the package wins over the shim, holds one FunctionApp, and indexing imports no SDK of a service."""
+    """From the app's root: the package wins over the shim, holds one FunctionApp; indexing imports no SDK and asks no network."""
     file, apps, count, heavy = _indexed(
         tmp_path,
         """

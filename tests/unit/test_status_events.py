@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from federation.model import Side
 from federation.payloads.vast import CanaryEvent
 from federation.settings import VastEventSettings
 from federation.sources import canary
 from federation.sources.canary import Sent
 from fedplane.status_text import page
+from operations.heartbeat import Heartbeat, SideHealth
 from operations.status import pair_status
 from tests.unit.test_status import BLOB_TO_VAST, CONNECTED, NOW, VAST_TO_BLOB, Known, ago, beat, build, settings
 
@@ -69,3 +71,14 @@ async def test_partitions_that_nobody_reads_are_a_doubt(held: tuple[int, int], k
     found = (await pair_status(await build(one), one.pair, NOW)).directions[VAST_TO_BLOB]
     assert (found.lag_seconds is not None) is known
     assert known or f"{4 - sum(held)} partitions of the topic of vast are read by no process" in found.unknown_because
+
+
+def test_a_heartbeat_holds_as_long_as_it_says() -> None:
+    """A process that speaks only while it is invoked is not taken for gone between two sweeps; one that speaks often is."""
+    sides = {side: SideHealth(answers=True) for side in Side}
+    often = Heartbeat(process="p", at_us=0, started_us=0, ready=True, sides=sides, sources={}, scan={}, worker={})
+    seldom = msgspec.structs.replace(often, fresh_seconds=150.0)
+    assert [(beat.fresh(9_000_000), beat.fresh(60_000_000), beat.fresh(151_000_000)) for beat in (often, seldom)] == [
+        (True, False, False),
+        (True, True, False),
+    ]

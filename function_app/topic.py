@@ -1,0 +1,97 @@
+"""VAST's records as the host reads them, where ``functions.vast_events`` says so; it keeps the positions, as a member of a group.
+
+Weaker than our own reader: a position that is gone or set back is not noticed, so only scans find what lay between; a batch that
+failed is tried again while its instance lives (the trigger's retry policy), and by another one if it dies.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+import azure.functions as func
+
+from federation.model import Side
+from federation.payloads import Malformed
+from federation.payloads.vast import VastParsed, VastScope, parse
+from federation.progress import DeadLetter
+from federation.sources import canary
+from federation.sources.build import vast_scope
+from federation.sources.common import ask_scans
+from federation.sources.key_spelling import KeySpelling
+from function_app.pair import FunctionPair
+from function_app.process import Process
+from operations import heartbeat
+
+NAME = "vast_events"
+_HOLDS_SECONDS = 60.0
+
+
+async def take_records(process: Process, events: Sequence[func.KafkaEvent]) -> None:
+    """Mark what *events* name, for every pair that reads their topic. Raises RetryLater: the host tries the batch again."""
+    for settings in process.config.pair:
+        mine = [event for event in events if event.topic in (None, settings.vast.events.topic)]
+        if settings.vast.events.bootstrap and mine:
+            await _take(await process.pair(settings.name), mine)
+
+
+async def _take(pair: FunctionPair, events: Sequence[func.KafkaEvent]) -> None:
+    """As ``sources.vast_kafka`` does: parse, ask for scans, mark, keep what could not be read, note the canary."""
+    scope, tell = vast_scope(pair.settings), pair.tell(NAME)
+    tell.counts["received"] += len(events)
+    read: list[VastParsed] = []
+    for event in events:
+        await _read(pair, event, scope, read)
+    spelling = KeySpelling()
+    seen = await canary.back(pair.state)
+    spelling.learn(seen.spellings if seen is not None else ())
+    for parsed in read:
+        tell.parsed(parsed)
+        await ask_scans(parsed, pair.gap)
+    changes = [change for parsed in read for change in [*parsed.changes, *spelling.pick(parsed.ambiguous)]]
+    if changes:
+        tell.marked(await pair.mark(changes))
+    for parsed in read:
+        if parsed.canary is not None:
+            await canary.note_back(pair.state, parsed.canary, pair.clock.now_us())
+            if spelling.learn(parsed.canary.spellings):
+                await pair.gap()
+    tell.up()
+    await say(pair)
+
+
+async def _read(pair: FunctionPair, event: func.KafkaEvent, scope: VastScope, read: list[VastParsed]) -> None:
+    raw = event.get_body()
+    try:
+        read.append(parse(raw, scope, [_header(one) for one in event.headers or []]))
+    except Malformed as fault:
+        where: dict[str, Any] = {"topic": event.topic or "", "partition": event.partition or 0, "offset": event.offset or 0}
+        await pair.state.bury(DeadLetter(NAME, str(fault), raw, pair.clock.now_us(), **where))
+        pair.tell(NAME).dead(str(fault))
+
+
+def _header(told: dict[str, str]) -> tuple[str, bytes | None]:
+    """The extension writes values in base64."""
+    value = told.get("Value")
+    try:
+        return told.get("Key", ""), base64.b64decode(value, validate=True) if value is not None else None
+    except (binascii.Error, ValueError):
+        return told.get("Key", ""), str(value).encode()
+
+
+async def say(pair: FunctionPair) -> None:
+    """That records come. It holds until the canary's next one is overdue: a silent topic is a doubt. Raises RetryLater."""
+    holds = 2 * pair.settings.vast.events.canary_seconds + canary.RETURN_SECONDS or _HOLDS_SECONDS
+    beat = await pair.beat(f"functions/{NAME}", {NAME: pair.tell(NAME).as_dict()}, fresh_seconds=holds)
+    await heartbeat.say(pair.state, beat)
+
+
+async def write_canary(pair: FunctionPair) -> None:
+    """Where no reader of ours does. Raises RetryLater."""
+    events = pair.settings.vast.events
+    if pair.config.functions.vast_events == "kafka_trigger" and events.bootstrap and events.canary_seconds and await pair.ready():
+        store, owner = pair.runtime.stores[Side.VAST], "functions"
+        made = canary.Canary(store, pair.state, pair.clock, owner=owner, every_seconds=events.canary_seconds)
+        await made.write_when_due()
