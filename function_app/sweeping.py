@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
 import msgspec
 from azure.storage.queue import QueueMessage
 
-from federation.errors import RetryLater
+from federation.errors import FederationError, RetryLater
 from federation.payloads import Malformed
 from federation.payloads.event_grid import decode_queue_text, parse
 from federation.sources.build import blob_scope
@@ -21,18 +25,41 @@ _SLOW_US = 10_000_000
 """A message that waits longer than this counts as waiting: those of a busy moment are taken within seconds."""
 _HIDDEN_SECONDS = 3600
 """How long what is left in the poison queue for a person is not looked at again."""
+_STEP_SECONDS = 15.0
+"""For one step of one pair: a side or a queue that does not answer may take a minute to say so."""
 _log = logger("fedplane.functions")
+Step = Callable[[FunctionPair, Process], Coroutine[Any, Any, None]]
 
 
 async def sweep(process: Process) -> None:
-    """All pairs, one after the other; what cannot be done for one now keeps nothing else from being done."""
-    async for pair in process.pairs():
-        for step in (_state, _call, _sides, _canary, _poison, _queue):
-            try:
+    """All pairs at once, the calls of all before anything that asks a side or a queue of events, then what there is to publish.
+
+    What cannot be done for one now, or takes too long, keeps nothing else from being done.
+    """
+    try:
+        pairs = [pair async for pair in process.pairs()]
+        faults = await _all(process, [(pair, (_state, _call)) for pair in pairs])
+        faults += await _all(process, [(pair, (step,)) for pair in pairs for step in (_sides, _canary, _poison, _queue)])
+    finally:
+        await process.publish(await process.levels())
+    for fault in faults:
+        raise fault
+
+
+async def _all(process: Process, work: Iterable[tuple[FunctionPair, Sequence[Step]]]) -> list[BaseException]:
+    """Each pair's steps one after the other, beside those of others; returns faults of ours, which the host should see."""
+    results = await asyncio.gather(*(_do(process, pair, steps) for pair, steps in work), return_exceptions=True)
+    return [result for result in results if result is not None]
+
+
+async def _do(process: Process, pair: FunctionPair, steps: Sequence[Step]) -> None:
+    for step in steps:
+        try:
+            async with asyncio.timeout(_STEP_SECONDS):
                 await step(pair, process)
-            except RetryLater as error:
-                _log.warning("not done in this sweep", pair=pair.name, step=step.__name__, error=str(error))
-    await process.publish(await process.levels())
+        except (FederationError, TimeoutError) as error:
+            told = str(error) or "it took too long"
+            _log.warning("not done in this sweep", pair=pair.name, step=step.__name__.lstrip("_"), error=told)
 
 
 async def _state(pair: FunctionPair, _: Process) -> None:
