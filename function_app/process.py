@@ -6,6 +6,7 @@ Kept as long as the process lives: no host tells of its end (facts/functions.md,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -252,9 +253,17 @@ async def _take(pair: FunctionPair, parsed: Parsed) -> None:
     tell = pair.tell(QUEUE)
     tell.counts["received"] += 1
     tell.parsed(parsed)
-    await ask_scans(parsed, pair.gap)
-    if parsed.changes:
-        tell.marked(await pair.mark(parsed.changes))
+    try:
+        await ask_scans(parsed, pair.gap)
+        if parsed.changes:
+            tell.marked(await pair.mark(parsed.changes))
+    except Exception as error:
+        # The message is hidden until it comes back: the sweep, which sees none, has to hear of it (sweeping.py).
+        tell.down(error)
+        with contextlib.suppress(RetryLater):
+            await pair.say_now_and_then()
+        raise
+    tell.last_error = ""
 
 
 PROCESS = Process()

@@ -98,9 +98,18 @@ async def _queue(pair: FunctionPair, process: Process) -> None:
             tell.down(error)
         else:
             tell.connected = True
-            tell.behind = count > 0 and (since_us is None or pair.clock.now_us() - since_us > _SLOW_US)
             tell.newest_us = since_us or 0
+            tell.behind = since_us is not None and pair.clock.now_us() - since_us > _SLOW_US
+            if count and since_us is None and (trouble := await _trouble(pair)):
+                tell.down(trouble)
     await pair.say("functions", {QUEUE: tell.as_dict()} if pair.settings.blob.events.queue_url else {})
+
+
+async def _trouble(pair: FunctionPair) -> str:
+    """Why a process failed to take a message lately. Else messages that nobody sees are being taken at this moment."""
+    now_us = pair.clock.now_us()
+    fresh = [beat for beat in await heartbeat.heartbeats(pair.state) if beat.fresh(now_us) and beat.process != "functions"]
+    return next((error for beat in fresh if (error := str(beat.sources.get(QUEUE, {}).get("last_error") or ""))), "")
 
 
 async def _poison(pair: FunctionPair, process: Process) -> None:

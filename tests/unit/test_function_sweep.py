@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from azure.functions.timer import TimerRequest
 
 from federation.errors import FederationError, Halt, UsageError
 from federation.metrics import Point
 from federation.model import Side
+from federation.progress import MarkResult
 from federation.settings import PairSettings
 from function_app import process, queues, sweeping
 from function_app.pair import FunctionPair
-from tests.unit.function_lab import App, call, fresh_app
+from operations.heartbeat import Heartbeat
+from tests.unit.function_lab import App, LabState, blob_event, call, fresh_app, message
 
 
 @pytest.fixture
@@ -102,3 +106,61 @@ async def test_an_error_of_one_pair_stops_nothing_else(
     assert "two" in _called(app)
     assert len(published) == 1
     assert await app.states["two"].note("process:functions")
+
+
+@dataclass
+class Queue:
+    """What the sweep sees of the queue of events."""
+
+    count: int = 0
+    since_us: int | None = None
+
+
+@pytest.fixture
+def queue(app: App, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """Of the first pair."""
+    del app
+    made = Queue()
+
+    async def waiting(_: queues.Queues, __: PairSettings) -> tuple[int, int | None]:
+        return made.count, made.since_us
+
+    monkeypatch.setattr(queues.Queues, "waiting", waiting)
+    return made
+
+
+async def _told(app: App) -> tuple[bool, bool, str]:
+    """What a sweep says of the queue: whether it can be taken from, whether it is behind, and what fails."""
+    await call("sweep", TimerRequest())
+    packed = await app.states["one"].note("process:functions")
+    assert packed
+    found = msgspec.json.decode(packed, type=Heartbeat).sources[process.QUEUE]
+    return bool(found["connected"]), bool(found["behind"]), str(found["last_error"])
+
+
+async def test_a_message_in_flight_is_not_waiting(app: App, queue: Queue) -> None:
+    """The server counts it, and shows it to nobody, while an invocation has it: a busy queue is not behind."""
+    queue.count = 1
+    assert await _told(app) == (True, False, "")
+    queue.since_us = 1
+    assert await _told(app) == (True, True, "")
+    queue.since_us = process.PROCESS._clock.now_us()
+    assert await _told(app) == (True, False, "")
+
+
+async def test_messages_that_nobody_could_take_are_told(app: App, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hidden too until they come back; as long as a process's last try failed the queue is not known to be read."""
+    queue.count = 1
+    mark = LabState.mark
+
+    async def fail(_: LabState, __: object) -> MarkResult:
+        raise UsageError("The state has another layout.", reason="state_layout")
+
+    monkeypatch.setattr(LabState, "mark", fail)
+    with pytest.raises(UsageError):
+        await call("event_grid_queue", message(blob_event()))
+    assert await _told(app) == (False, False, "The state has another layout.")
+    monkeypatch.setattr(LabState, "mark", mark)
+    await call("event_grid_queue", message(blob_event()))
+    await process.PROCESS._pairs["one"].say()
+    assert await _told(app) == (True, False, "")
