@@ -132,11 +132,11 @@ class Process:
         async with AsyncExitStack() as stack:
             opening = wiring.open_pair(self.config, settings, self._clock, self._budget, self._book)
             made = FunctionPair(self.config, await stack.enter_async_context(opening), self._queues)
-            if self._exporters is not None:
+            await made.say()  # before any mark: the counts of a process that nobody heard of may be forgotten
+            if self._exporters is not None:  # known to who publishes only once the pair is: from here on nothing waits
                 publisher = Publisher(self._exporters.instruments, made.state, settings, self._clock, owner="functions")
                 made.worker.stats.on_line = publisher.line
                 self._publishers[name] = publisher
-            await made.say()  # before any mark: the counts of a process that nobody heard of may be forgotten
             self._stack.push_async_callback(stack.pop_all().aclose)
         return made
 
@@ -186,7 +186,7 @@ class Process:
     async def levels(self) -> list[Point]:
         """The gauges of all pairs that can be read."""
         points: list[Point] = []
-        for name, publisher in self._publishers.items():
+        for name, publisher in list(self._publishers.items()):  # another pair may be opened meanwhile
             try:
                 points += await publisher.levels()
             except RetryLater as error:
@@ -199,7 +199,7 @@ class Process:
         self._counted = self._clock.monotonic_seconds()
         if self._exporters is None:
             return
-        for name, publisher in self._publishers.items():
+        for name, publisher in list(self._publishers.items()):
             publisher.count(await self._pairs[name].beat(fresh_seconds=0))
         self._exporters.instruments.hold(points)
         if not await asyncio.to_thread(self._exporters.flush):
