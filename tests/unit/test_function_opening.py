@@ -1,4 +1,4 @@
-"""What the processes of the functions app send: whenever they are asked, and however often they are set up."""
+"""How a process of the functions app is set up and opens its pairs, beside whoever publishes meanwhile."""
 
 from __future__ import annotations
 
