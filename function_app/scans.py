@@ -85,6 +85,8 @@ async def _take_part(pair: FunctionPair, prefix: str, seconds: float) -> None:
                 await periodic.once(prefix)
         except TimeoutError:
             _log.info("the scan goes on in another invocation", pair=pair.name, prefix=prefix)
+            if prefix:  # nothing of it was kept, so it would take as long again; a scan of the whole pair keeps its ranges
+                await pair.gap()
 
 
 @asynccontextmanager

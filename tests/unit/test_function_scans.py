@@ -12,7 +12,7 @@ import azure.functions as func
 import pytest
 
 from federation.model import Side
-from function_app import process
+from function_app import process, scans
 from function_app.scans import HELPERS
 from reconciler import wanted
 from reconciler.book import Book, range_task
@@ -113,3 +113,21 @@ async def test_what_is_no_longer_due_is_not_scanned(app: App, prefix: str) -> No
     once = _listings(app)
     await call("reconcile_range", _part(prefix))
     assert _listings(app) == once
+
+
+async def test_a_part_that_takes_too_long_is_left_to_a_scan_of_all(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept of how far it came, so it would be cut off each minute again; of the whole pair ranges are kept."""
+    await app.put("dir/unseen")
+    await call("reconcile_range", _part())
+    await wanted.ask(app.states["one"], "dir/", now_us=1)
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    pair = await process.PROCESS.pair("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(Comparison, "compare_span", hang)
+        await scans.scan(pair, "dir/", 0.02)
+    assert await scans.due(pair) == [""]
+    await call("reconcile_range", _part())
+    assert await scans.due(pair) == []
