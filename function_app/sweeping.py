@@ -23,7 +23,9 @@ from operations import heartbeat
 _MINUTE_US = 60_000_000
 _SLOW_US = 10_000_000
 """A message that waits longer than this counts as waiting: those of a busy moment are taken within seconds."""
-_HIDDEN_SECONDS = 3600
+_AT_WORK_SECONDS = 120
+"""How long what is taken back is hidden meanwhile: should that fail, the next sweep but one tries again."""
+_FOR_A_PERSON_SECONDS = 3600
 """How long what is left in the poison queue for a person is not looked at again."""
 _STEP_SECONDS = 15.0
 """For one step of one pair: a side or a queue that does not answer may take a minute to say so."""
@@ -39,7 +41,7 @@ async def sweep(process: Process) -> None:
     try:
         pairs = [pair async for pair in process.pairs()]
         faults = await _all(process, [(pair, (_state, _call)) for pair in pairs])
-        faults += await _all(process, [(pair, (step,)) for pair in pairs for step in (_sides, _canary, _poison, _queue)])
+        faults += await _all(process, [(pair, (step,)) for pair in pairs for step in (_sides, _canary, _poison, _calls, _queue)])
     finally:
         await process.publish(await process.levels())
     for fault in faults:
@@ -114,12 +116,20 @@ async def _trouble(pair: FunctionPair) -> str:
 
 async def _poison(pair: FunctionPair, process: Process) -> None:
     """Take back what the host gave up on: what can be read is marked, the rest is kept with its reason where status sees it."""
-    functions = process.config.functions
     if pair.settings.blob.events.queue_url:
-        for message in await process.queues.poisoned(pair.settings, hidden_seconds=_HIDDEN_SECONDS):
-            if not _is_letter(message):
-                await _take_back(pair, process, message)
-                await process.queues.forget_poisoned(pair.settings, message)
+        # Until it is empty or the step's time is over: what was not reached is there for the next sweep.
+        while messages := await process.queues.poisoned(pair.settings, hidden_seconds=_AT_WORK_SECONDS):
+            for message in messages:
+                if _is_letter(message):
+                    await process.queues.hide_poisoned(pair.settings, message, hidden_seconds=_FOR_A_PERSON_SECONDS)
+                else:
+                    await _take_back(pair, process, message)
+                    await process.queues.forget_poisoned(pair.settings, message)
+
+
+async def _calls(_: FunctionPair, process: Process) -> None:
+    """Drop calls of the app's own that the host gave up on."""
+    functions = process.config.functions
     for queue in (functions.doorbell_queue, functions.reconcile_queue):
         if await process.queues.drop_poisoned(queue):
             _log.error("calls were given up on by the host; the sweep called again", queue=queue)

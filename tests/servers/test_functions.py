@@ -244,16 +244,18 @@ async def test_a_scan_is_called_for_and_done(app: App, lab: Lab) -> None:
 
 
 async def test_what_the_host_gave_up_on_is_taken_back(app: App, lab: Lab) -> None:
-    """The sweep marks what can be read of the poison queue, keeps the rest as dead letters, and empties it."""
+    """The sweep marks what can be read of the poison queue, keeps the rest as dead letters, leaves letters for a person."""
+    letter = json.dumps({"reason": "too large", "at_us": 1, "message_id": "m"})
     lab.put("blob", f"{app.prefix}a", b"given up on")
     async with app.instance() as instance, app.state() as state, app.queue_client(f"{app.queue}-poison") as poison:
         await poison.create_queue()
-        for text in (app.message("a"), "neither JSON nor base64"):
+        for text in (letter, app.message("a"), "neither JSON nor base64"):
             await poison.send_message(text)
         assert (await instance.timer("sweep")).failed == ""
         assert lab.get_direct("vast", f"{app.prefix}a") == b"given up on"
         assert [letter.raw for letter in await state.dead_letters()] == [b"neither JSON nor base64"]
-        assert (await poison.get_queue_properties()).approximate_message_count == 0
+        assert (await poison.get_queue_properties()).approximate_message_count == 1
+        assert await poison.receive_message() is None, "hidden for an hour"
 
 
 async def test_status_and_explain_answer_as_the_command_line_does(app: App, lab: Lab) -> None:
