@@ -88,11 +88,11 @@ class Process:
                 reason="bad_settings",
             )
         self._scopes = {pair.name: blob_scope(pair) for pair in config.pair}
-        # A page of numbers would be one instance's.
-        metrics = config.metrics.model_copy(update={"prometheus_listen": ""})
-        self._exporters = self._stack.enter_context(exporting(metrics))
         self._queues = Queues(config.functions)
         self._queues.check()
+        # Only now: each attempt that is refused would leave exporters behind. A page of numbers would be one instance's.
+        metrics = config.metrics.model_copy(update={"prometheus_listen": ""})
+        self._exporters = self._stack.enter_context(exporting(metrics))
         self._stack.push_async_callback(self._queues.close)
         self._budget = ByteBudget(config.transfer.memory_bytes)
         self._book = wiring.gate_book(config, self._clock)

@@ -67,3 +67,18 @@ async def test_a_pair_may_be_opened_while_metrics_are_sent(app: App, monkeypatch
     assert await process.PROCESS.levels() == []
     assert list(process.PROCESS._publishers) == ["one", "two"]
     await process.PROCESS.publish([])
+
+
+async def test_an_app_that_is_not_set_up_leaves_nothing_behind(
+    app: App, entered: list[Exporters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each invocation and each call of health tries again: exporters are begun once, when nothing is refused any more."""
+    account = "AzureWebJobsStorage__accountName"
+    monkeypatch.delenv(account)
+    for _ in range(3):
+        assert (await app.health())[0] == 503
+    assert entered == []
+    monkeypatch.setenv(account, "acct")
+    for _ in range(3):
+        assert (await app.health())[0] == 200
+    assert len(entered) == 1
