@@ -18,6 +18,7 @@ from fedplane.localstack.info import StackInfo
 from fedplane.localstack.stack import LocalStack
 from function_app.bells import Call
 from function_app.scans import Part
+from operations.heartbeat import heartbeats
 from reconciler import wanted
 from reconciler.scan import COMPLETE, kept
 from tests.feed.writer import Feed, fresh_container, hour, record
@@ -222,6 +223,18 @@ async def test_the_sweep_publishes_the_lag(app: App, lab: Lab) -> None:
                     assert text in sent
     for text in ("secret-name", app.info.secret_key, SECRET):
         assert text not in sent
+
+
+async def test_a_message_that_is_being_taken_is_not_behind(app: App) -> None:
+    """The server counts it still, and shows nobody how old it is: the sweep does not take that for a doubt."""
+    async with app.instance() as instance, app.state() as state, app.queue_client(app.queue) as queue:
+        await queue.create_queue()
+        await queue.send_message(app.message("a"))
+        assert await queue.receive_message() is not None
+        assert ((await queue.get_queue_properties()).approximate_message_count, await queue.peek_messages()) == (1, [])
+        assert (await instance.timer("sweep")).failed == ""
+        [told] = [beat.sources for beat in await heartbeats(state) if beat.process == "functions"]
+        assert {name: told["event_grid_queue"][name] for name in ("connected", "behind")} == {"connected": 1, "behind": 0}
 
 
 async def test_a_scan_is_called_for_and_done(app: App, lab: Lab) -> None:
