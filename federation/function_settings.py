@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 QueueName = Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
 """What Azure allows for the name of a Storage Queue."""
-Seconds = Annotated[float, Field(gt=0)]
+MOST_SECONDS = 540
+"""The host ends a worker, with all that runs in it, ``functionTimeout`` (host.json) after one of its functions began."""
+Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 
 
 class FunctionSettings(BaseModel):
@@ -31,6 +33,6 @@ class FunctionSettings(BaseModel):
     """How long an invocation that marked works on what it marked; Event Grid waits 30 s for it."""
     doorbell_seconds: Seconds = 120.0
     reading_seconds: Seconds = 270.0
-    """How long one invocation reads a topic, or at most the change feed. Below ``functionTimeout`` of host.json."""
+    """How long one invocation reads a topic, or at most the change feed."""
     scan_seconds: Seconds = 240.0
     """How long one invocation scans; another goes on from there."""

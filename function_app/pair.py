@@ -52,6 +52,8 @@ class FunctionPair:
         self._pace = PaceShare(self.state, runtime.gates, self.clock, owner_name())
         self._told = self._tried = self._shared = float("-inf")
         self._proving = asyncio.Lock()
+        self.scanning: set[str] = set()
+        """Prefixes that invocations of this process scan now."""
         self.proved = False
         """Whether both sides answered and are the ones of the records."""
 

@@ -6,6 +6,7 @@ Kept as long as the process lives: no host tells of its end (facts/functions.md,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -87,11 +88,11 @@ class Process:
                 reason="bad_settings",
             )
         self._scopes = {pair.name: blob_scope(pair) for pair in config.pair}
-        # A page of numbers would be one instance's.
-        metrics = config.metrics.model_copy(update={"prometheus_listen": ""})
-        self._exporters = self._stack.enter_context(exporting(metrics))
         self._queues = Queues(config.functions)
         self._queues.check()
+        # Only now: each attempt that is refused would leave exporters behind. A page of numbers would be one instance's.
+        metrics = config.metrics.model_copy(update={"prometheus_listen": ""})
+        self._exporters = self._stack.enter_context(exporting(metrics))
         self._stack.push_async_callback(self._queues.close)
         self._budget = ByteBudget(config.transfer.memory_bytes)
         self._book = wiring.gate_book(config, self._clock)
@@ -131,11 +132,11 @@ class Process:
         async with AsyncExitStack() as stack:
             opening = wiring.open_pair(self.config, settings, self._clock, self._budget, self._book)
             made = FunctionPair(self.config, await stack.enter_async_context(opening), self._queues)
-            if self._exporters is not None:
+            await made.say()  # before any mark: the counts of a process that nobody heard of may be forgotten
+            if self._exporters is not None:  # known to who publishes only once the pair is: from here on nothing waits
                 publisher = Publisher(self._exporters.instruments, made.state, settings, self._clock, owner="functions")
                 made.worker.stats.on_line = publisher.line
                 self._publishers[name] = publisher
-            await made.say()  # before any mark: the counts of a process that nobody heard of may be forgotten
             self._stack.push_async_callback(stack.pop_all().aclose)
         return made
 
@@ -185,7 +186,7 @@ class Process:
     async def levels(self) -> list[Point]:
         """The gauges of all pairs that can be read."""
         points: list[Point] = []
-        for name, publisher in self._publishers.items():
+        for name, publisher in list(self._publishers.items()):  # another pair may be opened meanwhile
             try:
                 points += await publisher.levels()
             except RetryLater as error:
@@ -198,7 +199,7 @@ class Process:
         self._counted = self._clock.monotonic_seconds()
         if self._exporters is None:
             return
-        for name, publisher in self._publishers.items():
+        for name, publisher in list(self._publishers.items()):
             publisher.count(await self._pairs[name].beat(fresh_seconds=0))
         self._exporters.instruments.hold(points)
         if not await asyncio.to_thread(self._exporters.flush):
@@ -252,9 +253,17 @@ async def _take(pair: FunctionPair, parsed: Parsed) -> None:
     tell = pair.tell(QUEUE)
     tell.counts["received"] += 1
     tell.parsed(parsed)
-    await ask_scans(parsed, pair.gap)
-    if parsed.changes:
-        tell.marked(await pair.mark(parsed.changes))
+    try:
+        await ask_scans(parsed, pair.gap)
+        if parsed.changes:
+            tell.marked(await pair.mark(parsed.changes))
+    except Exception as error:
+        # The message is hidden until it comes back: the sweep, which sees none, has to hear of it (sweeping.py).
+        tell.down(error)
+        with contextlib.suppress(RetryLater):
+            await pair.say_now_and_then()
+        raise
+    tell.last_error = ""
 
 
 PROCESS = Process()

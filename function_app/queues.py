@@ -74,13 +74,23 @@ class Queues:
             except ResourceNotFoundError:
                 return
 
+    async def hide_poisoned(self, pair: PairSettings, message: QueueMessage, *, hidden_seconds: int) -> None:
+        """Leave it there, unseen for so long. One that another process has by now is left to it."""
+        async with _faults(pair.blob.events.queue_url + POISON):
+            try:
+                await self._of_events(pair, POISON).update_message(
+                    message.id, message.pop_receipt, visibility_timeout=hidden_seconds
+                )
+            except ResourceNotFoundError:
+                return
+
     async def drop_poisoned(self, queue: str) -> int:
         """Empty the poison queue of one of the app's own queues, whose messages are only calls to look; returns how many."""
         client = self._own(queue + POISON)
         dropped = 0
         async with _faults(queue + POISON):
             try:
-                async for message in client.receive_messages(max_messages=_AT_ONCE):
+                async for message in client.receive_messages(messages_per_page=_AT_ONCE):
                     await client.delete_message(message)
                     dropped += 1
             except ResourceNotFoundError:

@@ -40,19 +40,26 @@ async def _read(pair: FunctionPair, name: str, sources: Sequence[Source], second
     """Run *sources* until the first of them is *done* or the time is over, telling meanwhile how they are."""
     await pair.ready()  # who tells of a source tells of the sides too
     loop = asyncio.get_running_loop()
-    until, tell_at = loop.time() + seconds, loop.time() + _LOOK_SECONDS
+    until, tell_at = loop.time() + seconds, loop.time() + _TELL_SECONDS
+    told = _standing(sources)  # not connected yet: until it is, the word of the invocation before this one holds
     tasks = [asyncio.create_task(source.run()) for source in sources]
     try:
         while loop.time() < until and not done(sources[0].health()):
             ended, _ = await asyncio.wait(tasks, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
-            if loop.time() >= tell_at:
-                tell_at = loop.time() + _TELL_SECONDS
+            if loop.time() >= tell_at or _standing(sources) != told:
+                tell_at, told = loop.time() + _TELL_SECONDS, _standing(sources)
                 await _say(pair, name, sources)
         await _say(pair, name, sources)
     finally:
         await end(tasks)
+
+
+def _standing(sources: Sequence[Source]) -> tuple[object, object]:
+    """What of the first source is told as soon as it changes."""
+    health = sources[0].health()
+    return health["connected"], health.get("held")
 
 
 async def _say(pair: FunctionPair, name: str, sources: Sequence[Source]) -> None:

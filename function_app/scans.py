@@ -14,6 +14,7 @@ from federation.errors import RetryLater
 from federation.progress import GAP_NOTE, UNION_NOTE
 from federation.sync.stopping import end
 from federation.telemetry import logger
+from federation.wiring import owner_name
 from function_app.pair import FunctionPair
 from operations.scanning import scanner_of
 from reconciler import wanted
@@ -56,20 +57,36 @@ async def _whole_is_due(pair: FunctionPair) -> bool:
 async def scan(pair: FunctionPair, prefix: str, seconds: float) -> None:
     """Scan *prefix*, or take part in the scan of the whole pair, for *seconds* at most. What is not done stays due.
 
-    A scan that is not written down yet is done by one invocation at a time. Raises RetryLater.
+    A scan that is not written down yet is done by one invocation at a time, and one process takes one part. What is no longer
+    due when its message comes is not scanned. Raises RetryLater.
     """
-    if not await pair.ready():
+    if prefix in pair.scanning:
         return
+    pair.scanning.add(prefix)
+    try:
+        if await pair.ready():
+            await _take_part(pair, prefix, seconds)
+    finally:
+        pair.scanning.discard(prefix)
+
+
+async def _take_part(pair: FunctionPair, prefix: str, seconds: float) -> None:
     async with _alone(pair, prefix) as alone:
         if not alone and (prefix or await Book(pair.state).plan() is None):
             return
-        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True)
+        if prefix not in await due(pair):
+            return
+        # Of its own, not the process's: a range that an invocation before this one holds still is not ours.
+        owner = f"{owner_name()}:{token_hex(4)}"
+        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True, owner=owner)
         periodic = PeriodicScan(scanner, pair.clock, pair.config.reconcile.interval_seconds, on_start=False)
         try:
             async with asyncio.timeout(seconds):
                 await periodic.once(prefix)
         except TimeoutError:
             _log.info("the scan goes on in another invocation", pair=pair.name, prefix=prefix)
+            if prefix:  # nothing of it was kept, so it would take as long again; a scan of the whole pair keeps its ranges
+                await pair.gap()
 
 
 @asynccontextmanager

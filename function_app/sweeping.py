@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
 import msgspec
 from azure.storage.queue import QueueMessage
 
-from federation.errors import RetryLater
+from federation.errors import FederationError, RetryLater
 from federation.payloads import Malformed
 from federation.payloads.event_grid import decode_queue_text, parse
 from federation.sources.build import blob_scope
@@ -19,20 +23,45 @@ from operations import heartbeat
 _MINUTE_US = 60_000_000
 _SLOW_US = 10_000_000
 """A message that waits longer than this counts as waiting: those of a busy moment are taken within seconds."""
-_HIDDEN_SECONDS = 3600
+_AT_WORK_SECONDS = 120
+"""How long what is taken back is hidden meanwhile: should that fail, the next sweep but one tries again."""
+_FOR_A_PERSON_SECONDS = 3600
 """How long what is left in the poison queue for a person is not looked at again."""
+_STEP_SECONDS = 15.0
+"""For one step of one pair: a side or a queue that does not answer may take a minute to say so."""
 _log = logger("fedplane.functions")
+Step = Callable[[FunctionPair, Process], Coroutine[Any, Any, None]]
 
 
 async def sweep(process: Process) -> None:
-    """All pairs, one after the other; what cannot be done for one now keeps nothing else from being done."""
-    async for pair in process.pairs():
-        for step in (_state, _call, _sides, _canary, _poison, _queue):
-            try:
+    """All pairs at once, the calls of all before anything that asks a side or a queue of events, then what there is to publish.
+
+    What cannot be done for one now, or takes too long, keeps nothing else from being done.
+    """
+    try:
+        pairs = [pair async for pair in process.pairs()]
+        faults = await _all(process, [(pair, (_state, _call)) for pair in pairs])
+        faults += await _all(process, [(pair, (step,)) for pair in pairs for step in (_sides, _canary, _poison, _calls, _queue)])
+    finally:
+        await process.publish(await process.levels())
+    for fault in faults:
+        raise fault
+
+
+async def _all(process: Process, work: Iterable[tuple[FunctionPair, Sequence[Step]]]) -> list[BaseException]:
+    """Each pair's steps one after the other, beside those of others; returns faults of ours, which the host should see."""
+    results = await asyncio.gather(*(_do(process, pair, steps) for pair, steps in work), return_exceptions=True)
+    return [result for result in results if result is not None]
+
+
+async def _do(process: Process, pair: FunctionPair, steps: Sequence[Step]) -> None:
+    for step in steps:
+        try:
+            async with asyncio.timeout(_STEP_SECONDS):
                 await step(pair, process)
-            except RetryLater as error:
-                _log.warning("not done in this sweep", pair=pair.name, step=step.__name__, error=str(error))
-    await process.publish(await process.levels())
+        except (FederationError, TimeoutError) as error:
+            told = str(error) or "it took too long"
+            _log.warning("not done in this sweep", pair=pair.name, step=step.__name__.lstrip("_"), error=told)
 
 
 async def _state(pair: FunctionPair, _: Process) -> None:
@@ -71,19 +100,36 @@ async def _queue(pair: FunctionPair, process: Process) -> None:
             tell.down(error)
         else:
             tell.connected = True
-            tell.behind = count > 0 and (since_us is None or pair.clock.now_us() - since_us > _SLOW_US)
             tell.newest_us = since_us or 0
+            tell.behind = since_us is not None and pair.clock.now_us() - since_us > _SLOW_US
+            if count and since_us is None and (trouble := await _trouble(pair)):
+                tell.down(trouble)
     await pair.say("functions", {QUEUE: tell.as_dict()} if pair.settings.blob.events.queue_url else {})
+
+
+async def _trouble(pair: FunctionPair) -> str:
+    """Why a process failed to take a message lately. Else messages that nobody sees are being taken at this moment."""
+    now_us = pair.clock.now_us()
+    fresh = [beat for beat in await heartbeat.heartbeats(pair.state) if beat.fresh(now_us) and beat.process != "functions"]
+    return next((error for beat in fresh if (error := str(beat.sources.get(QUEUE, {}).get("last_error") or ""))), "")
 
 
 async def _poison(pair: FunctionPair, process: Process) -> None:
     """Take back what the host gave up on: what can be read is marked, the rest is kept with its reason where status sees it."""
-    functions = process.config.functions
     if pair.settings.blob.events.queue_url:
-        for message in await process.queues.poisoned(pair.settings, hidden_seconds=_HIDDEN_SECONDS):
-            if not _is_letter(message):
-                await _take_back(pair, process, message)
-                await process.queues.forget_poisoned(pair.settings, message)
+        # Until it is empty or the step's time is over: what was not reached is there for the next sweep.
+        while messages := await process.queues.poisoned(pair.settings, hidden_seconds=_AT_WORK_SECONDS):
+            for message in messages:
+                if _is_letter(message):
+                    await process.queues.hide_poisoned(pair.settings, message, hidden_seconds=_FOR_A_PERSON_SECONDS)
+                else:
+                    await _take_back(pair, process, message)
+                    await process.queues.forget_poisoned(pair.settings, message)
+
+
+async def _calls(_: FunctionPair, process: Process) -> None:
+    """Drop calls of the app's own that the host gave up on."""
+    functions = process.config.functions
     for queue in (functions.doorbell_queue, functions.reconcile_queue):
         if await process.queues.drop_poisoned(queue):
             _log.error("calls were given up on by the host; the sweep called again", queue=queue)

@@ -31,7 +31,7 @@ def blueprint(settings: Settings | None) -> func.Blueprint:
 
 
 async def health(req: func.HttpRequest) -> func.HttpResponse:
-    """Whether marks can be made now. Open to everybody, so it tells no more than that."""
+    """Whether marks can be made now. Open to everybody, so it tells no more than that: why not is in the log."""
     from function_app.process import PROCESS  # noqa: PLC0415 - imported in the first invocation (triggers.py)
 
     del req
@@ -39,7 +39,7 @@ async def health(req: func.HttpRequest) -> func.HttpResponse:
         await PROCESS.check()
     except FederationError as error:
         _log.error("not healthy: %s", error)
-        return _json(503, {"status": "unavailable", "reason": error.reason})
+        return _json(503, {"status": "unavailable"})
     return _json(200, {"status": "ok"})
 
 

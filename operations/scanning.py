@@ -10,14 +10,17 @@ from federation.wiring import PairRuntime, owner_name
 from reconciler.scan import MOST_UNSAVED_ROWS, Scanner, ScanOptions
 
 
-def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool) -> Scanner:
-    """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them."""
+def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool, owner: str = "") -> Scanner:
+    """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them.
+
+    *owner*: of the ranges it takes; empty: this process, where it scans the pair once at a time.
+    """
 
     async def guard() -> None:
         await check_identity(runtime.stores, runtime.state, runtime.settings.name)
 
     options = ScanOptions(
-        owner=owner_name(),
+        owner=owner or owner_name(),
         range_rows=reconcile.range_rows,
         parallel=reconcile.parallel_ranges,
         save_rows=min(MOST_UNSAVED_ROWS, reconcile.range_rows // 4),

@@ -87,13 +87,13 @@ class ParallelScan:
         """
         await self._begin()
         while True:
+            if self._written and not await self._planned():
+                return False  # what others saved of it is gone with it, and would be scanned again
             await self._reload()
             left = [number for number in range(len(self.plan.ranges)) if not self._done(number)]
             if not left:
                 return await self._may_finish()
             if not await self._work(left):
-                if self._written and not await self._planned():
-                    return False
                 await self._clock.sleep(POLL_SECONDS)
 
     async def cut_next(self, range_rows: int) -> None:

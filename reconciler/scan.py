@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
-from federation.errors import FederationError, Halt
+from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget, HaltRecord
@@ -112,6 +114,11 @@ class Scanner(Comparison):
                 report = parallel.report
             report.complete = False
             await self._say_why(report, error)
+        except asyncio.CancelledError:
+            if parallel is not None:
+                with contextlib.suppress(RetryLater):  # then others may finish it once that grew old
+                    await parallel.end(over=False)
+            raise
         return await self._by_another(report) if overtaken else await self._kept(report, parallel)
 
     async def scan_keys(self, keys: Sequence[str]) -> Report:

@@ -18,6 +18,7 @@ from fedplane.localstack.info import StackInfo
 from fedplane.localstack.stack import LocalStack
 from function_app.bells import Call
 from function_app.scans import Part
+from operations.heartbeat import heartbeats
 from reconciler import wanted
 from reconciler.scan import COMPLETE, kept
 from tests.feed.writer import Feed, fresh_container, hour, record
@@ -72,11 +73,11 @@ async def test_the_worker_indexes_exactly_the_functions(app: App) -> None:
 
 
 async def test_settings_that_cannot_be_read_leave_health_to_say_so(app: App) -> None:
-    """The app is indexed all the same; the log of an invocation says what to correct."""
+    """The app is indexed all the same; the log of an invocation, and nothing that is open to everybody, says what to correct."""
     async with app.instance(FEDERATION__WORKER__SHARDS="many") as instance:
         assert list(instance.functions) == ["health"]
         outcome = await instance.request("health")
-    assert (outcome.value["status"], outcome.body) == (503, {"status": "unavailable", "reason": "bad_settings"})
+    assert (outcome.value["status"], outcome.body) == (503, {"status": "unavailable"})
     [told] = [line for line in app.log() if line["invocation"]]
     assert "worker.shards" in told["event"]
 
@@ -224,6 +225,18 @@ async def test_the_sweep_publishes_the_lag(app: App, lab: Lab) -> None:
         assert text not in sent
 
 
+async def test_a_message_that_is_being_taken_is_not_behind(app: App) -> None:
+    """The server counts it still, and shows nobody how old it is: the sweep does not take that for a doubt."""
+    async with app.instance() as instance, app.state() as state, app.queue_client(app.queue) as queue:
+        await queue.create_queue()
+        await queue.send_message(app.message("a"))
+        assert await queue.receive_message() is not None
+        assert ((await queue.get_queue_properties()).approximate_message_count, await queue.peek_messages()) == (1, [])
+        assert (await instance.timer("sweep")).failed == ""
+        [told] = [beat.sources for beat in await heartbeats(state) if beat.process == "functions"]
+        assert {name: told["event_grid_queue"][name] for name in ("connected", "behind")} == {"connected": 1, "behind": 0}
+
+
 async def test_a_scan_is_called_for_and_done(app: App, lab: Lab) -> None:
     """The first one is due at once; what no event told of is found and applied, and what was wished for is fulfilled."""
     lab.put("blob", f"{app.prefix}unseen", b"no event")
@@ -244,16 +257,18 @@ async def test_a_scan_is_called_for_and_done(app: App, lab: Lab) -> None:
 
 
 async def test_what_the_host_gave_up_on_is_taken_back(app: App, lab: Lab) -> None:
-    """The sweep marks what can be read of the poison queue, keeps the rest as dead letters, and empties it."""
+    """The sweep marks what can be read of the poison queue, keeps the rest as dead letters, leaves letters for a person."""
+    letter = json.dumps({"reason": "too large", "at_us": 1, "message_id": "m"})
     lab.put("blob", f"{app.prefix}a", b"given up on")
     async with app.instance() as instance, app.state() as state, app.queue_client(f"{app.queue}-poison") as poison:
         await poison.create_queue()
-        for text in (app.message("a"), "neither JSON nor base64"):
+        for text in (letter, app.message("a"), "neither JSON nor base64"):
             await poison.send_message(text)
         assert (await instance.timer("sweep")).failed == ""
         assert lab.get_direct("vast", f"{app.prefix}a") == b"given up on"
         assert [letter.raw for letter in await state.dead_letters()] == [b"neither JSON nor base64"]
-        assert (await poison.get_queue_properties()).approximate_message_count == 0
+        assert (await poison.get_queue_properties()).approximate_message_count == 1
+        assert await poison.receive_message() is None, "hidden for an hour"
 
 
 async def test_status_and_explain_answer_as_the_command_line_does(app: App, lab: Lab) -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import function_app
-from federation.function_settings import FunctionSettings
+from federation.function_settings import MOST_SECONDS, FunctionSettings
 from federation.settings import Settings
 from function_app.event_functions import PUSH_SECONDS
+from function_app.visit import GRACE_SECONDS
+from operations.exporters import FLUSH_SECONDS
 from tests.unit.function_index import index
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,5 +221,11 @@ def test_every_function_ends_before_the_host_ends_it() -> None:
     hours, minutes, seconds = map(int, json.loads((ROOT / "host.json").read_text())["functionTimeout"].split(":"))
     times = FunctionSettings()
     longest = max(times.drain_seconds, times.doorbell_seconds, times.reading_seconds, times.scan_seconds)
-    assert 2 * longest < hours * 3600 + minutes * 60 + seconds
+    timeout_seconds = hours * 3600 + minutes * 60 + seconds
+    assert 2 * longest < timeout_seconds
+    for name in ("doorbell_seconds", "reading_seconds", "scan_seconds"):
+        assert getattr(_settings(functions={name: MOST_SECONDS}).functions, name) == MOST_SECONDS
+        with pytest.raises(ValidationError, match=f"functions.{name}"):
+            _settings(functions={name: MOST_SECONDS + 1})
+    assert timeout_seconds > MOST_SECONDS + GRACE_SECONDS + FLUSH_SECONDS + 30
     assert times.drain_seconds < PUSH_SECONDS < 30, "Event Grid waits 30 s"

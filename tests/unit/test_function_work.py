@@ -11,10 +11,11 @@ import msgspec
 import pytest
 from azure.functions.timer import TimerRequest
 
+from federation.errors import UsageError
 from federation.model import Change, Side, Source
 from federation.progress import GAP_NOTE, UNION_NOTE, Lease
 from federation.settings import load
-from function_app import calls
+from function_app import calls, process
 from function_app.bells import Call
 from reconciler import wanted
 from tests.unit.function_lab import App, LabState, call, decoded, fresh_app, message
@@ -107,14 +108,22 @@ async def test_a_call_of_another_version_is_dropped(app: App) -> None:
 
 
 async def test_instances_need_a_redis_that_they_share(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An embedded one would be each instance's own; so is a place for the app's queues asked for. Health tells by name."""
+    """An embedded one would be each instance's own; so is a place for the app's queues asked for. Health tells no reason."""
     monkeypatch.setenv("FEDERATION__REDIS__URL", "embedded")
-    assert await app.health() == (503, {"status": "unavailable", "reason": "bad_settings"})
+    assert await _refused(app) == "bad_settings"
     monkeypatch.setenv("FEDERATION__REDIS__URL", "redis://127.0.0.1:1/0")
     monkeypatch.delenv("AzureWebJobsStorage__accountName")
-    assert await app.health() == (503, {"status": "unavailable", "reason": "missing_secret"})
+    assert await _refused(app) == "missing_secret"
     monkeypatch.setenv("AzureWebJobsStorage", "AccountName=acct")
-    assert await app.health() == (503, {"status": "unavailable", "reason": "bad_settings"})
+    assert await _refused(app) == "bad_settings"
+
+
+async def _refused(app: App) -> str:
+    """Why health is denied, which it does not say itself."""
+    assert await app.health() == (503, {"status": "unavailable"})
+    with pytest.raises(UsageError) as refused:
+        await process.PROCESS.check()
+    return refused.value.reason
 
 
 # ----------------------------------------------------------------------------------------------------------------------- scans

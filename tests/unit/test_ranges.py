@@ -316,3 +316,31 @@ async def test_whole_scans_are_kept_however_many_scoped_ones_follow() -> None:
     found = await history(pair.state)
     assert len(found) == HISTORY + 1
     assert [one.scan for one in await whole_scans(pair.state)] == [whole.scan]
+
+
+async def test_a_process_that_is_ended_while_it_finishes_leaves_that_to_others() -> None:
+    """At once, not when its turn to finish has grown old: the next one that comes ends the scan."""
+    pair = _Pair()
+    await pair.fill(2_000)
+    await pair.process("a").scan()
+    blob, finishing = pair.servers[Side.BLOB], asyncio.Event()
+    original = blob.list
+
+    async def hanging(*, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        if prefix:  # the preserved versions, which are looked at last
+            finishing.set()
+            await asyncio.Event().wait()
+        async for entry in original(prefix=prefix, start_after=start_after):
+            yield entry
+
+    blob.list = hanging  # type: ignore[method-assign]
+    ended = asyncio.create_task(pair.process("a").scan())
+    await finishing.wait()
+    ended.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ended
+    blob.list = original  # type: ignore[method-assign]
+    async with asyncio.timeout(30):
+        report = await pair.process("b").scan()
+    assert report.whole
+    assert await Book(pair.state).plan() is None
