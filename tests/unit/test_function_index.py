@@ -186,6 +186,12 @@ def test_host_settings_keep_messages_while_redis_is_away() -> None:
     assert queues["maxPollingInterval"] == "00:00:02"
 
 
+def test_no_decision_line_is_sampled_away() -> None:
+    """The host drops nothing of what it logs of the functions, nor of their failures."""
+    sampling = json.loads((ROOT / "host.json").read_text())["logging"]["applicationInsights"]["samplingSettings"]
+    assert {"Trace", "Exception", "Request"} <= set(sampling["excludedTypes"].split(";"))
+
+
 def test_what_is_not_deployed_holds_nothing_that_is() -> None:
     """.funcignore leaves in what the app imports."""
     lines = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and not line.startswith("#")]
