@@ -91,7 +91,7 @@ class Process:
         metrics = config.metrics.model_copy(update={"prometheus_listen": ""})
         self._exporters = self._stack.enter_context(exporting(metrics))
         self._queues = Queues(config.functions)
-        self._queues.check()
+        self._queues.check(config.pair)
         self._stack.push_async_callback(self._queues.close)
         self._budget = ByteBudget(config.transfer.memory_bytes)
         self._book = wiring.gate_book(config, self._clock)
