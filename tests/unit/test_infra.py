@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from federation.errors import UsageError
 from federation.function_settings import FunctionSettings
-from federation.settings import Settings, load
+from federation.settings import Settings, load, secret
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 TEMPLATES = sorted(INFRA.rglob("*.bicep"))
@@ -170,3 +171,10 @@ def test_settings_wait_until_the_app_may_read_its_secrets() -> None:
     """A reference that is looked up before the role exists would be given to the app as it is written."""
     settings = _code(INFRA / "modules" / "app.bicep").partition("name: 'appsettings'")[2]
     assert "dependsOn: [readsSecrets]" in settings
+
+
+def test_a_reference_that_was_not_resolved_is_no_secret() -> None:
+    """App Service gives the reference itself while the app may not read the vault; it must not be sent as a key."""
+    with pytest.raises(UsageError, match=r"access_key_env names VAST_ACCESS_KEY.*restart") as caught:
+        secret("VAST_ACCESS_KEY", "pair.vast.access_key_env", {"VAST_ACCESS_KEY": "@Microsoft.KeyVault(SecretUri=https://kv/s)"})
+    assert caught.value.reason == "missing_secret"

@@ -387,13 +387,6 @@ def test_a_missing_secret_names_setting_and_variable(environment: dict[str, str]
     assert "hunter2" not in text
 
 
-def test_a_reference_that_was_not_resolved_is_no_secret() -> None:
-    """App Service gives the text of a Key Vault reference itself while it may not read the vault; it must not be sent as a key."""
-    with pytest.raises(UsageError, match="pair.vast.access_key_env names VAST_ACCESS_KEY.*restart") as caught:
-        secret("VAST_ACCESS_KEY", "pair.vast.access_key_env", {"VAST_ACCESS_KEY": "@Microsoft.KeyVault(SecretUri=https://kv/s)"})
-    assert caught.value.reason == "missing_secret"
-
-
 @given(
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=60).filter(lambda text: not text.isupper())
 )
