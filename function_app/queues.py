@@ -45,8 +45,8 @@ class Queues:
             ours = url.rstrip("/").rpartition("/")[0]
             if _place(ours) != _place(theirs):
                 raise UsageError(
-                    f"The queue of pair {pair.name!r} is at {_place(ours)} by pair.blob.events.queue_url, but at {_place(theirs)} "
-                    f"by the app setting {connection} (functions.event_connection), by which the host reads it. Correct one of them.",
+                    f"The queue of pair {pair.name!r} is at {_place(ours)} by blob.events.queue_url, but at {_place(theirs)} "
+                    f"by the app setting {connection} (functions.event_connection), which the host reads it by. Correct one.",
                     reason="bad_settings",
                 )
 
