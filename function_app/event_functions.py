@@ -96,7 +96,7 @@ async def event_grid(event: func.EventGridEvent) -> None:
     """Mark what one event names, of either schema. A failure makes Event Grid send it again, as its subscription says."""
     from function_app.process import PROCESS  # noqa: PLC0415 - as above
 
-    async with asyncio.timeout(PUSH_SECONDS), PROCESS.work(PROCESS.config.functions.drain_seconds, publishes=False):
+    async with PROCESS.work(PROCESS.config.functions.drain_seconds, within_seconds=PUSH_SECONDS):
         await PROCESS.take_message(_event_json(event))
 
 

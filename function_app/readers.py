@@ -53,6 +53,7 @@ async def _read(pair: FunctionPair, name: str, sources: Sequence[Source], second
         await _say(pair, name, sources)
     finally:
         await end(tasks)
+        pair.on_read({source.name: source.health() for source in sources}, {})
 
 
 async def _say(pair: FunctionPair, name: str, sources: Sequence[Source]) -> None:
