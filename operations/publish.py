@@ -69,7 +69,9 @@ def _scan(status: PairStatus, pair: dict[str, str]) -> Iterator[Point]:
 def _processes(status: PairStatus, pair: dict[str, str]) -> Iterator[Point]:
     fresh = [beat for beat in status.processes if beat.fresh(status.at_us)]
     for side in Side:
-        yield metrics.SIDE_ANSWERS, float(any(beat.sides[side].answers for beat in fresh)), pair | {"side": side.value}
+        of_side = pair | {"side": side.value}
+        yield metrics.SIDE_ANSWERS, float(any(beat.sides[side].answers for beat in fresh)), of_side
+        yield metrics.SIDE_BREAKER, float(any(beat.sides[side].left_alone for beat in fresh)), of_side
     for source in sorted({name for beat in fresh for name in beat.sources}):
         told = [beat.sources[source] for beat in fresh if source in beat.sources]
         yield metrics.SOURCE_CONNECTED, float(any(one.get("connected") for one in told)), pair | {"source": source}
@@ -88,13 +90,14 @@ def counters(pair: str, now: Heartbeat, before: Heartbeat | None) -> Iterator[Po
     of_pair = {"pair": pair}
     yield from events(pair, now.sources, before.sources if before is not None else {})
     worker, past = now.worker, before.worker if before is not None else {}
-    yield metrics.REQUESTS, _more(worker.get("requests"), past.get("requests")), of_pair
     yield metrics.MOVED, _more(worker.get("written_bytes"), past.get("written_bytes")), of_pair
     for outcome, count in worker.get("outcomes", {}).items():
         yield metrics.OUTCOMES, _more(count, past.get("outcomes", {}).get(outcome)), of_pair | {"outcome": outcome}
     for side, health in now.sides.items():
         was = before.sides.get(side) if before is not None else None
         of_side = of_pair | {"side": side.value}
+        asked, earlier = (one.get("requests_by_side", {}).get(side.value) for one in (worker, past))
+        yield metrics.REQUESTS, _more(asked, earlier), of_side
         yield metrics.THROTTLES, _more(health.throttles, was.throttles if was is not None else 0), of_side
         yield metrics.RACES, _more(health.race_windows, was.race_windows if was is not None else 0), of_side
 

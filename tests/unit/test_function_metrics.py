@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from federation.errors import RetryLater
+from federation.model import Side
 from federation.settings import MetricsSettings
 from function_app import process, readers
 from operations.exporters import Exporters
@@ -115,3 +117,15 @@ async def test_what_readers_count_is_sent(app: App, taking: Taking) -> None:
             await readers._read(pair, "change_feed", [ReadSource()], 1, lambda told: not told["behind"])
     await process.PROCESS.publish([])
     assert taking.flushed[-1][_EVENTS, "one change_feed marked"] == 10
+
+
+async def test_requests_and_breakers_are_told_by_side(app: App, taking: Taking) -> None:
+    """What a change cost on either side adds up to its decision line; a side that asked for rest shows as left alone."""
+    await call("event_grid_queue", message(await app.put()))
+    pair = await process.PROCESS.pair("one")
+    by_side = {side: taking.flushed[-1]["federation.requests", f"one {side}"] for side in Side}
+    assert min(by_side.values()) > 0
+    assert sum(by_side.values()) == pair.worker.stats.last[-1].requests
+    pair.runtime.gates[Side.VAST].failed(RetryLater("503", reason="throttled", after_seconds=60, side=Side.VAST))
+    told = await pair.beat(fresh_seconds=60)
+    assert {side: health.left_alone for side, health in told.sides.items()} == {Side.BLOB: False, Side.VAST: True}
