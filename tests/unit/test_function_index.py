@@ -109,8 +109,8 @@ def test_settings_that_cannot_be_read_leave_health() -> None:
     assert set(_triggers(None)) == {"health"}
 
 
-def _indexed(tmp_path: Path, code: str) -> list[str]:
-    """What *code* prints after the app was indexed from its root, as the worker does, with settings that name every source."""
+def indexed(tmp_path: Path, code: str, python: str = sys.executable) -> list[str]:
+    """What *code* prints in *python* after the app was indexed as the worker does, with settings that name every source."""
     file = tmp_path / "federation.toml"
     file.write_text("""
 [redis]
@@ -138,8 +138,8 @@ socket.socket.connect = lambda *_: sys.exit("the network was asked for")
 module = importlib.import_module('function_app')
 functions = module.app.get_functions()
 """
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", begin + code],
+    done = subprocess.run(  # noqa: S603 - an interpreter that we chose
+        [python, "-c", begin + code],
         cwd=ROOT,
         env={"FEDERATION_CONFIG": str(file), "PATH": ""},
         capture_output=True,
@@ -151,7 +151,7 @@ functions = module.app.get_functions()
 
 def test_the_worker_finds_one_app_with_light_imports(tmp_path: Path) -> None:
     """From the app's root: the package wins over the shim, holds one FunctionApp; indexing imports no SDK and asks no network."""
-    file, apps, count, heavy = _indexed(
+    file, apps, count, heavy = indexed(
         tmp_path,
         """
 import azure.functions as func
