@@ -79,10 +79,16 @@ SOURCE_AGE = _gauge("source.age.seconds", "s", _SOURCE, "Age of the newest event
 SOURCE_CONNECTED = _gauge("source.connected", "1", _SOURCE, "1 while the source answers, else 0.")
 CANARY_AGE = _gauge("canary.age.seconds", "s", _PAIR, "Since the canary object's own event last came back through VAST's topic.")
 SIDE_ANSWERS = _gauge("side.answers", "1", _SIDE, "1 while a side answers, else 0.")
+SIDE_BREAKER = _gauge(
+    "side.breaker",
+    "1",
+    _SIDE,
+    "1 while a process leaves a side alone: it asked for rest, or failed several times in a row; else 0.",
+)
 PROCESSES = _gauge("processes", "{process}", _PAIR, "Processes that work on the pair now.")
 
 EVENTS = _counter("events", "{event}", ("pair", "source", "result"), "Events read, by what became of them.")
-REQUESTS = _counter("requests", "{request}", _PAIR, "Storage requests made for changes.")
+REQUESTS = _counter("requests", "{request}", _SIDE, "Storage requests made for changes.")
 THROTTLES = _counter("throttles", "{response}", _SIDE, "Answers that asked us to slow down.")
 RACES = _counter("race_windows", "{write}", _SIDE, "Writes whose condition the server could not promise (rule 5).")
 OUTCOMES = _counter("outcomes", "{key}", ("pair", "outcome"), "Passes over keys, by how they ended.")
@@ -99,7 +105,7 @@ REGISTRY: tuple[Metric, ...] = (
     LAG, LAG_UNKNOWN, LAG_AT_LEAST, APPLY_DELAY, BACKLOG, CONVERGED_AGE,
     PARKED, HELD, CONFLICTS, DEAD_LETTERS, HALTS, OBJECTS,
     SCAN_AGE, SCAN_DURATION, SCAN_DRIFT, SCAN_MISSED,
-    SOURCE_AGE, SOURCE_CONNECTED, CANARY_AGE, SIDE_ANSWERS, PROCESSES,
+    SOURCE_AGE, SOURCE_CONNECTED, CANARY_AGE, SIDE_ANSWERS, SIDE_BREAKER, PROCESSES,
     EVENTS, REQUESTS, THROTTLES, RACES, OUTCOMES, MOVED,
 )  # fmt: skip
 

@@ -381,6 +381,12 @@ def secret(variable: str, setting: str, environment: Mapping[str, str] | None = 
             f"{setting} must name an environment variable; it names {named}. Export it, or correct the setting.",
             reason="missing_secret",
         )
+    if value.startswith("@Microsoft.KeyVault("):
+        raise UsageError(
+            f"{setting} names {variable}, which holds a reference into Key Vault that the host has not resolved. Let the app's "
+            "identity read the vault's secrets (Key Vault Secrets User), then restart the app.",
+            reason="missing_secret",
+        )
     return value
 
 

@@ -44,14 +44,19 @@ def blueprint(settings: Settings) -> func.Blueprint:
 
 def _topics(made: func.Blueprint, settings: Settings) -> None:
     """A function for each topic that the host reads. A batch that fails is tried again for as long as its instance lives."""
-    topics = {pair.vast.events.topic: pair for pair in settings.pair if pair.vast.events.bootstrap}
-    for topic, pair in topics.items():
-        events = pair.vast.events
+    topics: dict[tuple[frozenset[str], str], list[PairSettings]] = {}
+    for pair in settings.pair:
+        if pair.vast.events.bootstrap:
+            place = frozenset(map(str.lower, pair.vast.events.bootstrap)), pair.vast.events.topic
+            topics.setdefault(place, []).append(pair)
+    for pairs in topics.values():
+        first = pairs[0]
+        events = first.vast.events
         trigger = made.kafka_trigger(
             "records",
-            topic,
+            events.topic,
             ",".join(events.bootstrap),
-            consumer_group=events.group_id.replace("{pair}", pair.name) or f"fedplane-{pair.name}",
+            consumer_group=events.group_id.replace("{pair}", first.name) or f"fedplane-{first.name}",
             protocol=events.security_protocol.replace("_", ""),
             authentication_mode="PLAIN" if events.sasl_username_env else "NOTSET",
             username=f"%{events.sasl_username_env}%" if events.sasl_username_env else None,
@@ -61,17 +66,22 @@ def _topics(made: func.Blueprint, settings: Settings) -> None:
             data_type="BINARY",
         )
         retry = made.retry("fixed_delay", "-1", "00:00:05")
-        name = "vast_events" if len(topics) == 1 else f"vast_events_{pair.name}"
-        made.function_name(name)(retry(trigger(vast_records)))
+        name = "vast_events" if len(topics) == 1 else f"vast_events_{first.name}"
+        made.function_name(name)(retry(trigger(_records_for(frozenset(pair.name for pair in pairs)))))
 
 
-async def vast_records(records: List[func.KafkaEvent]) -> None:  # noqa: UP006 - the worker takes no other list
-    """Mark what VAST's records name, read by the host."""
-    from function_app.process import PROCESS  # noqa: PLC0415 - as above
-    from function_app.topic import take_records  # noqa: PLC0415
+def _records_for(pairs: frozenset[str]) -> Callable[[list[func.KafkaEvent]], Awaitable[None]]:
+    """The function of a topic: its records are news for *pairs*, whose topic it is."""
 
-    async with PROCESS.work(PROCESS.config.functions.drain_seconds):
-        await take_records(PROCESS, records)
+    async def vast_records(records: List[func.KafkaEvent]) -> None:  # noqa: UP006 - the worker takes no other list
+        """Mark what VAST's records name, read by the host."""
+        from function_app.process import PROCESS  # noqa: PLC0415 - imported in the first invocation (triggers.py)
+        from function_app.topic import take_records  # noqa: PLC0415
+
+        async with PROCESS.work(PROCESS.config.functions.drain_seconds):
+            await take_records(PROCESS, records, pairs)
+
+    return vast_records
 
 
 async def event_grid_queue(message: func.QueueMessage) -> None:
@@ -86,7 +96,7 @@ async def event_grid(event: func.EventGridEvent) -> None:
     """Mark what one event names, of either schema. A failure makes Event Grid send it again, as its subscription says."""
     from function_app.process import PROCESS  # noqa: PLC0415 - as above
 
-    async with asyncio.timeout(PUSH_SECONDS), PROCESS.work(PROCESS.config.functions.drain_seconds, publishes=False):
+    async with PROCESS.work(PROCESS.config.functions.drain_seconds, within_seconds=PUSH_SECONDS):
         await PROCESS.take_message(_event_json(event))
 
 

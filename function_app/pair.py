@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from federation.errors import FederationError, Halt, RetryLater
@@ -22,6 +22,7 @@ from function_app.queues import Queues
 from operations import heartbeat
 from operations.heartbeat import Heartbeat
 from operations.lost_marks import LostMarks
+from operations.publish import Told
 from operations.sides import prove
 from reconciler import wanted
 
@@ -48,6 +49,8 @@ class FunctionPair:
         self.tells: dict[str, Tell] = {}
         self.lost_marks = LostMarks(self.state, self.clock, _noted)
         runtime.sink = self
+        self.on_read: Callable[[Told, Told], None] = lambda *_: None
+        """Hears what a reader counts; readers live as long as an invocation, and this process's word holds nothing of them."""
         self._started_us = self.clock.now_us()
         self._pace = PaceShare(self.state, runtime.gates, self.clock, owner_name())
         self._told = self._tried = self._shared = float("-inf")

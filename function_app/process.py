@@ -31,10 +31,14 @@ from function_app.pair import SHARES_SECONDS, FunctionPair
 from function_app.queues import Queues
 from function_app.visit import Visit, visit
 from operations.exporters import Exporters, exporting
-from operations.publish import EVERY_SECONDS, Publisher
+from operations.publish import EVERY_SECONDS, Publisher, Told, events
 
 QUEUE = "event_grid_queue"
 HTTP = "event_grid_webhook"
+_IDLE_SECONDS = 10.0
+"""A process may be gone after any invocation; what is lost then was counted in the last of these seconds."""
+_WAITED_FOR_SECONDS = 2.0
+"""How long a sender that waits for the answer is kept for what there is to tell."""
 _log = logger("fedplane.functions")
 
 
@@ -66,9 +70,14 @@ class Process:
         self._failures = 0
         self._scopes: dict[str, BlobScope] = {}
         self._http: EventGridHttp | None = None
+        self._http_tell = Tell(HTTP)
+        self._http_pairs: list[str] = []
+        self._http_told: Told = {}
         self._exporters: Exporters | None = None
         self._publishers: dict[str, Publisher] = {}
         self._counted = float("-inf")
+        self._under_way = 0
+        self._publishing = asyncio.Lock()
 
     @property
     def config(self) -> Settings:
@@ -89,7 +98,7 @@ class Process:
             )
         self._scopes = {pair.name: blob_scope(pair) for pair in config.pair}
         self._queues = Queues(config.functions)
-        self._queues.check()
+        self._queues.check(config.pair)
         # Only now: each attempt that is refused would leave exporters behind. A page of numbers would be one instance's.
         metrics = config.metrics.model_copy(update={"prometheus_listen": ""})
         self._exporters = self._stack.enter_context(exporting(metrics))
@@ -136,6 +145,7 @@ class Process:
             if self._exporters is not None:  # known to who publishes only once the pair is: from here on nothing waits
                 publisher = Publisher(self._exporters.instruments, made.state, settings, self._clock, owner="functions")
                 made.worker.stats.on_line = publisher.line
+                made.on_read = publisher.read
                 self._publishers[name] = publisher
             self._stack.push_async_callback(stack.pop_all().aclose)
         return made
@@ -154,20 +164,33 @@ class Process:
             await (await self.pair(settings.name)).state.open(create=False)
 
     @asynccontextmanager
-    async def work(self, seconds: float, *, publishes: bool = True) -> AsyncIterator[Visit]:
+    async def work(self, seconds: float, *, within_seconds: float | None = None, publishes: bool = True) -> AsyncIterator[Visit]:
         """One invocation: what is marked inside is worked on for up to *seconds*; then what there is to tell is told.
 
-        Not *publishes*: its caller waits, or publishes itself.
+        *within_seconds*: after which all of it ends, because its caller waits no longer. Not *publishes*: it publishes itself.
         """
+        loop = asyncio.get_running_loop()
+        ends = None if within_seconds is None else loop.time() + within_seconds
         telling = asyncio.create_task(self._keep_telling())
+        self._under_way += 1
         try:
-            async with visit(seconds) as made:
+            async with visit(seconds, within_seconds=within_seconds) as made:
                 yield made
         finally:
+            self._under_way -= 1
             await end([telling])
-        await self._tell()
-        if publishes and self._clock.monotonic_seconds() - self._counted >= EVERY_SECONDS:
-            await self.publish([])
+        try:
+            async with asyncio.timeout_at(None if ends is None else min(ends, loop.time() + _WAITED_FOR_SECONDS)):
+                await self._tell()
+                if publishes and self._publish_due():
+                    await self.publish([])
+        except TimeoutError:
+            _log.warning("somebody waits: what there is to tell is told by a later invocation")
+
+    def _publish_due(self) -> bool:
+        """Each minute; and sooner when nothing else is under way: there may be no later invocation."""
+        passed = self._clock.monotonic_seconds() - self._counted
+        return passed >= (EVERY_SECONDS if self._under_way else _IDLE_SECONDS)
 
     async def _keep_telling(self) -> None:
         """While an invocation takes long."""
@@ -199,11 +222,12 @@ class Process:
         self._counted = self._clock.monotonic_seconds()
         if self._exporters is None:
             return
-        for name, publisher in list(self._publishers.items()):
-            publisher.count(await self._pairs[name].beat(fresh_seconds=0))
-        self._exporters.instruments.hold(points)
-        if not await asyncio.to_thread(self._exporters.flush):
-            _log.warning("metrics were not taken in time")
+        async with self._publishing:  # levels of the sweep are not dropped by another invocation before they are sent
+            for name, publisher in list(self._publishers.items()):
+                publisher.count(await self._pairs[name].beat(fresh_seconds=0))
+            self._exporters.instruments.hold(points)
+            if not await asyncio.to_thread(self._exporters.flush):
+                _log.warning("metrics were not taken in time")
 
     # -------------------------------------------------------------------------------------------------------------- events
 
@@ -233,16 +257,33 @@ class Process:
             late = {pair.name: LatePair(self, pair.name) for pair in self.config.pair}
             made = [http_target(pair, late[pair.name], self._clock, on_gap=late[pair.name].gap) for pair in self.config.pair]
             targets = [one for one in made if one.secret is not None or one.tokens is not None]
-            self._http = EventGridHttp(targets, Tell(HTTP))
+            self._http_pairs = [name for name, one in zip(late, made, strict=True) if one in targets]
+            self._http = EventGridHttp(targets, self._http_tell)
+        try:
+            return await self._answer(self._http, method, headers, query, body)
+        finally:
+            self._count_http()
+
+    async def _answer(
+        self, http: EventGridHttp, method: str, headers: Mapping[str, str], query: Mapping[str, str], body: bytes
+    ) -> Answer:
         if method == "OPTIONS":
-            return self._http.handshake(headers, query)
+            return http.handshake(headers, query)
 
         async def read() -> bytes:
             if len(body) > BODY_LIMIT_BYTES:
                 raise BodyTooLarge
             return body
 
-        return await self._http.events(headers, query, read)
+        return await http.events(headers, query, read)
+
+    def _count_http(self) -> None:
+        """One webhook serves all its pairs, and who was refused named none: each of them tells all of its counts."""
+        now: Told = {HTTP: self._http_tell.as_dict()}
+        if self._exporters is not None:
+            for name in self._http_pairs:
+                self._exporters.instruments.count(events(name, now, self._http_told))
+        self._http_told = now
 
     async def close(self) -> None:
         """Release everything; for tests, since no host asks for it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from azure.identity.aio import DefaultAzureCredential
@@ -29,9 +30,25 @@ class Queues:
         self._clients: dict[str, QueueClient] = {}
         self._credential: DefaultAzureCredential | None = None
 
-    def check(self) -> None:
-        """Raise UsageError where the settings do not say where the app's own queues are."""
+    def check(self, pairs: Sequence[PairSettings]) -> None:
+        """Raise UsageError where the settings do not say where the app's own queues are, or name two accounts for one of events.
+
+        The host reads a queue of events at the account of its connection, the sweep at the one of ``queue_url``.
+        """
         self._own(self._settings.doorbell_queue)
+        connection = self._settings.event_connection
+        theirs = _endpoint(variable(connection)) or _service_url(connection)
+        for pair in pairs:
+            url = pair.blob.events.queue_url
+            if not url or pair.blob.events.connection_string_env or not theirs:
+                continue  # the same connection for both; or none, of which the host complains
+            ours = url.rstrip("/").rpartition("/")[0]
+            if _place(ours) != _place(theirs):
+                raise UsageError(
+                    f"The queue of pair {pair.name!r} is at {_place(ours)} by blob.events.queue_url, but at {_place(theirs)} "
+                    f"by the app setting {connection} (functions.event_connection), which the host reads it by. Correct one.",
+                    reason="bad_settings",
+                )
 
     async def send(self, queue: str, text: str, *, delay_seconds: int = 0) -> None:
         """Put *text* into one of the app's own queues, to be seen after *delay_seconds*; a missing queue is made."""
@@ -156,6 +173,23 @@ def _service_url(connection: str) -> str:
     account = variable(f"{connection}__accountName")
     told = variable(f"{connection}__queueServiceUri")
     return told.rstrip("/") or (f"https://{account}.queue.core.windows.net" if account else "")
+
+
+def _endpoint(connection_string: str) -> str:
+    """Where its queues are; empty where it does not say."""
+    told = {name.lower(): value for name, _, value in (part.partition("=") for part in connection_string.split(";"))}
+    if told.get("usedevelopmentstorage") == "true":
+        return "http://127.0.0.1:10001/devstoreaccount1"
+    if endpoint := told.get("queueendpoint"):
+        return endpoint.partition("?")[0]
+    account, suffix = told.get("accountname"), told.get("endpointsuffix", "core.windows.net")
+    return f"https://{account}.queue.{suffix}" if account else ""
+
+
+def _place(account_url: str) -> str:
+    """Host, and path where the account is in it (Azurite): what tells accounts apart, and no secret."""
+    parts = urlsplit(account_url)
+    return f"{parts.netloc}{parts.path}".rstrip("/").lower()
 
 
 @asynccontextmanager

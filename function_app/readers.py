@@ -54,6 +54,7 @@ async def _read(pair: FunctionPair, name: str, sources: Sequence[Source], second
         await _say(pair, name, sources)
     finally:
         await end(tasks)
+        pair.on_read({source.name: source.health() for source in sources}, {})
 
 
 def _standing(sources: Sequence[Source]) -> tuple[object, object]:

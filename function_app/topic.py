@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import azure.functions as func
@@ -29,12 +29,11 @@ NAME = "vast_events"
 _HOLDS_SECONDS = 60.0
 
 
-async def take_records(process: Process, events: Sequence[func.KafkaEvent]) -> None:
-    """Mark what *events* name, for every pair that reads their topic. Raises RetryLater: the host tries the batch again."""
+async def take_records(process: Process, events: Sequence[func.KafkaEvent], pairs: Collection[str]) -> None:
+    """Mark what *events* name, for *pairs*, whose topic they came by. Raises RetryLater: the host tries the batch again."""
     for settings in process.config.pair:
-        mine = [event for event in events if event.topic in (None, settings.vast.events.topic)]
-        if settings.vast.events.bootstrap and mine:
-            await _take(await process.pair(settings.name), mine)
+        if settings.name in pairs:
+            await _take(await process.pair(settings.name), events)
 
 
 async def _take(pair: FunctionPair, events: Sequence[func.KafkaEvent]) -> None:
@@ -42,8 +41,9 @@ async def _take(pair: FunctionPair, events: Sequence[func.KafkaEvent]) -> None:
     scope, tell = vast_scope(pair.settings), pair.tell(NAME)
     tell.counts["received"] += len(events)
     read: list[VastParsed] = []
+    letters: list[DeadLetter] = []
     for event in events:
-        await _read(pair, event, scope, read)
+        _read(event, scope, read, letters, pair.clock.now_us())
     spelling = KeySpelling()
     seen = await canary.back(pair.state)
     spelling.learn(seen.spellings if seen is not None else ())
@@ -53,6 +53,9 @@ async def _take(pair: FunctionPair, events: Sequence[func.KafkaEvent]) -> None:
     changes = [change for parsed in read for change in [*parsed.changes, *spelling.pick(parsed.ambiguous)]]
     if changes:
         tell.marked(await pair.mark(changes))
+    for letter in letters:  # after the marks, so that a batch that is tried again buries them once
+        await pair.state.bury(letter)
+        tell.dead(letter.reason)
     for parsed in read:
         if parsed.canary is not None:
             await canary.note_back(pair.state, parsed.canary, pair.clock.now_us())
@@ -62,14 +65,13 @@ async def _take(pair: FunctionPair, events: Sequence[func.KafkaEvent]) -> None:
     await say(pair)
 
 
-async def _read(pair: FunctionPair, event: func.KafkaEvent, scope: VastScope, read: list[VastParsed]) -> None:
+def _read(event: func.KafkaEvent, scope: VastScope, read: list[VastParsed], letters: list[DeadLetter], now_us: int) -> None:
     raw = event.get_body()
     try:
         read.append(parse(raw, scope, [_header(one) for one in event.headers or []]))
     except Malformed as fault:
         where: dict[str, Any] = {"topic": event.topic or "", "partition": event.partition or 0, "offset": event.offset or 0}
-        await pair.state.bury(DeadLetter(NAME, str(fault), raw, pair.clock.now_us(), **where))
-        pair.tell(NAME).dead(str(fault))
+        letters.append(DeadLetter(NAME, str(fault), raw, now_us, **where))
 
 
 def _header(told: dict[str, str]) -> tuple[str, bytes | None]:

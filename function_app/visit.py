@@ -20,8 +20,10 @@ _SLACK_SECONDS = 3.0
 class Visit:
     """Until when shards may be drained in this invocation, and the drains under way."""
 
-    def __init__(self, seconds: float) -> None:
-        self._until = asyncio.get_running_loop().time() + seconds
+    def __init__(self, seconds: float, within_seconds: float | None = None) -> None:
+        now = asyncio.get_running_loop().time()
+        self._until = now + seconds
+        self._ends = float("inf") if within_seconds is None else now + within_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self._faults: list[BaseException] = []
 
@@ -48,9 +50,13 @@ class Visit:
 
     async def done(self) -> None:
         """Wait for the work, cut off what does not end, and raise what a fault of ours raised."""
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks), timeout=self.left_seconds + GRACE_SECONDS + _SLACK_SECONDS)
-            await end(late)
+        try:
+            if self._tasks:
+                left = max(0.0, self._ends - asyncio.get_running_loop().time())
+                patience = min(left, self.left_seconds + GRACE_SECONDS + _SLACK_SECONDS)
+                await asyncio.wait(list(self._tasks), timeout=patience)
+        finally:
+            await end(self._tasks)  # also when the waiting itself was cut off
         for fault in self._faults:
             raise fault
 
@@ -64,12 +70,16 @@ def current() -> Visit | None:
 
 
 @asynccontextmanager
-async def visit(seconds: float) -> AsyncIterator[Visit]:
-    """What is marked inside is drained for up to *seconds* before the block ends, also when it ends with an error."""
-    made = Visit(seconds)
+async def visit(seconds: float, *, within_seconds: float | None = None) -> AsyncIterator[Visit]:
+    """What is marked inside is drained for up to *seconds* before the block ends, also when it ends with an error.
+
+    *within_seconds*: after which nothing is waited for any more, neither the block (TimeoutError) nor its drains.
+    """
+    made = Visit(seconds, within_seconds)
     token = _current.set(made)
     try:
-        yield made
+        async with asyncio.timeout(within_seconds):
+            yield made
     finally:
         _current.reset(token)
         await made.done()

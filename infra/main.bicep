@@ -27,6 +27,14 @@ param subnetId string = ''
 @description('Who is told of alerts; empty: nobody yet.')
 param alertEmail string = ''
 
+@description('Who operates the pair with the `fedplane` command (object id in Entra ID); empty: nobody but the app gets at its state.')
+param operatorPrincipalId string = ''
+@allowed(['User', 'ServicePrincipal'])
+param operatorPrincipalType string = 'User'
+
+@description('Container made on the data account for events that could not be delivered. Not the synchronised one.')
+param deadLetterContainer string = 'fedplane-dead-letters'
+
 @allowed(['3.11', '3.12'])
 param pythonVersion string = '3.12'
 @allowed([2048, 4096])
@@ -61,6 +69,8 @@ module storage 'modules/storage.bicep' = {
     token: token
     location: location
     tags: tags
+    operatorPrincipalId: operatorPrincipalId
+    operatorPrincipalType: operatorPrincipalType
   }
 }
 
@@ -73,6 +83,7 @@ module redis 'modules/redis.bicep' = {
     tags: tags
     skuName: redisSku
     principalId: storage.outputs.identityPrincipalId
+    operatorPrincipalId: operatorPrincipalId
   }
 }
 
@@ -95,6 +106,9 @@ module app 'modules/app.bicep' = {
     pythonVersion: pythonVersion
     instanceMemoryMB: instanceMemoryMB
     maximumInstanceCount: maximumInstanceCount
+    deadLetterContainer: deadLetterContainer
+    operatorPrincipalId: operatorPrincipalId
+    operatorPrincipalType: operatorPrincipalType
   }
 }
 
@@ -107,6 +121,9 @@ module data 'modules/data.bicep' = {
     accountName: dataAccountName
     container: dataContainer
     principalId: storage.outputs.identityPrincipalId
+    operatorPrincipalId: operatorPrincipalId
+    operatorPrincipalType: operatorPrincipalType
+    deadLetterContainer: deadLetterContainer
   }
 }
 
@@ -127,8 +144,20 @@ module subscriptions 'modules/subscription.bicep' = {
     topicName: data.outputs.topicName
     container: dataContainer
     storageId: delivery.outputs.storageId
+    accountId: data.outputs.accountId
     eventQueue: storage.outputs.eventQueue
-    deadLetterContainer: storage.outputs.deadLetterContainer
+    deadLetterContainer: deadLetterContainer
+  }
+}
+
+module undelivered 'modules/undelivered.bicep' = {
+  name: 'undelivered'
+  scope: group
+  params: {
+    topicId: data.outputs.topicId
+    actionGroupId: monitoring.outputs.actionGroupId
+    namePrefix: 'fedplane-${environmentName}'
+    tags: tags
   }
 }
 
@@ -149,4 +178,5 @@ output FUNCTION_APP_NAME string = app.outputs.name
 output FUNCTION_APP_URL string = app.outputs.url
 output REDIS_URL string = 'rediss://${redis.outputs.hostName}:10000'
 output EVENT_QUEUE_URL string = '${storage.outputs.queueEndpoint}${storage.outputs.eventQueue}'
-output DEAD_LETTER_CONTAINER string = storage.outputs.deadLetterContainer
+output DEAD_LETTER_CONTAINER string = deadLetterContainer
+output KEY_VAULT_NAME string = app.outputs.vaultName

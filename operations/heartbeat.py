@@ -31,6 +31,8 @@ class SideHealth(msgspec.Struct, kw_only=True):
     throttles: int = 0
     clock_ahead_us: int = 0
     race_windows: int = 0
+    left_alone: bool = False
+    """Its breaker is open, or lets one probe through."""
 
 
 class Heartbeat(msgspec.Struct, kw_only=True):
@@ -67,6 +69,7 @@ async def side_health(store: ObjectStore, gate: Gate, clock: Clock, *, silent_se
         throttles=gate.throttles,
         clock_ahead_us=(await store.clock_skew()).us,
         race_windows=store.race_windows,
+        left_alone=gate.tripped,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from federation import metrics
@@ -25,6 +25,8 @@ _TTL_SECONDS = 2.5 * EVERY_SECONDS
 _RESULTS_OF = ("marked", "echoes", "dead_lettered", "gaps")
 _COUNTED_BY_PREFIX = ("refused_", "ignored_")
 _log = logger("fedplane.metrics")
+Told = Mapping[str, Mapping[str, Any]]
+"""What sources tell of themselves, by name."""
 
 
 def gauges(status: PairStatus) -> Iterator[Point]:
@@ -67,7 +69,9 @@ def _scan(status: PairStatus, pair: dict[str, str]) -> Iterator[Point]:
 def _processes(status: PairStatus, pair: dict[str, str]) -> Iterator[Point]:
     fresh = [beat for beat in status.processes if beat.fresh(status.at_us)]
     for side in Side:
-        yield metrics.SIDE_ANSWERS, float(any(beat.sides[side].answers for beat in fresh)), pair | {"side": side.value}
+        of_side = pair | {"side": side.value}
+        yield metrics.SIDE_ANSWERS, float(any(beat.sides[side].answers for beat in fresh)), of_side
+        yield metrics.SIDE_BREAKER, float(any(beat.sides[side].left_alone for beat in fresh)), of_side
     for source in sorted({name for beat in fresh for name in beat.sources}):
         told = [beat.sources[source] for beat in fresh if source in beat.sources]
         yield metrics.SOURCE_CONNECTED, float(any(one.get("connected") for one in told)), pair | {"source": source}
@@ -84,21 +88,27 @@ def _age(status: PairStatus, at_us: int) -> float:
 def counters(pair: str, now: Heartbeat, before: Heartbeat | None) -> Iterator[Point]:
     """What one process counted since *before*. Pure."""
     of_pair = {"pair": pair}
-    for source, told in now.sources.items():
-        earlier = before.sources.get(source, {}) if before is not None else {}
-        for name, count in told.items():
-            if name in _RESULTS_OF or name.startswith(_COUNTED_BY_PREFIX):
-                yield metrics.EVENTS, _more(count, earlier.get(name)), of_pair | {"source": source, "result": name}
+    yield from events(pair, now.sources, before.sources if before is not None else {})
     worker, past = now.worker, before.worker if before is not None else {}
-    yield metrics.REQUESTS, _more(worker.get("requests"), past.get("requests")), of_pair
     yield metrics.MOVED, _more(worker.get("written_bytes"), past.get("written_bytes")), of_pair
     for outcome, count in worker.get("outcomes", {}).items():
         yield metrics.OUTCOMES, _more(count, past.get("outcomes", {}).get(outcome)), of_pair | {"outcome": outcome}
     for side, health in now.sides.items():
         was = before.sides.get(side) if before is not None else None
         of_side = of_pair | {"side": side.value}
+        asked, earlier = (one.get("requests_by_side", {}).get(side.value) for one in (worker, past))
+        yield metrics.REQUESTS, _more(asked, earlier), of_side
         yield metrics.THROTTLES, _more(health.throttles, was.throttles if was is not None else 0), of_side
         yield metrics.RACES, _more(health.race_windows, was.race_windows if was is not None else 0), of_side
+
+
+def events(pair: str, now: Told, before: Told) -> Iterator[Point]:
+    """What sources counted since *before*, each told as in ``Source.health``. Pure."""
+    for source, told in now.items():
+        earlier = before.get(source, {})
+        for name, count in told.items():
+            if name in _RESULTS_OF or name.startswith(_COUNTED_BY_PREFIX):
+                yield metrics.EVENTS, _more(count, earlier.get(name)), {"pair": pair, "source": source, "result": name}
 
 
 def _more(count: Any, before: Any) -> float:  # noqa: ANN401 - counts of a heartbeat
@@ -121,6 +131,10 @@ class Publisher:
         """What this process counted since the last time."""
         self._instruments.count(counters(self._pair.name, beat, self._before))
         self._before = beat
+
+    def read(self, now: Told, before: Told) -> None:
+        """What sources counted since *before* that no heartbeat of this process holds."""
+        self._instruments.count(events(self._pair.name, now, before))
 
     async def levels(self) -> list[Point]:
         """The pair's gauges when they are this process's to send, else nothing. Raises RetryLater."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -47,6 +48,8 @@ _AWAY_WORDS = (
     "slots are covered",
 )
 """Also what a script's command was refused with, which comes wrapped in the script's own error."""
+_NO_LOGIN = re.compile(r"unknown command\W+(AUTH|HELLO)\b", re.IGNORECASE)
+_OF_THE_CLIENT = (exceptions.ConnectionError, exceptions.TimeoutError)
 _SETTING_WORDS = {
     "Cluster mode is not enabled": "Redis is one server, not a cluster. Set redis.cluster = false, or leave it out.",
     "CERTIFICATE_VERIFY_FAILED": "Redis' certificate is not one we trust. Name its authority's file in redis.ca_file.",
@@ -64,13 +67,27 @@ def translate(error: Exception) -> FederationError | None:
         )
     if isinstance(error, exceptions.AskError):  # and MovedError; a cluster's client follows these by itself
         return UsageError("Redis is a cluster. Set redis.cluster = true, or leave it out.", reason="bad_settings")
+    if _NO_LOGIN.search(text):  # and its text has the password in it
+        return UsageError(
+            "Redis does not know the command by which we log in. Leave out redis.username_env and redis.password_env, "
+            "or correct redis.url: something else may listen there.",
+            reason="redis_credentials",
+        )
     for words, advice in _SETTING_WORDS.items():
         if words in text:
             return UsageError(advice, reason="bad_settings")
     told = isinstance(error, exceptions.ResponseError | exceptions.RedisClusterException)
     if isinstance(error, AWAY) or _closed_underneath(error) or (told and any(word in text for word in _AWAY_WORDS)):
-        return RetryLater(f"Redis cannot be used now: {text[:200] or type(error).__name__}", reason=REASON)
+        return RetryLater(f"Redis cannot be used now: {_tellable(error, text)}", reason=REASON)
     return None
+
+
+def _tellable(error: Exception, text: str) -> str:
+    """What the client says of a connection is told; of what a server answered only what we know, since it may quote anything."""
+    if type(error) in _OF_THE_CLIENT or isinstance(error, OSError):
+        return text[:200] or type(error).__name__
+    word = next((one for one in _AWAY_WORDS if one in text), "")
+    return f"{type(error).__name__} {word}".rstrip()
 
 
 def _closed_underneath(error: Exception) -> bool:

@@ -23,6 +23,7 @@ _HINTS = {
     "credentials_refused": "Check the credentials and the rights of the service's identity.",
     "clock_skewed": "Set this machine's clock (NTP); requests are signed with the time.",
 }
+_NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9_.]{1,80})</Code>")
 _DAMAGE_WORDS = re.compile(rb"contentMD5|mismatches the content-length")
 _LOCK_WORDS = re.compile(rb"object.?lock|retention|worm|immutab|indestructible", re.IGNORECASE)
@@ -41,7 +42,9 @@ class Refusal:
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """Read an answer that is no success: the code from the header (Azure) or the XML body."""
     found = _CODE.search(body)
-    code = headers.get("x-ms-error-code") or (found[1].decode() if found else "")
+    named = headers.get("x-ms-error-code", "")
+    # Something between us and the service may write anything there; what is no code is not repeated.
+    code = named if _NAME.fullmatch(named) else found[1].decode() if found else ""
     if code == "AccessDenied" and _HOLD_WORDS.search(body):
         code = "ObjectOnLegalHold"
     elif code == "AccessDenied" and _LOCK_WORDS.search(body):

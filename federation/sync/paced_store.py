@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -22,9 +23,14 @@ _QUICK_BYTES = 64 * 1024
 class Tally:
     """What one key's work cost in calls to the stores and in content bytes."""
 
-    requests: int = 0
+    requests_by_side: Counter[str] = field(default_factory=Counter)
     read_bytes: int = 0
     written_bytes: int = 0
+
+    @property
+    def requests(self) -> int:
+        """To both sides."""
+        return self.requests_by_side.total()
 
 
 tally: ContextVar[Tally] = ContextVar("tally")
@@ -90,7 +96,7 @@ class PacedStore:
             raise
         current = tally.get(None)
         if current is not None:
-            current.requests += 1
+            current.requests_by_side[self.side.value] += 1
         begun = self.gate.clock.monotonic_seconds()
         try:
             result = await call()

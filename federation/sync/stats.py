@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 LAST_DECISIONS = 50
@@ -31,6 +31,7 @@ class DecisionLine:
     """Sources that told of it, comma-separated."""
     at_us: int
     error: str = ""
+    requests_by_side: Mapping[str, int] = field(default_factory=dict)
 
     def fields(self) -> dict[str, object]:
         """For a log line, which has a time of its own."""
@@ -44,6 +45,7 @@ class WorkerStats:
     outcomes: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    requests_by_side: Counter[str] = field(default_factory=Counter)
     echoes: int = 0
     """Keys settled without any request because every hint was our own write come back."""
     echo_requests: int = 0
@@ -59,6 +61,7 @@ class WorkerStats:
         self.outcomes[line.outcome] += 1
         self.actions[line.action] += 1
         self.requests += line.requests
+        self.requests_by_side.update(line.requests_by_side)
         self.read_bytes += line.read_bytes
         self.written_bytes += line.written_bytes
         self.last.append(line)
@@ -71,6 +74,7 @@ class WorkerStats:
             "outcomes": dict(self.outcomes),
             "actions": dict(self.actions),
             "requests": self.requests,
+            "requests_by_side": dict(self.requests_by_side),
             "echoes": self.echoes,
             "echo_requests": self.echo_requests,
             "read_bytes": self.read_bytes,

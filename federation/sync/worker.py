@@ -357,6 +357,7 @@ class Worker:
             heard_from=",".join(claim.hint.sources),
             at_us=now,
             error=str(error) if error is not None else "",
+            requests_by_side=dict(spent.cost.requests_by_side),
         )
         self.stats.add(line)
         bug = error is not None and not isinstance(error, FederationError | NotQuiet | DeleteHeld)

@@ -16,6 +16,9 @@ param subnetId string
 param pythonVersion string
 param instanceMemoryMB int
 param maximumInstanceCount int
+param deadLetterContainer string
+param operatorPrincipalId string
+param operatorPrincipalType string
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = {
   name: identityName
@@ -61,6 +64,17 @@ resource readsSecrets 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
+// For `fedplane` at a desk: it speaks to VAST with the same keys.
+resource operatorReadsSecrets 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(operatorPrincipalId)) {
+  name: guid(vault.id, operatorPrincipalId, 'secrets')
+  scope: vault
+  properties: {
+    principalId: operatorPrincipalId
+    principalType: operatorPrincipalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '4633458b-17de-408a-b874-0445c86b69e6')
+  }
+}
+
 resource publishesMetrics 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(insights.id, identity.id, 'metrics')
   scope: insights
@@ -97,6 +111,7 @@ var settings = {
   FEDERATION__REDIS__URL: 'rediss://${redisHostName}:10000'
   FEDERATION__REDIS__AUTH: 'entra'
   FEDERATION__PAIR__0__BLOB__EVENTS__QUEUE_URL: '${storage.properties.primaryEndpoints.queue}${eventQueue}'
+  FEDERATION__PAIR__0__BLOB__EVENTS__DEAD_LETTER_CONTAINER: deadLetterContainer
   FEDERATION__METRICS__AZURE_CONNECTION_STRING_ENV: 'APPLICATIONINSIGHTS_CONNECTION_STRING'
   FEDERATION__METRICS__AZURE_ENTRA: 'true'
 }
@@ -142,9 +157,11 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
 
   resource appsettings 'config' = {
     name: 'appsettings'
+    dependsOn: [readsSecrets] // a reference that is looked up before the role is there stays unresolved for hours
     properties: settings
   }
 }
 
 output name string = app.name
+output vaultName string = vault.name
 output url string = 'https://${app.properties.defaultHostName}'

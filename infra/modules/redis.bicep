@@ -4,6 +4,7 @@ param location string
 param tags object
 param skuName string
 param principalId string
+param operatorPrincipalId string
 
 resource redis 'Microsoft.Cache/redisEnterprise@2025-07-01' = {
   name: 'redis-${token}'
@@ -35,6 +36,15 @@ resource redis 'Microsoft.Cache/redisEnterprise@2025-07-01' = {
       properties: {
         accessPolicyName: 'default'
         user: { objectId: principalId }
+      }
+    }
+
+    resource operatorAccess 'accessPolicyAssignments' = if (!empty(operatorPrincipalId)) {
+      name: 'operator'
+      dependsOn: [access] // one change of a database at a time
+      properties: {
+        accessPolicyName: 'default'
+        user: { objectId: operatorPrincipalId }
       }
     }
   }

@@ -1,11 +1,13 @@
-// The app's identity and its own storage: deployment package, host locks, queues, dead letters of events. No keys.
+// The app's identity and its own storage: deployment package, host locks, queues. No keys.
 param token string
 param location string
 param tags object
+param operatorPrincipalId string
+param operatorPrincipalType string
 
 var eventQueueName = 'fedplane-events'
 var queueNames = [eventQueueName, 'fedplane-doorbell', 'fedplane-reconcile']
-var containerNames = ['deployment', 'dead-letters']
+var containerNames = ['deployment']
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
   name: 'id-${token}'
@@ -56,10 +58,20 @@ resource roles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for roleI
   }
 }]
 
+// Storage Queue Data Reader: `fedplane doctor` asks whether the queue of events is there.
+resource operatorReadsQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(operatorPrincipalId)) {
+  name: guid(storage.id, operatorPrincipalId, 'queues')
+  scope: storage
+  properties: {
+    principalId: operatorPrincipalId
+    principalType: operatorPrincipalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '19e7f393-937e-4f77-808e-94535e297925')
+  }
+}
+
 output identityName string = identity.name
 output identityPrincipalId string = identity.properties.principalId
 output storageName string = storage.name
 output deploymentContainer string = 'deployment'
-output deadLetterContainer string = 'dead-letters'
 output eventQueue string = eventQueueName
 output queueEndpoint string = storage.properties.primaryEndpoints.queue

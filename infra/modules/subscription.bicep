@@ -2,6 +2,7 @@
 param topicName string
 param container string
 param storageId string
+param accountId string
 param eventQueue string
 param deadLetterContainer string
 
@@ -28,7 +29,7 @@ resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = {
         deadLetterDestination: {
           endpointType: 'StorageBlob'
           properties: {
-            resourceId: storageId
+            resourceId: accountId
             blobContainerName: deadLetterContainer
           }
         }

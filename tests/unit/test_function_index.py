@@ -112,8 +112,8 @@ def test_settings_that_cannot_be_read_leave_health() -> None:
     assert set(_triggers(None)) == {"health"}
 
 
-def _indexed(tmp_path: Path, code: str) -> list[str]:
-    """What *code* prints after the app was indexed from its root, as the worker does, with settings that name every source."""
+def indexed(tmp_path: Path, code: str, python: str = sys.executable) -> list[str]:
+    """What *code* prints in *python* after the app was indexed as the worker does, with settings that name every source."""
     file = tmp_path / "federation.toml"
     file.write_text("""
 [redis]
@@ -141,8 +141,8 @@ socket.socket.connect = lambda *_: sys.exit("the network was asked for")
 module = importlib.import_module('function_app')
 functions = module.app.get_functions()
 """
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", begin + code],
+    done = subprocess.run(  # noqa: S603 - an interpreter that we chose
+        [python, "-c", begin + code],
         cwd=ROOT,
         env={"FEDERATION_CONFIG": str(file), "PATH": ""},
         capture_output=True,
@@ -154,7 +154,7 @@ functions = module.app.get_functions()
 
 def test_the_worker_finds_one_app_with_light_imports(tmp_path: Path) -> None:
     """From the app's root: the package wins over the shim, holds one FunctionApp; indexing imports no SDK and asks no network."""
-    file, apps, count, heavy = _indexed(
+    file, apps, count, heavy = indexed(
         tmp_path,
         """
 import azure.functions as func
@@ -187,6 +187,12 @@ def test_host_settings_keep_messages_while_redis_is_away() -> None:
     assert queues["batchSize"] <= 32
     assert queues["messageEncoding"] == "none", "decode_queue_text reads both base64 and plain text"
     assert queues["maxPollingInterval"] == "00:00:02"
+
+
+def test_no_decision_line_is_sampled_away() -> None:
+    """The host drops nothing of what it logs of the functions, nor of their failures."""
+    sampling = json.loads((ROOT / "host.json").read_text())["logging"]["applicationInsights"]["samplingSettings"]
+    assert {"Trace", "Exception", "Request"} <= set(sampling["excludedTypes"].split(";"))
 
 
 def test_what_is_not_deployed_holds_nothing_that_is() -> None:

@@ -69,3 +69,43 @@ async def test_it_takes_no_more_than_it_can_end() -> None:
         free.set()
     async with visit(0) as during:
         assert not during.takes_more
+
+
+@pytest.mark.parametrize("late", ["the function", "its drains"])
+async def test_nothing_runs_on_once_the_sender_waits_no_longer(late: str) -> None:
+    """Whether time strikes in the function or while it waits for its drains: these end, although they had time of their own."""
+    before = asyncio.all_tasks()
+
+    async def invocation() -> None:
+        async with visit(3600, within_seconds=0.01) as during:
+            during.add(asyncio.Event().wait())  # type: ignore[arg-type]
+            if late == "the function":
+                await asyncio.Event().wait()
+
+    if late == "the function":
+        with pytest.raises(TimeoutError):
+            await invocation()
+    else:
+        await invocation()
+    assert asyncio.all_tasks() == before
+
+
+async def test_drains_end_with_an_invocation_that_is_cancelled() -> None:
+    """Also while it waits for them: nothing outlives it."""
+    before = asyncio.all_tasks()
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def invocation() -> None:
+        async with visit(3600) as during:
+            during.add(work())
+
+    task = asyncio.create_task(invocation())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == before

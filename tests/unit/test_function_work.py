@@ -126,6 +126,28 @@ async def _refused(app: App) -> str:
     return refused.value.reason
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "right"),
+    [
+        ("E__queueServiceUri", "https://acct.queue.core.windows.net/", True),
+        ("E__queueServiceUri", "https://another.queue.core.windows.net/", False),
+        ("E__accountName", "another", False),
+        ("E", "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net", True),
+        ("E", "AccountName=another;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net", False),
+        ("E", "QueueEndpoint=https://another.queue.core.windows.net/;SharedAccessSignature=sig=c2VjcmV0", False),
+        ("E", "UseDevelopmentStorage=true", False),
+    ],
+)
+async def test_the_host_and_the_sweep_read_one_queue(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, setting: str, value: str, *, right: bool
+) -> None:
+    """Of two accounts the sweep would see an empty queue while events wait in the other; the complaint names both, and no key."""
+    monkeypatch.setenv(setting, value)
+    assert (await app.health())[0] == (200 if right else 503)
+    assert ("functions.event_connection" in caplog.text) is not right
+    assert "c2VjcmV0" not in caplog.text
+
+
 # ----------------------------------------------------------------------------------------------------------------------- scans
 
 

@@ -56,6 +56,16 @@ async def test_levels_say_what_the_status_says() -> None:
     assert found["federation.processes", "p"] == 1
 
 
+async def test_a_side_that_is_left_alone_shows() -> None:
+    """Told by any process: its breaker is open, so that side's changes wait although it may answer others."""
+    healths = {Side.BLOB: SideHealth(answers=True), Side.VAST: SideHealth(answers=False, left_alone=True)}
+    known = Known(beats=[beat(), beat(sides=healths)])
+    found = {
+        dimensions["side"]: value for metric, value, dimensions in gauges(await status(known)) if metric is metrics.SIDE_BREAKER
+    }
+    assert found == {"blob": 0.0, "vast": 1.0}
+
+
 async def test_an_unknown_lag_is_no_number() -> None:
     """Rule 9: while no process works, the lag metric stops and lag.unknown is 1; what is known at least is still said."""
     known = Known(beats=[], whole=None, last=None, changes=[change("a", Side.BLOB, 9)])
@@ -70,18 +80,19 @@ async def test_an_unknown_lag_is_no_number() -> None:
 def test_counters_are_what_came_on_top() -> None:
     """Heartbeats hold totals; a metric gets the difference, and never less than nothing after a restart."""
     before = beat(
-        sources={"vast_events": {"marked": 5, "echoes": 1, "newest_us": 3}}, worker={"requests": 10, "outcomes": {"settled": 4}}
+        sources={"vast_events": {"marked": 5, "echoes": 1, "newest_us": 3}},
+        worker={"requests_by_side": {"vast": 10, "blob": 2}, "outcomes": {"settled": 4}},
     )
     throttled = dict.fromkeys(Side, SideHealth(answers=True, throttles=2))
     now = beat(
         sources={"vast_events": {"marked": 9, "echoes": 1, "refused_foreign_bucket": 2, "newest_us": 8}},
-        worker={"requests": 4, "outcomes": {"settled": 6}},
+        worker={"requests_by_side": {"vast": 4, "blob": 5}, "outcomes": {"settled": 6}},
         sides=throttled,
     )
     found = {(metric.name, *dimensions.values()): value for metric, value, dimensions in counters("p", now, before)}
     assert found["federation.events", "p", "vast_events", "marked"] == 4
     assert found["federation.events", "p", "vast_events", "refused_foreign_bucket"] == 2
-    assert found["federation.requests", "p"] == 0
+    assert (found["federation.requests", "p", "vast"], found["federation.requests", "p", "blob"]) == (0, 3)
     assert found["federation.outcomes", "p", "settled"] == 2
     assert found["federation.throttles", "p", "vast"] == 2
     assert not [name for name in found if "newest_us" in name]
@@ -97,12 +108,12 @@ async def test_one_process_sends_the_levels_and_every_one_its_counts() -> None:
     assert await publisher.levels() == []
     await state.disown("publish metrics", owner="another")
     exporters.instruments.hold(await publisher.levels())
-    publisher.count(beat(worker={"requests": 3}))
+    publisher.count(beat(worker={"requests_by_side": {"blob": 3}}))
     publisher.line(line(source="blob", delay=1.5))
     publisher.line(line(source="", delay=None))
     found = sent(reader)
     assert found["federation.lag.unknown", "p blob_to_vast"] == 1.0
-    assert found["federation.requests", "p"] == 3
+    assert found["federation.requests", "p blob"] == 3
     assert found["federation.apply.delay", "p blob_to_vast"] == 1.5
     exporters.instruments.hold([])
     assert ("federation.lag.unknown", "p blob_to_vast") not in sent(reader)
