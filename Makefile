@@ -47,7 +47,7 @@ accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk
 accept-state: setup ## Redis emptied, restored from an older snapshot, a cluster's master killed: under load
 	@$(BIN)/python -m tests.acceptance.run state
 
-accept-functions: setup ## the functions app alone, in real workers: live, events lost, workers killed
+accept-functions: setup ## the functions app alone, in real workers: live, with real minutes, events lost, workers killed
 	@$(BIN)/python -m tests.acceptance.run functions
 
 setup: $(READY)

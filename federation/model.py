@@ -237,6 +237,14 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Of W3C trace context. ``trace_id``: 32 hexadecimal digits; ``flags``: two, as the sender set them: is it recorded."""
+
+    trace_id: str
+    flags: str = "00"
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A hint that *key* (pair-relative) may have changed on *side*. Never more than a hint (rule 2).
 
@@ -251,6 +259,8 @@ class Change:
     deleted: bool = False
     at: Stamp | None = None
     not_before_us: int = 0
+    trace: Trace | None = field(default=None, compare=False)
+    """Of the event that told, where it brought one; not kept in the state."""
 
 
 @dataclass(frozen=True, slots=True)

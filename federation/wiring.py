@@ -28,6 +28,7 @@ from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
+from federation.trace import Traces
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class PairRuntime:
     """Where marks of this process go: whoever works on them otherwise than by ``worker.run`` puts their own."""
 
     def __post_init__(self) -> None:
-        self.sink = WakingSink(self.state, self.worker)
+        self.sink = WakingSink(self.state, self.worker, self.context.traces)
 
     @property
     def stores(self) -> Mapping[Side, ObjectStore]:
@@ -57,12 +58,14 @@ class PairRuntime:
 class WakingSink:
     """``ports.ChangeSink`` that wakes this process's own worker once the marks are durable."""
 
-    def __init__(self, state: State, worker: Worker) -> None:
+    def __init__(self, state: State, worker: Worker, traces: Traces) -> None:
         self._state = state
         self._worker = worker
+        self._traces = traces
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As ``State.mark``."""
+        self._traces.note(changes)
         result = await self._state.mark(changes)
         if result.marked:  # echoes of our own writes are no reason to look anywhere
             self._worker.wake_changes(changes)

@@ -133,6 +133,7 @@ def _event_json(event: func.EventGridEvent | func.CloudEvent) -> bytes:
     """The event as it was sent, but for digits of its time below the microsecond. The worker picks the class by the payload."""
     if isinstance(event, func.CloudEvent):
         named = {"specversion": event.specversion, "source": event.source, "type": event.type, "time": event.time}
+        named |= {name: value for name, value in event.extension_attrs.items() if name == "traceparent"}
     else:
         named = {"topic": event.topic, "eventType": event.event_type, "eventTime": event.event_time}
     told = named | {"id": event.id, "subject": event.subject, "data": event.get_json()}

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from federation import keys
-from federation.model import Change, Side, Source, Stamp
+from federation import keys, trace
+from federation.model import Change, Side, Source, Stamp, Trace
 from federation.payloads import EVENT_LIMIT_BYTES, Malformed, Parsed
 from federation.payloads.blob_scope import BlobScope, Elsewhere, Named
 from federation.payloads.sequencer import coalesce
@@ -97,6 +97,7 @@ class _Delivery:
         self.scope = scope
         self.parsed = Parsed()
         self.told: list[tuple[Change, object]] = []
+        self.trace: Trace | None = None
 
     def take(self, event: Any) -> None:  # noqa: ANN401 - any JSON
         if isinstance(event, dict) and _DEAD_LETTERED in event:
@@ -122,6 +123,7 @@ class _Delivery:
             raise Malformed("a storage event has no subject")
         self.scope.require_account(event.get("topic") or event.get("source"))
         at = event_stamp(event.get("eventTime") or event.get("time"))
+        self.trace = trace.read(event.get(trace.HEADER))  # CloudEvents' extension for distributed tracing
         self.parsed.newest_us = max(self.parsed.newest_us, at.at_us if at is not None else 0)
         if kind == "BlobCreated":
             # A create of no length by CreateFile is only the start of a write: its version is never final.
@@ -157,7 +159,7 @@ class _Delivery:
         if keys.excluded(key):
             self.parsed.ignored["excluded"] += 1
             return
-        change = Change(key, Side.BLOB, Source.EVENT_GRID, etag=etag, deleted=deleted, at=at)
+        change = Change(key, Side.BLOB, Source.EVENT_GRID, etag=etag, deleted=deleted, at=at, trace=self.trace)
         self.told.append((change, data.get("sequencer")))
 
     def _scan(self, beginning: str, *, needed: bool = True) -> None:

@@ -13,8 +13,9 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
+from federation import trace
 from federation.errors import FederationError, Park, RetryLater
-from federation.model import SECOND_US, ClockSkew, Present, Side
+from federation.model import SECOND_US, ClockSkew, Present, Side, Trace
 
 USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
@@ -136,6 +137,8 @@ class HttpLane:
             RetryLater: reason "unreachable" or "timeout".
         """
         sent_us = self._now_us()
+        if (at_work := trace.current.get()) is not None:
+            headers = {**headers, **self._traced(at_work)}
         large = body is not None and len(body) > _BUFFER_BYTES
         if large:
             headers = {**headers, "Content-Length": str(len(body or b""))}
@@ -152,6 +155,11 @@ class HttpLane:
             raise network_fault(self.side, error) from None
         self.skew.note(response.headers.get("Date"), sent_us, self._now_us())
         return response
+
+    def _traced(self, at_work: Trace) -> dict[str, str]:
+        """Not signed, so that a proxy on the way may put its own span in. Azure logs the client's id, S3 has none."""
+        told = trace.headers(at_work)
+        return told | {"x-ms-client-request-id": told[trace.HEADER]} if self.side is Side.BLOB else told
 
     async def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """Send one request and read the whole answer, whatever its status. Raises RetryLater."""

@@ -11,6 +11,7 @@ from federation.ports import Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
+from federation.trace import Traces
 
 _COUNT_LIFE_SECONDS = 5.0
 _MOST_DOUBT_US = SECOND_US // 10
@@ -48,6 +49,7 @@ class PairContext:
     quiet_us: int
     revert_limit: int = 3
     origin_stamps: bool = True
+    traces: Traces = field(default_factory=Traces)
     _counted: _Cached = field(default_factory=_Cached)
     _union: _Cached = field(default_factory=_Cached)
 

@@ -32,6 +32,8 @@ class DecisionLine:
     at_us: int
     error: str = ""
     requests_by_side: Mapping[str, int] = field(default_factory=dict)
+    trace_id: str = ""
+    """Also in the ``traceparent`` of its requests."""
 
     def fields(self) -> dict[str, object]:
         """For a log line, which has a time of its own."""

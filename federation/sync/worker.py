@@ -240,6 +240,7 @@ class Worker:
     async def _work_on(self, lease: Lease, claim: Claim, slot: Slot) -> None:
         cost = Tally()
         tally.set(cost)
+        trace = self._ctx.traces.begin(claim.hint.key)
         flow.set(self._ctx.name)
         give_way.set(slot.give_way)
         fence.set(partial(self._leases.require, lease))
@@ -259,7 +260,7 @@ class Worker:
         except Exception as caught:  # noqa: BLE001 - a record that cannot be written is a bug; the key must not vanish with it
             error = caught
             outcome = await self._park_bug(lease, claim, caught)
-        self._report(claim, synced, error, _Spent(outcome, cost, self._ctx.clock.monotonic_seconds() - started))
+        self._report(claim, synced, error, _Spent(outcome, cost, trace.trace_id, self._ctx.clock.monotonic_seconds() - started))
 
     async def _record(self, lease: Lease, claim: Claim, synced: Synced | None, error: Exception | None) -> str:
         key, generation, state = claim.hint.key, claim.hint.generation, self._ctx.state
@@ -358,6 +359,7 @@ class Worker:
             at_us=now,
             error=str(error) if error is not None else "",
             requests_by_side=dict(spent.cost.requests_by_side),
+            trace_id=spent.trace_id,
         )
         self.stats.add(line)
         bug = error is not None and not isinstance(error, FederationError | NotQuiet | DeleteHeld)
@@ -368,6 +370,7 @@ class Worker:
 class _Spent:
     outcome: str
     cost: Tally
+    trace_id: str
     seconds: float
 
 

@@ -68,6 +68,7 @@ STATE: Stages = {
 }
 FUNCTIONS: Stages = {
     "functions_live": functions.functions_live,
+    "functions_real_minute": functions.functions_real_minute,
     "functions_lost_events": functions.functions_lost_events,
     "functions_killed": functions.functions_killed,
 }
