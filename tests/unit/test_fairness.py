@@ -26,6 +26,7 @@ from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.ready import ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
+from federation.trace import Traces
 from federation.wiring import WakingSink
 from tests.simulation.loop import SimLoop
 
@@ -243,7 +244,7 @@ async def test_echoes_wake_nobody(marked: int, woken: list[str]) -> None:
     """A bulk load's own echoes put no shard first; one change that is news does."""
     state, worker = MagicMock(spec=MemoryState), MagicMock(spec=Worker)
     state.mark.return_value = MarkResult(marked=marked, echoes=1 - marked)
-    await WakingSink(state, worker).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
+    await WakingSink(state, worker, Traces()).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
     assert [change.key for call in worker.wake_changes.call_args_list for change in call.args[0]] == woken
 
 
