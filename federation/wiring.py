@@ -93,6 +93,18 @@ async def open_state(
             await server.stop()
 
 
+async def open_or_begin(state: State) -> bool:
+    """Open the state, or begin one that is not there, in union mode until a whole scan; whether it was there. Raises RetryLater.
+
+    The note comes first: a process that dies before its state is begun leaves at most a note too many.
+    """
+    if await state.open(create=False):
+        return True
+    await state.put_note(UNION_NOTE, b"1")
+    await state.open()
+    return False
+
+
 @asynccontextmanager
 async def open_pair(
     settings: Settings,
@@ -111,9 +123,7 @@ async def open_pair(
     async with AsyncExitStack() as stack:
         marker = f"{owner_name()}:{secrets.token_hex(4)}" if create else ""
         state = await stack.enter_async_context(open_state(settings, pair, clock, marker=marker))
-        had_state = await state.open(create=create)
-        if create and not had_state:
-            await state.put_note(UNION_NOTE, b"1")
+        had_state = await (open_or_begin(state) if create else state.open(create=False))
         if create:
             await guard_options(state, pair, clock)
         gates = _gates(pair, book or gate_book(settings, clock))

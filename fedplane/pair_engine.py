@@ -10,13 +10,13 @@ from typing import Any
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
-from federation.progress import UNION_NOTE, HaltRecord
+from federation.progress import HaltRecord
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.scan_settings import ReconcileSettings
 from federation.sync.gates import PaceShare
 from federation.sync.stopping import end
 from federation.telemetry import logger
-from federation.wiring import PairRuntime, build_sources
+from federation.wiring import PairRuntime, build_sources, open_or_begin
 from operations import heartbeat
 from operations.heartbeat import Heartbeat, SideHealth
 from operations.lost_marks import LostMarks
@@ -125,10 +125,9 @@ class PairEngine:
 
     async def _notice_lost_state(self) -> None:
         state = self.runtime.state
-        if await state.open():
+        if await open_or_begin(state):
             return
         _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
-        await state.put_note(UNION_NOTE, b"1")
         self.scan.request()
 
     async def _watch_sides(self) -> None:

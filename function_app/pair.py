@@ -8,14 +8,14 @@ from typing import Any
 
 from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Change, Side
-from federation.progress import UNION_NOTE, HaltRecord, MarkResult
+from federation.progress import HaltRecord, MarkResult
 from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.settings import Settings
 from federation.sources.common import Tell
 from federation.sync.drain import Rest, ShardWorker
 from federation.sync.gates import PaceShare
 from federation.telemetry import logger
-from federation.wiring import PairRuntime, owner_name, worker_limits
+from federation.wiring import PairRuntime, open_or_begin, owner_name, worker_limits
 from function_app import visit
 from function_app.bells import Bells
 from function_app.queues import Queues
@@ -154,9 +154,8 @@ class FunctionPair:
 
     async def notice_lost_state(self) -> None:
         """A state that was emptied is begun anew, in union mode: ``reconcile_start`` then sees that a whole scan is due."""
-        if not await self.state.open():
+        if not await open_or_begin(self.state):
             _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
-            await self.state.put_note(UNION_NOTE, b"1")
 
     # ------------------------------------------------------------------------------------------------------------- telling
 
