@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any
 
 from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
+from redis.auth.token import TokenInterface
 from redis.backoff import NoBackoff
 from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import NoPermissionError, RedisClusterException
@@ -40,9 +43,20 @@ def single(url: str, **more: Any) -> Redis:  # noqa: ANN401 - redis-py's own opt
     provider = more.get("credential_provider")
     client = Redis.from_pool(pool)
     if isinstance(provider, StreamingCredentialProvider):
-        renew: Any = pool.re_auth_callback  # redis-py awaits it, its annotation says otherwise
+        renew: Any = partial(_renew, pool)  # redis-py awaits it, its annotation says otherwise
         provider.on_next(renew)
     return client
+
+
+async def _renew(pool: BlockingConnectionPool, _: TokenInterface) -> None:
+    """Have every connection made anew, with the new token: at once, or when whoever uses it gives it back.
+
+    redis-py's own way sends AUTH over connections that another task may take meanwhile: each reads the other's reply.
+    """
+    idle, pool._available_connections[:] = list(pool._available_connections), []  # noqa: SLF001 - out of reach before the first await
+    for connection in pool._in_use_connections:  # noqa: SLF001
+        connection.mark_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
+    await asyncio.gather(*(connection.disconnect() for connection in idle))
 
 
 def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
@@ -111,7 +125,7 @@ def _access(settings: RedisSettings) -> dict[str, Any]:
 
 
 def entra_provider() -> StreamingCredentialProvider:
-    """Tokens of DefaultAzureCredential, renewed at 70 % of their life; connections are given the new one."""
+    """Tokens of DefaultAzureCredential, renewed at 70 % of their life; connections are made anew with it."""
     from redis.auth.token_manager import RetryPolicy, TokenManagerConfig  # noqa: PLC0415 - only where it is asked for
     from redis_entraid.cred_provider import create_from_default_azure_credential  # noqa: PLC0415
 
