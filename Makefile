@@ -20,10 +20,10 @@ test: setup lint types layers ## everything a change must pass: what waits for s
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-servers: setup
-	@COVERAGE_FILE=.coverage.servers $(BIN)/python -m pytest tests/servers --cov --cov-report= -q
+	@COVERAGE_FILE=.coverage.servers $(BIN)/python -m pytest tests/servers --cov --cov-report= -q --durations=12
 
 test-rest: setup
-	@COVERAGE_FILE=.coverage.rest nice -n 10 $(BIN)/python -m pytest tests --ignore=tests/servers --cov --cov-report= -q
+	@COVERAGE_FILE=.coverage.rest nice -n 10 $(BIN)/python -m pytest tests --ignore=tests/servers --cov --cov-report= -q --durations=8
 
 test-redis: setup ## the state's contract suite again, with the Redis 7 of make full-stack
 	@test -x $(REDIS_7) || { echo "$(REDIS_7) is not there: run make full-stack where apt-get is"; exit 2; }
