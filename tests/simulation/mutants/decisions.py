@@ -213,7 +213,7 @@ DECISIONS = [
     _new("own_puts_are_news", "events of our own writes are news", _own_puts_are_news),
     _new("own_puts_looked_at", "of our own writes, told of while they are made, both sides are asked", _own_puts_looked_at),
     _new("since_forgotten", "what is left after a settle counts from now", _since_forgotten),
-    _new("since_of_the_later", "of two changes of one version the later tells the lag", _since_of_the_later, 3_000),
+    Mutant("since_of_the_later", "of two changes of one version the later tells the lag", _since_of_the_later, 3_000, 2002600),
     _new("masters_deletes_stay", "the master's deletes do not travel into the zone", _masters_deletes_stay),
     _new("ignored_deletes_carried", "deletes travel although they are to be ignored", _ignored_deletes_carried),
     _new("rejected_is_released", "the operator's no is taken for a yes", _rejected_is_released),
