@@ -237,7 +237,7 @@ STORAGE = [
         _written_again_is_nothing,
     ),
     Mutant("looks_apart", "what was equal at different moments is agreed on", _looks_apart, first=2300700),
-    Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write),
+    Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write, first=5000),
     Mutant("emptied_side_believed", "a side found empty was emptied on purpose", _emptied_side_believed),
     Mutant("delete_of_what_changed", "whatever is there now is deleted", _delete_of_what_changed),
     Mutant("scan_finds_nothing", "the scan marks nothing", _scan_finds_nothing),
