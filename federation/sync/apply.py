@@ -190,7 +190,8 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     await _preserve(ctx, scene, decision, copy_bytes=True)
     written = logical_stamp(source, side, scene.rules)
     expected = target.version.etag if isinstance(target, Present) else None
-    if scene.base is None or not scene.base.live or not ctx.transfer.is_small(source.version.size_bytes):
+    agreed = scene.base is not None and scene.base.live and bool(scene.base.etag(side))  # else what only a zone holds
+    if not agreed or not ctx.transfer.is_small(source.version.size_bytes):
         # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
         lossy = _too_much(source, side)
