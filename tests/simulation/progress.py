@@ -120,7 +120,10 @@ class Progress:
             base = self.state()._base.get(key)  # what came of it: a repeat has no effect
             told = arguments[3]
             self.claims.agreed(key, told, self._claimed_at.get(key, now))
-            if told is not None and told.deleted and (base is None or base.deleted):
+            kept = (
+                base.deleted if base is not None else key not in self.oracle.concerned
+            )  # after a failover an old settle has no effect
+            if told is not None and told.deleted and kept:
                 self.settled[key] = now
             else:
                 self.settled.pop(key, None)
