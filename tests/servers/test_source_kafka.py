@@ -112,8 +112,8 @@ async def test_another_buckets_records_are_counted_and_passed(lab: Lab) -> None:
     assert (source.health()["refused_foreign_bucket"], lab.sink.calls, await lab.state.dead_letters()) == (1, [], [])
 
 
-async def test_an_offset_out_of_range_is_a_gap(lab: Lab) -> None:
-    """Retention overtook the cursor, or the topic was made anew: read what is there, count the gap and ask for a scan."""
+async def _overtaken(lab: Lab) -> Cursor:
+    """Two records were read, and the cursor then points beyond what the broker has."""
     lab.send("a", "b")
     async with running(lab.source()):
         await lab.reaches(p0=2)
@@ -121,6 +121,12 @@ async def test_an_offset_out_of_range_is_a_gap(lab: Lab) -> None:
     assert before is not None
     lost = Cursor({"0": 1_000}, before.options_digest, 1)
     assert await lab.state.move_cursor("vast_events/0", before, lost)
+    return lost
+
+
+async def test_an_offset_out_of_range_is_a_gap(lab: Lab) -> None:
+    """Retention overtook the cursor, or the topic was made anew: read what is there, count the gap and ask for a scan."""
+    await _overtaken(lab)
     source = lab.source()
     async with running(source):
         await lab.reaches(p0=2)
@@ -130,13 +136,7 @@ async def test_an_offset_out_of_range_is_a_gap(lab: Lab) -> None:
 
 async def test_no_cursor_passes_a_gap_before_its_scan_was_asked_for(lab: Lab) -> None:
     """A process that dies in between leaves the gap to be found again (rule 6)."""
-    lab.send("a", "b")
-    async with running(lab.source()):
-        await lab.reaches(p0=2)
-    before = await lab.state.cursor("vast_events/0")
-    assert before is not None
-    lost = Cursor({"0": 1_000}, before.options_digest, 1)
-    assert await lab.state.move_cursor("vast_events/0", before, lost)
+    lost = await _overtaken(lab)
     lab.deaf = True
     source = lab.source()
     async with running(source):
