@@ -87,7 +87,7 @@ docs: setup ## renew what documents print from the code: consistency.md, parked.
 	@$(BIN)/python -m tests.contract.differences
 
 simulate: setup ## the engine in simulated worlds: SEEDS=n of them, or SEED=s to replay one, cut down to what matters
-	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),2000001))
+	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),3000001))
 
 mutants: setup ## deliberate defects of the engine, and the seeds until the simulation caught each
 	@$(BIN)/python -m tests.simulation.run --mutants

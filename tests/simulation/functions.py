@@ -30,9 +30,9 @@ from federation.wiring import PairRuntime
 from function_app import calls, sweeping
 from function_app.pair import FunctionPair
 from function_app.visit import visit
+from tests.simulation.draw import draw
 from tests.simulation.loop import UNIT, SimLoop, Unit
 from tests.simulation.processes import ProcessClock, settings_of
-from tests.simulation.script import draw
 
 AGAIN_SECONDS = 30.0
 """``visibilityTimeout`` of host.json."""

@@ -26,6 +26,7 @@ from fedplane import pair_engine
 from fedplane.pair_engine import PairEngine
 from operations import heartbeat
 from tests.simulation.channels import ACCOUNT, BUCKET, CONTAINER, QueueEnd, TopicEnd, unit_name
+from tests.simulation.feed import FeedEnd
 from tests.simulation.loop import UNIT, Unit
 from tests.simulation.script import Script
 from tests.simulation.sides import START_US, Client
@@ -131,7 +132,12 @@ class Process(Unit):
             "sim_count": world.count,
         }
         vast = build.vast_scope(runtime.settings)
-        return [queue, VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap, owner=self.name)]
+        kafka = VastKafka(options, "events", vast, runtime.state, sink, clock, on_gap=on_gap, owner=self.name)
+        if world.feed is None:
+            return [queue, kafka]
+        blobs = FeedEnd(world.feed, world.servers[Side.BLOB], self.rng, world.rates, world.count)
+        feed = build.change_feed_source(runtime.settings, blobs, runtime.state, sink, clock, self.name, on_gap)
+        return [queue, kafka, feed]
 
 
 async def _no_scan(prefix: str = "") -> None:
@@ -196,6 +202,7 @@ def settings_of(script: Script, *, other: bool, later: bool) -> Settings:
                         "account_url": "https://sim.invalid",
                         "container": CONTAINER,
                         "events": {"queue_url": "https://sim.invalid/q", "account_id": ACCOUNT},
+                        "change_feed": {"enabled": bool(script.feed_lag_seconds)},
                     },
                     "vast": {
                         "endpoint": "https://vast.invalid",

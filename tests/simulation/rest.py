@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from federation.sources import change_feed
 from reconciler.report import Report
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Rest:
             "events under way": any(delivery.under_way for delivery in world.deliveries.values()),
             "messages in the queue": world.queue.messages,
             "topic not read": behind,
+            "change feed not read": world.feed is not None and world.feed.unread(state._cursors.get(change_feed.NAME)),
             "dirty": state._dirty.keys() - self._told_off,
             "halted": state._halts,
             "held": state._held,

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator
 
 import structlog
 
+from tests.simulation.draw import draw
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.mutants.mutant import Mutant
-from tests.simulation.script import Script, draw
+from tests.simulation.script import Script
 from tests.simulation.shrink import Run, shrink
 from tests.simulation.world import Outcome, World
 

@@ -13,13 +13,17 @@ import msgspec
 
 from federation.model import PRESERVED_PREFIX, Side
 from federation.ports import Capabilities
+from federation.progress import Cursor
 from federation.settings import Settings
+from federation.sources import change_feed
 from federation.stores.memory import _Object
 from reconciler.report import Report
 from reconciler.scan import LAST
 from tests.simulation import channels
 from tests.simulation.channels import Delivery, Queue, Told, Topic
+from tests.simulation.convergence import Convergence
 from tests.simulation.faults import Faults
+from tests.simulation.feed import FeedLog
 from tests.simulation.loop import UNIT, SimLoop, Stuck
 from tests.simulation.oracle import Oracle
 from tests.simulation.processes import Process, replaced, settings_of
@@ -82,20 +86,30 @@ class World:
         self.queue, self.poison, self.topic = Queue(), Queue(), Topic()
         rng = Random(f"{script.seed} delivery")
         self.deliveries = {
-            Side.BLOB: Delivery(rng, self.rates, self.count, self.queue.add),
+            Side.BLOB: Delivery(rng, self._grid_rates, self.count, self.queue.add),
             Side.VAST: Delivery(rng, self.rates, self.count, self.topic.add),
         }
+        self.feed: FeedLog | None = None
         self.processes: dict[str, Process] = {}
         self.started = 0
         self.users = Users(self)
         self.breaks = Faults(self)
         self.rest = Rest(self)
+        self.convergence = Convergence(self)
 
     # ----------------------------------------------------------------------------------------------------- small services
+
+    def _feed_log(self) -> FeedLog:
+        rng = Random(f"{self.script.seed} feed")
+        return FeedLog(rng, self.script.feed_lag_seconds, self.rates, self.count, self.servers[Side.BLOB].clock.now_us)
 
     def rates(self) -> Rates:
         """Of faults now; none once the world is calm."""
         return Rates(latency_seconds=self.script.rates.latency_seconds) if self.calm else self.script.rates
+
+    def _grid_rates(self) -> Rates:
+        rates, lost = self.rates(), 0.0 if self.calm else self.script.grid_lost
+        return replace(rates, event_lost=max(rates.event_lost, lost))
 
     def count(self, fault: str) -> None:
         """One fault happened."""
@@ -119,6 +133,7 @@ class World:
         self.note(f"{server.side}:{key} {_short(before)} => {_short(after)}")
         if by_user:
             self.oracle.user_acts[server.side, key] += 1
+            self.convergence.act(key)
         else:
             self.oracle.mutations += not key.startswith(PROBE_PREFIX)
             if not key.startswith(PRESERVED_PREFIX):
@@ -127,15 +142,22 @@ class World:
             return
         at_us, now = server.clock.now_us(), asyncio.get_running_loop().time()
         if server.side is Side.BLOB:
-            metadata_only = before is not None and after is not None and after.data is before.data
-            if not metadata_only:  # Event Grid tells nothing of metadata
-                body = channels.blob_event(key, after.etag if after else None, at_us)
-                self.deliveries[Side.BLOB].send(Told(Side.BLOB, key, body, now))
+            self._tell_of_blob(key, before, after, at_us)
             return
         gone = "ObjectRemoved:DeleteMarkerCreated" if self.script.versioned else "ObjectRemoved:Delete"
         name = "ObjectCreated:Put" if after is not None else gone
         body = channels.vast_event(key, name, after.etag if after else None, at_us)
         self.deliveries[Side.VAST].send(Told(Side.VAST, key, body, now))
+
+    def _tell_of_blob(self, key: str, before: _Object | None, after: _Object | None, at_us: int) -> None:
+        metadata_only = before is not None and after is not None and after.data is before.data
+        etag = after.etag if after is not None else None
+        told = Told(Side.BLOB, key, channels.blob_event(key, etag, at_us), asyncio.get_running_loop().time())
+        if not metadata_only:  # of which Event Grid tells nothing
+            self.deliveries[Side.BLOB].send(told)
+        if self.feed is not None:
+            kind = "BlobPropertiesUpdated" if metadata_only else "BlobCreated" if after is not None else "BlobDeleted"
+            self.feed.note(told, kind, etag, at_us, versioned=self.script.versioned)
 
     def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         """A state call took effect."""
@@ -144,7 +166,7 @@ class World:
             for change in arguments[0]:
                 self.note(f"mark {change.side}:{change.key} {change.source} {change.etag} deleted={change.deleted} {result}")
         elif name == "move_cursor" and result:
-            self._cursor_moved(arguments[2].position)
+            self._cursor_moved(arguments[0], arguments[2])
         elif name == "put_note" and arguments[0] == LAST:
             self._scanned(msgspec.json.decode(arguments[1], type=Report))
         if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
@@ -172,8 +194,12 @@ class World:
             ):
                 self.oracle.fail(f"a scan believed that all of {side} is gone")
 
-    def _cursor_moved(self, position: dict[str, int]) -> None:
-        for partition, at in position.items():
+    def _cursor_moved(self, name: str, cursor: Cursor) -> None:
+        if self.feed is not None and name == change_feed.NAME:
+            for told in self.feed.read_to(cursor):
+                self.progress.acknowledged(told)
+            return
+        for partition, at in cursor.position.items():
             for record in self.topic.partitions[int(partition)][self.topic.first[int(partition)] : at]:
                 self.progress.acknowledged(record.told)
 
@@ -198,7 +224,7 @@ class World:
             self.faults,
             loop.steps,
             loop.time(),
-            sum(len(delivery.past) for delivery in self.deliveries.values()),
+            sum(len(delivery.past) for delivery in self.deliveries.values()) + (self.feed.told if self.feed else 0),
             len(self.oracle.writes),
             len(self.box.inner._conflicts),
             loop.choices,
@@ -206,8 +232,10 @@ class World:
         )
 
     async def _main(self, loop: SimLoop) -> None:
+        self.feed = self._feed_log() if self.script.feed_lag_seconds else None
         for name in PROCESSES[: self.script.processes]:
             self.start(name)
+        self.convergence.start()
         acts = sorted(
             [(act, self.users.do) for act in self.script.users] + [(act, self.breaks.do) for act in self.script.faults],
             key=lambda pair: pair[0].at,
@@ -224,6 +252,7 @@ class World:
             await asyncio.sleep(RELIST_SECONDS + 2 * self.script.scan_seconds)
         await self.rest.between_scans()
         self.oracle.settle_accounts(self.box.inner)
+        await self.convergence.at_rest()
         before = self.oracle.mutations
         await asyncio.sleep(2 * self.script.scan_seconds + 5 if self.script.scans else _LOOKS_ON_SECONDS)
         if self.oracle.mutations != before:

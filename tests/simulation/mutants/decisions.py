@@ -14,8 +14,8 @@ from federation.sources import build
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_state import MemoryState, _Dirty
 from federation.sync import sync_key as sync_key_module
+from tests.simulation.draw import OPTIONED_FROM
 from tests.simulation.mutants.mutant import Mutant, Swap, everywhere
-from tests.simulation.script import OPTIONED_FROM
 
 _TIMER_US = 10_000_000
 

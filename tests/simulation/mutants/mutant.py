@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from tests.simulation.script import THEMED_FROM
+from tests.simulation.draw import THEMED_FROM
 
 
 @dataclass(frozen=True, slots=True)
