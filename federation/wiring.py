@@ -28,7 +28,6 @@ from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
-from federation.trace import Traces
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ class PairRuntime:
     """Where marks of this process go: whoever works on them otherwise than by ``worker.run`` puts their own."""
 
     def __post_init__(self) -> None:
-        self.sink = WakingSink(self.state, self.worker, self.context.traces)
+        self.sink = WakingSink(self.context, self.worker)
 
     @property
     def stores(self) -> Mapping[Side, ObjectStore]:
@@ -58,15 +57,13 @@ class PairRuntime:
 class WakingSink:
     """``ports.ChangeSink`` that wakes this process's own worker once the marks are durable."""
 
-    def __init__(self, state: State, worker: Worker, traces: Traces) -> None:
-        self._state = state
+    def __init__(self, context: PairContext, worker: Worker) -> None:
+        self._context = context
         self._worker = worker
-        self._traces = traces
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As ``State.mark``."""
-        self._traces.note(changes)
-        result = await self._state.mark(changes)
+        result = await self._context.mark(changes)
         if result.marked:  # echoes of our own writes are no reason to look anywhere
             self._worker.wake_changes(changes)
         return result

@@ -73,8 +73,7 @@ class FunctionPair:
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As ``State.mark``. Once it returned the marks are durable, and somebody will come for them."""
-        self.runtime.context.traces.note(changes)
-        result = await self.state.mark(changes)
+        result = await self.runtime.context.mark(changes)
         if result.marked:
             await self.follow({self.state.shard_of(change.key) for change in changes})
         return result

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ async def heartbeats(state: State) -> list[Heartbeat]:
     notes = await state.notes(PREFIX)
     beats = [msgspec.json.decode(value, type=Heartbeat) for value in notes.values()]
     return sorted(beats, key=lambda beat: beat.at_us, reverse=True)
+
+
+def clock_ahead_us(fresh: Sequence[Heartbeat], side: Side) -> int:
+    """How far *side*'s clock is ahead of ours: the most of what processes measured, since less would make lag look smaller."""
+    return max((beat.sides[side].clock_ahead_us for beat in fresh if side in beat.sides), default=0)
 
 
 async def forget_old(state: State, now_us: int) -> None:

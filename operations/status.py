@@ -14,7 +14,7 @@ from federation.settings import PairSettings
 from federation.sources import canary
 from operations import feed_status
 from operations.feed_status import FeedLag
-from operations.heartbeat import Heartbeat, heartbeats
+from operations.heartbeat import Heartbeat, clock_ahead_us, heartbeats
 from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
@@ -146,8 +146,7 @@ def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
     """The ages of waiting changes, whose times are of each side's own clock, as our clock would have it."""
     oldest = dict(backlog.oldest_us_by_side)
     for side, at_us in backlog.oldest_us_by_side.items():
-        ahead_us = max((beat.sides[side].clock_ahead_us for beat in fresh if side in beat.sides), key=abs, default=0)
-        oldest[side] = at_us - ahead_us if at_us is not None else None
+        oldest[side] = at_us - clock_ahead_us(fresh, side) if at_us is not None else None
     return dataclasses.replace(backlog, oldest_us_by_side=oldest)
 
 

@@ -49,6 +49,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         self._transfers = {}
         self.pair = pair
         self.shards = shards
+        self.ahead_us = dict.fromkeys(Side, 0)
         self._layout = Layout(pair, shards, 1)
         self._clock = clock
         self._opened = False
@@ -92,7 +93,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         dirty.generation = self._sequences[shard] = self._sequences.get(shard, 0) + 1
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
-        at_us = change.at.at_us if change.at is not None else now
+        at_us = change.at.at_us if change.at is not None else now + self.ahead_us[change.side]
         for since_us in (dirty.since_us, dirty.newer_us):
             since_us[change.side] = min(at_us, since_us.get(change.side, at_us))
         due_us = max(now - SCAN_BEHIND_US if only_scan else now, change.not_before_us)

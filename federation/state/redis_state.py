@@ -60,6 +60,7 @@ class RedisState(RecordQueries, RedisTransfers):
         super().__init__(client, Layout(pair, shards, buckets))
         self._marks = Marks(self.calls, self.layout, marker)
         self.shards = shards
+        self.ahead_us = dict.fromkeys(Side, 0)
         self._clock = clock
         self._settling = Settling(self._settle_all)
 
@@ -111,7 +112,8 @@ class RedisState(RecordQueries, RedisTransfers):
         keys = [self.layout.of_shard(shard, name) for name in _MARK_KEYS]
         places: dict[str, int] = {}
         buckets = [places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1) for _, digest in batch]
-        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets)]
+        now_of = [now + self.ahead_us[side] for side in (Side.BLOB, Side.VAST)]
+        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets), *now_of]
 
     # ------------------------------------------------------------------------------------------------------------ leases
 

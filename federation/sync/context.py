@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from federation.model import ECHO_SLACK_US, SECOND_US, Foreign, Side
+from federation.model import ECHO_SLACK_US, SECOND_US, Change, Foreign, Side
 from federation.ports import Clock, ObjectStore, State
-from federation.progress import UNION_NOTE, DeleteBudget
+from federation.progress import UNION_NOTE, DeleteBudget, MarkResult
 from federation.rules.decision import Rules
 from federation.sync.transfer import Transfer
 from federation.trace import Traces
@@ -52,6 +52,13 @@ class PairContext:
     traces: Traces = field(default_factory=Traces)
     _counted: _Cached = field(default_factory=_Cached)
     _union: _Cached = field(default_factory=_Cached)
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """As ``State.mark``; where each side's clock stands is told to the state first."""
+        self.traces.note(changes)
+        for side, store in self.stores.items():
+            self.state.ahead_us[side] = (await store.clock_skew()).us
+        return await self.state.mark(changes)
 
     async def known_objects(self) -> int:
         """Objects the base knows, read at most every few seconds: it only sizes the delete budget."""

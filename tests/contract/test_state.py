@@ -52,6 +52,13 @@ async def test_lag_is_the_age_of_the_oldest_unapplied_change(state: State) -> No
     assert backlog.dirty_by_side == {Side.BLOB: 1, Side.VAST: 1}
 
 
+async def test_what_has_no_time_waits_since_now_by_its_sides_clock(state: State, clock: TestClock) -> None:
+    """As the times of all others are: by ours it would look younger than it is where the side's clock is behind (rule 9)."""
+    state.ahead_us[Side.VAST] = -30_000_000
+    await state.mark([Change("k", side, Source.RECONCILER, deleted=True) for side in Side])
+    assert (await state.backlog()).oldest_us_by_side == {Side.BLOB: clock.us, Side.VAST: clock.us - 30_000_000}
+
+
 async def test_settling_ends_the_lag_and_records_the_base(state: State, clock: TestClock) -> None:
     """After a settle nothing is dirty and the base is what was settled."""
     await state.mark([event("k")])

@@ -43,6 +43,8 @@ class Twins:
         self.ended: dict[str, tuple[Lease, Claim] | None] = dict.fromkeys(kinds)
         """The claim that was ended last, and under which lease."""
         self.cursors: dict[str, Cursor | None] = dict.fromkeys(kinds)
+        for state in kinds.values():
+            state.ahead_us.update({Side.BLOB: 300_000 * (seed % 3), Side.VAST: -30_000_000 * (seed % 2)})
 
     async def both(self, what: str, call: Callable[[str, State], Awaitable[Any]]) -> object:
         """The same call on either; the same answer, or the same refusal."""

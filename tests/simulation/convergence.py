@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,17 @@ from tests.simulation.values import value_of
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_EVERY_SECONDS = 3.1
+_EVERY_SECONDS = 10.0
+_AFTER_A_SCAN_SECONDS = 0.1
 
 
 class Convergence:
-    """Asks for the pair's status every few seconds, as a person would, and compares."""
+    """Asks for the pair's status after each scan and every few seconds, as a person would, and compares."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._clock: Clock = ProcessClock()
+        self._scanned = asyncio.Event()
         self.acted: dict[str, float] = {}
         """When a user last did anything to a key, on either side."""
         self.told = 0
@@ -41,6 +44,10 @@ class Convergence:
         if not key.startswith(PRESERVED_PREFIX):
             self.acted[key] = asyncio.get_running_loop().time()
 
+    def scanned(self) -> None:
+        """A scan told of itself: from now on the pair may be said to be converged as of its start."""
+        self._scanned.set()
+
     def start(self) -> None:
         """Look until the world ends."""
         context = copy_context()
@@ -49,7 +56,10 @@ class Convergence:
 
     async def _watch(self) -> None:
         while self._on:
-            await asyncio.sleep(_EVERY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._scanned.wait(), _EVERY_SECONDS)
+                self._scanned.clear()
+                await asyncio.sleep(_AFTER_A_SCAN_SECONDS)
             await self.look()
 
     async def look(self) -> None:

@@ -15,7 +15,7 @@ from federation.state.memory_state import MemoryState
 from tests.simulation.channels import Told
 from tests.simulation.claims import ROUNDING_US, SLACK_US, Claims
 from tests.simulation.oracle import Oracle, Write
-from tests.simulation.sides import START_US
+from tests.simulation.sides import SKEW_ERROR_US, START_US
 from tests.simulation.values import md5_of
 
 _Waiting = list[tuple[int, int]]
@@ -60,10 +60,10 @@ class Progress:
         self._forget_if_lost()
         if taken:
             self._taken[change.key] = next(self._serial)
-            if change.at is not None:
-                waiting = self.outstanding.setdefault((change.side, change.key), [])
-                # Of a time in whole seconds any moment of that second may be the true one.
-                waiting.append((change.at.at_us + change.at.precision_us - 1, self._taken[change.key]))
+            at, now_us = change.at, self.oracle.servers[change.side].clock.now_us()
+            # Of a time in whole seconds any moment of that second may be the true one, and of none any of before its mark.
+            at_us = at.at_us + at.precision_us - 1 if at is not None else now_us + 2 * SKEW_ERROR_US
+            self.outstanding.setdefault((change.side, change.key), []).append((at_us, self._taken[change.key]))
             if not dirty and change.deleted:
                 self._known_delete(change)
             elif not dirty:

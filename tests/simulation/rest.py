@@ -89,6 +89,7 @@ class Rest:
             world.oracle.rejected.update({(key, state._held[key].delete_on): now for key in there})
         process = next(iter(world.processes.values()))
         state._clock = process.clock
+        state.ahead_us = {side: server.clock.ahead_us() - process.clock.off_us for side, server in world.servers.items()}
         world.note(f"operator: {verdict} {keys}")
         asyncio.get_running_loop().create_task(state.judge(keys, verdict=verdict, now_us=process.clock.now_us()))
 

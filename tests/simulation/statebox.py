@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from federation.errors import RetryLater
-from federation.model import Change
+from federation.model import Change, Side
 from federation.ports import Clock
 from federation.progress import Lease
 from federation.state.memory_state import MemoryState
@@ -124,6 +124,7 @@ class StateEnd:
         self._count = count
         self._observe = observe
         self.shards = box.inner.shards
+        self.ahead_us = dict.fromkeys(Side, 0)
 
     def shard_of(self, key: str) -> int:
         """As in the port."""
@@ -148,7 +149,7 @@ class StateEnd:
             self._count("state call failed")
             raise RetryLater("Redis did not answer", reason="redis_unavailable")
         inner = self._box.inner
-        inner._clock = self._clock
+        inner._clock, inner.ahead_us = self._clock, self.ahead_us
         result = await getattr(inner, name)(*arguments, **named)
         self._observe(name, tuple(arguments), named, result)
         await asyncio.sleep(rng.uniform(0, 0.005))

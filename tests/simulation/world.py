@@ -169,6 +169,7 @@ class World:
             self._cursor_moved(arguments[0], arguments[2])
         elif name == "put_note" and arguments[0] == LAST:
             self._scanned(msgspec.json.decode(arguments[1], type=Report))
+            self.convergence.scanned()
         if name in {"settle", "park", "hold", "defer", "record_conflict", "halt", "judge"}:
             self.note(f"{name} {arguments[1:] or arguments} {named or ''} {result}")
 

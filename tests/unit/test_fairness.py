@@ -26,7 +26,6 @@ from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.ready import ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
-from federation.trace import Traces
 from federation.wiring import WakingSink
 from tests.simulation.loop import SimLoop
 
@@ -242,9 +241,9 @@ def test_announced_shards_come_first_every_other_time() -> None:
 @pytest.mark.parametrize(("marked", "woken"), [(0, []), (1, ["k"])], ids=["echoes only", "news"])
 async def test_echoes_wake_nobody(marked: int, woken: list[str]) -> None:
     """A bulk load's own echoes put no shard first; one change that is news does."""
-    state, worker = MagicMock(spec=MemoryState), MagicMock(spec=Worker)
-    state.mark.return_value = MarkResult(marked=marked, echoes=1 - marked)
-    await WakingSink(state, worker, Traces()).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
+    context, worker = MagicMock(spec=PairContext), MagicMock(spec=Worker)
+    context.mark.return_value = MarkResult(marked=marked, echoes=1 - marked)
+    await WakingSink(context, worker).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
     assert [change.key for call in worker.wake_changes.call_args_list for change in call.args[0]] == woken
 
 

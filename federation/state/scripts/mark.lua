@@ -4,7 +4,7 @@
 -- ARGV  1 now_us, 2 marker ("" is not counted), 3 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast),
 --       source bit, etag ("" unknown), deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket
 --       from 1, length of its packed etag; 4 of each change 16 bytes of key digest and the packed etag, one after the other
---       (cmsgpack of Redis reads text only)
+--       (cmsgpack of Redis reads text only), 5 and 6 now by the clocks of blob and of vast
 -- At most 1,000 changes a call: what is written is handed to Redis in few commands, and Lua's stack is bounded.
 -- Returns {how many changes were not echoes, the marker's count}.
 local ENTRIES = 4
@@ -14,6 +14,7 @@ local RECONCILER = 8 -- its source bit (records.py)
 local BEHIND_US = 3600000000 -- progress.SCAN_BEHIND_US
 local call = redis.call
 local now = tonumber(ARGV[1])
+local now_of = {[0] = tonumber(ARGV[5]), [1] = tonumber(ARGV[6])}
 local marked = 0
 
 -- A record longer than the compact encoding takes is in two fields (records.py).
@@ -101,7 +102,8 @@ for n, change in ipairs(changes) do
     local claimed = any_claimed and call("HGET", KEYS[5], key)
     -- Of what was marked after the last claim the earliest time a side: entries of one version keep only the later one.
     if not hint[7] or tonumber(claimed or -1) == hint[1] then hint[7] = {-1, -1} end
-    local told_at = at >= 0 and at or now
+    -- By the side's clock, as all times in there are: one that is behind ours would make a change look younger than it is (rule 9).
+    local told_at = at >= 0 and at or now_of[side]
     if hint[7][1 + side] < 0 or told_at < hint[7][1 + side] then hint[7][1 + side] = told_at end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
     sequence = sequence + 1

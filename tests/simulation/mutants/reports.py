@@ -10,6 +10,7 @@ from federation.model import SECOND_US
 from federation.sources.change_feed import ChangeFeed
 from federation.sources.change_feed_chunk import Piece
 from federation.sources.change_feed_reader import FeedReader
+from federation.sync.context import PairContext
 from operations import status
 from reconciler.converged import ScanSpan, converged_us
 from tests.simulation.draw import FED_FROM
@@ -59,7 +60,15 @@ def _converged_hours_late() -> list[Swap]:
     return _converged(lambda scans, oldest: ([replace(one, started_us=one.started_us - early) for one in scans], oldest))
 
 
+def _waiting_by_our_clock() -> list[Swap]:
+    async def mark(self: PairContext, changes: Any) -> Any:
+        return await self.state.mark(changes)
+
+    return [Swap(PairContext, "mark", mark)]
+
+
 REPORTS = [
+    Mutant("waiting_by_our_clock", "what has no time waits since now by our clock, not by its side's", _waiting_by_our_clock),
     Mutant("feed_cursor_before_marks", "the feed's cursor moves before the marks", _feed_cursor_before_marks, first=FED_FROM),
     Mutant("feed_open_hour_unread", "of the change feed only closed hours are read", _feed_open_hour_unread, first=FED_FROM),
     Mutant("converged_from_the_end", "a scan is believed to have seen what changed while it ran", _converged_from_the_end),
