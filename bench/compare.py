@@ -98,6 +98,9 @@ def speed() -> None:
         "compared, pages": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), bases),
         "compared, single entries": lambda: compared(in_pages(singly(blob), 1000), in_pages(singly(vast), 1000), bases),
         "compared, packed bases": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), packed),
+        "compared, single entries and packed bases, as a scan has them": lambda: compared(
+            in_pages(singly(blob), 1000), in_pages(singly(vast), 1000), packed
+        ),
         "compared, each base decoded": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), packed, decoded=True),
         "merged only, every other key on one side": lambda: merged(pages(blob, BLOB_PAGE), pages(shifted, VAST_PAGE)),
     }
