@@ -77,7 +77,7 @@ def unpack_etag(packed: bytes) -> str:
     if tag == _MD5_TAG:
         return packed[1:].hex()
     if tag == _AZURE_TAG:
-        return f"0x{int.from_bytes(packed[1:], 'big'):X}"
+        return "0x" + packed[1:].hex().upper().lstrip("0")
     if tag == _MULTIPART_TAG:
         return f"{packed[1:17].hex()}-{int.from_bytes(packed[17:], 'big')}"
     if tag == _RAW:
