@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from federation.model import Base, ListEntry, Stamp
-from federation.state.records import pack_base, unpack_base
+from federation.state.records import PackedBases, pack_base
 from reconciler.drift import out_of_step
 from reconciler.merge import Pages, in_pages, merge
 
@@ -25,12 +25,18 @@ ROUNDS = 3
 
 def entry(number: int, side: str) -> ListEntry:
     """One object of a listing."""
-    return ListEntry(f"dir-{number // 1000:05d}/file-{number:09d}", f"{side}{number:016x}", 4096, WRITTEN)
+    return ListEntry(f"dir-{number // 1000:05d}/file-{number:09d}", etag(number, side), 4096, WRITTEN)
+
+
+def etag(number: int, side: str) -> str:
+    """As the services write them."""
+    return f"0x8DE{number:012X}" if side == "b" else f"{number:032x}"
 
 
 def base(number: int) -> Base:
     """What both sides agreed on."""
-    return Base(blob_etag=f"b{number:016x}", vast_etag=f"v{number:016x}", size_bytes=4096, vast_as_of_us=1_800_000_000_000_000)
+    blob, vast = etag(number, "b"), etag(number, "v")
+    return Base(blob, vast, vast, b"metadata", WRITTEN, 4096, vast_as_of_us=1_800_000_000_000_000)
 
 
 async def pages(entries: Sequence[ListEntry], size: int) -> AsyncIterator[Sequence[ListEntry]]:
@@ -55,12 +61,12 @@ async def walked(*listings: Pages) -> int:
     return count // 2
 
 
-async def compared(blob: Pages, vast: Pages, bases: Sequence[Base | bytes]) -> int:
-    """Merged and compared with the bases, decoded or as Redis keeps them."""
+async def compared(blob: Pages, vast: Pages, bases: Sequence[Base | None], *, decoded: bool = False) -> int:
+    """Merged and compared with the bases; *decoded*: each record is decoded first."""
     at = differ = 0
     async for batch in merge(blob, vast):
-        found = [unpack_base(one) if isinstance(one, bytes) else one for one in bases[at : at + len(batch)]]
-        differ += len(out_of_step(batch, found))
+        found = bases[at : at + len(batch)]
+        differ += len(out_of_step(batch, list(found) if decoded else found))
         at += len(batch)
     assert differ == 0
     return at
@@ -85,13 +91,17 @@ def speed() -> None:
     """Print rows a second, the best of some rounds."""
     blob, vast = [entry(number, "b") for number in range(ROWS)], [entry(number, "v") for number in range(ROWS)]
     shifted = vast[::2]
-    bases: list[Base | bytes] = [base(number) for number in range(ROWS)]
-    packed: list[Base | bytes] = [pack_base(base(number)) for number in range(ROWS)]
+    bases = [base(number) for number in range(ROWS)]
+    packed = PackedBases([pack_base(one) for one in bases])
     steps = {
         "walking both listings": lambda: walked(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE)),
         "compared, pages": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), bases),
         "compared, single entries": lambda: compared(in_pages(singly(blob), 1000), in_pages(singly(vast), 1000), bases),
         "compared, packed bases": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), packed),
+        "compared, single entries and packed bases, as a scan has them": lambda: compared(
+            in_pages(singly(blob), 1000), in_pages(singly(vast), 1000), packed
+        ),
+        "compared, each base decoded": lambda: compared(pages(blob, BLOB_PAGE), pages(vast, VAST_PAGE), packed, decoded=True),
         "merged only, every other key on one side": lambda: merged(pages(blob, BLOB_PAGE), pages(shifted, VAST_PAGE)),
     }
     rates = dict.fromkeys(steps, 0.0)

@@ -302,8 +302,8 @@ class State(Records, Transfers, Protocol):
         """
         ...
 
-    async def bases(self, keys: Sequence[str]) -> list[Base | None]:
-        """Base records in the order of *keys*."""
+    async def bases(self, keys: Sequence[str]) -> Sequence[Base | None]:
+        """Base records in the order of *keys*. May be decoded only when looked at (``state.records.PackedBases``)."""
         ...
 
     async def forget_tombstones(self, shard: int, *, before_us: int) -> int:

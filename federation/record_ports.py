@@ -46,13 +46,14 @@ class Records(Protocol):
     async def lost_marks(self) -> tuple[str, ...]:
         """Whose marks are gone although ``mark`` returned: names of sources by their cursors, "" for this process's own.
 
-        A fail-over or a restored snapshot took them back. Reading again from the cursor would not bring them: a whole scan does,
-        and then ``accept_lost_marks``. A source need not ask: ``move_cursor`` remembers what its position stands for.
+        A fail-over or a restored snapshot took them back. Reading again from the cursor would not bring them: a whole scan does.
+        Note that one is wanted, then ``accept_lost_marks``. A source need not ask: ``move_cursor`` remembers what its position
+        stands for.
         """
         ...
 
     async def accept_lost_marks(self) -> None:
-        """What was lost has been found by a whole scan that began after ``lost_marks`` told of it."""
+        """A whole scan has to find what was lost, and that is noted: ``lost_marks`` now tells of what is lost later."""
         ...
 
     async def forget_markers(self, live: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from federation.ports import Clock, State
 from federation.progress import GAP_NOTE
@@ -22,6 +22,8 @@ class LostMarks:
         self._clock = clock
         self._scan = scan
         self._looked = float("-inf")
+        self._since_us = 0
+        """When this process last noted a loss that no scan has made up for yet; a failover may take the note itself back."""
 
     async def begin(self) -> None:
         """At the start of a process: forget the counts of processes that are gone, and take up an old gap. Raises RetryLater."""
@@ -35,16 +37,23 @@ class LostMarks:
         if now - self._looked < _EVERY_SECONDS:
             return
         self._looked = now
+        if lost := await self._state.lost_marks():
+            await self._note(lost)
         note = await self._state.note(GAP_NOTE)
-        if note is None:
-            lost = await self._state.lost_marks()
-            if lost:
-                await self._state.put_note(GAP_NOTE, str(self._clock.now_us()).encode())
-                names = [name or "this process" for name in lost]
-                _log.error("the state in Redis went back: marks are lost, a whole scan will find what they told", lost=names)
-                self._scan()
-            return
-        report = await kept(self._state, COMPLETE)
-        if report is not None and report.started_us >= int(note):
-            await self._state.accept_lost_marks()
-            await self._state.drop_note(GAP_NOTE, note)
+        since_us = max(self._since_us, int(note or 0))
+        report = await kept(self._state, COMPLETE) if since_us else None
+        if report is not None and report.started_us >= since_us:
+            self._since_us = 0
+            if note:
+                await self._state.drop_note(GAP_NOTE, note)
+        elif since_us > int(note or 0):  # a failover took it back
+            await self._state.put_note(GAP_NOTE, str(since_us).encode())
+
+    async def _note(self, lost: Sequence[str]) -> None:
+        """A scan that begins from now on finds them. Accepted as soon as that is noted, so that the next loss shows."""
+        self._since_us = self._clock.now_us()
+        await self._state.put_note(GAP_NOTE, str(self._since_us).encode())
+        await self._state.accept_lost_marks()
+        names = [name or "this process" for name in lost]
+        _log.error("the state in Redis went back: marks are lost, a whole scan will find what they told", lost=names)
+        self._scan()

@@ -68,12 +68,8 @@ async def turn(state: State, objects: int) -> Turn:
 
 def remember(of: Turn, state: State, keys: Sequence[str], bases: Sequence[Base | None]) -> bytes:
     """Of the keys that are swept and have a live base: the beginnings of their digests."""
-    shard_of = state.shard_of
-    return b"".join(
-        key_digest(key)[:_BEGINNING]
-        for key, base in zip(keys, bases, strict=True)
-        if base is not None and not base.deleted and of.has(shard_of(key))
-    )
+    swept = [at for at, key in enumerate(keys) if of.has(state.shard_of(key))]
+    return b"".join(key_digest(keys[at])[:_BEGINNING] for at in swept if (base := bases[at]) is not None and not base.deleted)
 
 
 async def sweep(state: State, of: Turn, seen: Iterable[bytes]) -> int:

@@ -57,7 +57,7 @@ class Marks:
         return tuple(name for name, counted in known.items() if _went_back(counted, there))
 
     async def accept(self) -> None:
-        """What is there is what there is: a whole scan has found the rest."""
+        """What is there is what there is: a whole scan has to find the rest."""
         self._made = {}
         empty = msgspec.json.encode(Counted("", {}))
         await self._calls.pipe([("HSET", self.key, name, empty) for name in await self._of_cursors()])

@@ -20,6 +20,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import overload
 
 import msgspec
 
@@ -76,7 +77,7 @@ def unpack_etag(packed: bytes) -> str:
     if tag == _MD5_TAG:
         return packed[1:].hex()
     if tag == _AZURE_TAG:
-        return f"0x{int.from_bytes(packed[1:], 'big'):X}"
+        return "0x" + packed[1:].hex().upper().lstrip("0")
     if tag == _MULTIPART_TAG:
         return f"{packed[1:17].hex()}-{int.from_bytes(packed[17:], 'big')}"
     if tag == _RAW:
@@ -162,6 +163,50 @@ def _unpack_base(record: bytes) -> Base:
         bool(flags & _LOSSY),
         as_of_ms * 1_000,
     )
+
+
+def agrees(record: bytes, blob_etag: str, vast_etag: str, size_bytes: int, vast_until_us: int) -> bool:
+    """Whether *record* is of a live base with these ETags and this size, known of VAST's side as of *vast_until_us* or later.
+
+    The same as asking the decoded base, at a third of the time: most keys of a scan are as agreed. False for a record that cannot
+    be decoded; whoever then decodes it is told what is wrong with it.
+    """
+    try:
+        flags, blob_ends = record[0], 2 + record[1]
+        if flags & ~(_LOSSY | _HASH_IS_ETAG | _HAS_HASH) != RECORD_VERSION << 4:
+            return False
+        at = blob_ends + 1 + record[blob_ends]
+        if unpack_etag(record[blob_ends + 1 : at]) != vast_etag or unpack_etag(record[2:blob_ends]) != blob_etag:
+            return False
+        size_at = at + 15 + record[at + 14] + (16 if flags & (_HAS_HASH | _HASH_IS_ETAG) == _HAS_HASH else 0)
+        return (
+            int.from_bytes(record[at : at + 6], "big") * 1_000 >= vast_until_us
+            and _read_varint(record, size_at) == (size_bytes, len(record))
+            and record[at + 13] >> 2 < len(_ORIGINS)
+        )
+    except (IndexError, ValueError):
+        return False
+
+
+class PackedBases(Sequence[Base | None]):
+    """Base records as Redis gave them, empty where there is none; each is decoded when it is asked for."""
+
+    def __init__(self, records: Sequence[bytes]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, at: int) -> Base | None: ...
+    @overload
+    def __getitem__(self, at: slice) -> PackedBases: ...
+    def __getitem__(self, at: int | slice) -> Base | PackedBases | None:
+        """One base, or some still packed. Raises UsageError as ``unpack_base``."""
+        if isinstance(at, slice):
+            return PackedBases(self.records[at])
+        record = self.records[at]
+        return unpack_base(record) if record else None
 
 
 def _field(value: bytes) -> bytes:

@@ -24,7 +24,7 @@ from federation.progress import (
 from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout
-from federation.state.records import key_digest, unpack_base, unpack_hint
+from federation.state.records import PackedBases, key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
 _DIGEST_BYTES = 16
@@ -46,9 +46,9 @@ class RecordQueries:
 
     # ----------------------------------------------------------------------------------------------------------- queries
 
-    async def bases(self, keys: Sequence[str]) -> list[Base | None]:
+    async def bases(self, keys: Sequence[str]) -> Sequence[Base | None]:
         """As in the port; one round trip."""
-        return [unpack_base(base) if base else None for base, _, _ in await self._look(keys)]
+        return PackedBases([base for base, _, _ in await self._look(keys)])
 
     async def _look(self, keys: Sequence[str]) -> list[Known]:
         """Base record, held record and intent of each key, packed; empty where there is none."""

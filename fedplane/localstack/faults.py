@@ -38,6 +38,8 @@ class RequestFaults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Contents in which one byte is changed, read or written; the headers stay as they are."""
     emptied: bool = False
     """As if nothing were mounted there: listings are empty, and what is read is not found. Writes pass."""
+    list_pages: int | None = None
+    """So many pages of listings are answered; each further one waits until the knobs are set again."""
     client: str = ""
     """``fedplane`` or ``user``: only requests of that client; empty: all."""
     for_seconds: float | None = None
@@ -68,6 +70,10 @@ def check(faults: Faults) -> None:
         raise ValueError("events.delay_seconds is two numbers, the smaller first")
     if faults.events.reorder < 1:
         raise ValueError("events.reorder is a group size of at least 1")
+    if faults.requests.list_pages is not None and (faults.requests.list_pages < 0 or faults.requests.for_seconds is not None):
+        raise ValueError(
+            "requests.list_pages is a number of at least 0, and without for_seconds: pages wait for the next setting"
+        )
     if faults.requests.client not in ("", "fedplane", "user"):
         raise ValueError('requests.client is "fedplane", "user" or empty')
     if faults.requests.status not in STATUSES:

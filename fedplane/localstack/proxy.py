@@ -95,6 +95,10 @@ class Proxy:
         self._random = random.Random()  # noqa: S311 - fault injection
         self._faults = RequestFaults()
         self._faults_until: float | None = None
+        self._pages_left = 0
+        self._set_anew = asyncio.Event()
+        self.held_pages = 0
+        """List pages that wait for other knobs."""
         self.requests: Counter[tuple[str, str, str, str]] = Counter()
         self.bytes: Counter[tuple[str, str, str]] = Counter()
         self.injected: Counter[str] = Counter()
@@ -105,6 +109,9 @@ class Proxy:
         """Use these faults from now on."""
         self._faults = faults
         self._faults_until = None if faults.for_seconds is None else time.monotonic() + faults.for_seconds
+        self._pages_left = faults.list_pages or 0
+        self._set_anew.set()
+        self._set_anew = asyncio.Event()
 
     def _active(self, client: str) -> RequestFaults | None:
         over = self._faults_until is not None and time.monotonic() >= self._faults_until
@@ -140,12 +147,27 @@ class Proxy:
             request.writer.output_size = 0
         if operation == "list":
             self.listings.append((client, raw_path.partition("?")[2]))
+            await self._let_through(request, client)
         faults = self._active(client)
         refused = await self._inject(request, faults) or self._emptied(operation, faults)
         if refused is not None:
             self.requests[client, request.method, _counted(operation, raw_path), f"{refused.status // 100}xx"] += 1
             return refused
         return await self._forward(request, _Call(raw_path, query, client, operation), faults)
+
+    async def _let_through(self, request: web.BaseRequest, client: str) -> None:
+        """Wait while list pages are held. A client that is gone when they go on lists nothing."""
+        while (faults := self._active(client)) is not None and faults.list_pages is not None and _connected(request):
+            if self._pages_left:
+                self._pages_left -= 1
+                return
+            self.held_pages += 1
+            try:
+                await self._set_anew.wait()
+            finally:
+                self.held_pages -= 1
+        if not _connected(request):
+            self._close(request)
 
     async def _inject(self, request: web.BaseRequest, faults: RequestFaults | None) -> web.StreamResponse | None:
         if faults is None:
@@ -286,6 +308,7 @@ class Proxy:
                 for (client, operation, what), count in sorted(self.bytes.items())
             ],
             "injected": dict(self.injected),
+            "held_pages": self.held_pages,
         }
 
     def reset(self) -> None:
@@ -308,6 +331,10 @@ class _Call:
     client: str
     operation: str
     confirmed: datetime | None = None
+
+
+def _connected(request: web.BaseRequest) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def _is_small(length: int | None) -> bool:

@@ -69,7 +69,7 @@ async def test_settling_ends_the_lag_and_records_the_base(state: State, clock: T
 
     assert (backlog.dirty, backlog.objects) == (0, 1)
     assert backlog.oldest_us_by_side == {Side.BLOB: None, Side.VAST: None}
-    assert await state.bases(["k", "other"]) == [AGREED, None]
+    assert list(await state.bases(["k", "other"])) == [AGREED, None]
 
 
 async def test_echoes_are_dropped_and_news_is_not(state: State) -> None:
@@ -222,7 +222,7 @@ async def test_a_shard_has_one_owner_and_a_stale_token_changes_nothing(state: St
     ):
         with pytest.raises(LeaseLost):
             await step
-    assert await state.bases(["k"]) == [None]
+    assert list(await state.bases(["k"])) == [None]
     [claim] = await state.claim(new, limit=1, now_us=clock.us)
     assert claim.hint.key == "k"
 
@@ -308,7 +308,7 @@ async def test_what_ended_a_claim_ends_no_other_one(state: State, clock: TestClo
     gone = Base(deleted=True, written=Stamp(1_000_000))
     assert await state.settle(lease, "k", again.hint.generation, gone)
     await state.settle(lease, "k", claim.hint.generation, AGREED)
-    assert await state.bases(["k"]) == [gone]
+    assert list(await state.bases(["k"])) == [gone]
     assert await state.parked() == []
 
 

@@ -66,6 +66,23 @@ async def test_marks_lost_behind_others_of_more_are_noticed_by_who_made_them(two
     assert await two.one.lost_marks() == ()
 
 
+async def test_a_second_failover_is_told_after_the_first_was_accepted(two: Two) -> None:
+    """Of a process' own marks and of those a cursor stands for; the repeated counts do not hide it."""
+    shard = two.one.shard_of("k")
+    await two.one.mark([event("k")])
+    before = await two.saved(shard)
+    cursor = None
+    for number in range(2):
+        await two.one.mark([event("k", etag=f"0x8DD{number}")])
+        new = Cursor({"0": number}, "opts", 1)
+        assert await two.one.move_cursor("vast_events", cursor, new)
+        cursor = new
+        await two.go_back(shard, before)
+        assert await two.one.lost_marks() == ("", "vast_events")
+        await two.one.accept_lost_marks()
+        assert await two.one.lost_marks() == ()
+
+
 async def test_a_cursor_remembers_the_marks_it_stands_for(two: Two) -> None:
     """The process that moved it may be gone: its successor learns from the cursor that marks are missing."""
     shard = two.one.shard_of("k")

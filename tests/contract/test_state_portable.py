@@ -74,7 +74,7 @@ async def told(state: RedisState) -> dict[str, object]:
     """What matters of a state."""
     backlog = await state.backlog()
     return {
-        "bases": await state.bases([*KEYS, "gone", "none"]),
+        "bases": list(await state.bases([*KEYS, "gone", "none"])),
         "dirty": sorted(await state.dirty_keys(limit=99)),
         "since": backlog.oldest_us_by_side[Side.BLOB],
         "objects": backlog.objects,

@@ -48,7 +48,7 @@ async def test_redis_away_is_retry_later_and_nothing_is_lost(clock: TestClock, t
     again = EmbeddedRedis(directory)
     await again.start()
     assert await state.are_dirty(["k", "l"]) == [True, False]
-    assert await state.bases(["old"]) == [AGREED]
+    assert list(await state.bases(["old"])) == [AGREED]
     await client.script_flush()
     await state.mark([event("l")])
     assert await state.are_dirty(["l"]) == [True]

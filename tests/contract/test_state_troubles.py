@@ -123,7 +123,7 @@ async def test_a_server_that_refuses_writes_is_retry_later_and_nothing_is_half_d
                 await step()
             assert refused.value.reason == "redis_unavailable"
         await lift()
-        assert await state.bases(["old"]) == [AGREED]
+        assert list(await state.bases(["old"])) == [AGREED]
         assert await state.are_dirty(["old"]) == [False]
         assert (await state.mark([event("new")])).marked == 1
 

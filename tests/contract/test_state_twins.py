@@ -29,6 +29,10 @@ SHORT_SECONDS = 0.001
 BUDGET = DeleteBudget(count=3, share=1.0, window_seconds=60)
 
 
+async def _bases(_: str, state: State) -> list[Base | None]:
+    return list(await state.bases(KEYS))
+
+
 class Twins:
     """Both kinds of state and what each handed out."""
 
@@ -279,7 +283,7 @@ class Twins:
     async def look(self) -> None:
         """Everything that can be asked."""
         await self.both("backlog", lambda _, state: state.backlog())
-        await self.both("bases", lambda _, state: state.bases(KEYS))
+        await self.both("bases", _bases)
         await self.both("dirty", lambda _, state: state.are_dirty(KEYS))
         for key in KEYS:
             await self.both(f"explain {key}", lambda _, state, key=key: state.explain(key))  # type: ignore[misc]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ class Bench:
         done = self.cli(*words, "--json")
         assert done.returncode == exit_codes.OK, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
+
+    def control(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+        """Ask the proxies' control port."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.info.control_url + path, data=data, method=method)  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
+            return json.loads(answer.read())
 
     def state(self) -> str:
         """What status says of the pair in one word."""
@@ -217,6 +225,22 @@ def test_reconcile_reads_all_contents_when_told_to_and_keeps_a_history(bench: Be
     assert bench.ask("reconcile", "--history")["scans"][-1] == scanned
     refused = bench.cli("reconcile", "--verify", "size")
     assert (refused.returncode, "hash" in refused.stderr) == (exit_codes.USAGE, True)
+
+
+def test_a_scan_may_be_interrupted_and_run_again(bench: Bench, user: User) -> None:
+    """Ctrl-C in its middle ends it without a traceback and leaves no difference out: the next one finds all."""
+    user.put_blob("interrupted/a.txt", b"interrupted", "text/plain")
+    bench.control("PUT", "/faults/vast", {"requests": {"list_pages": 0, "client": "fedplane"}})
+    process = subprocess.Popen([*FEDPLANE, "reconcile"], env=bench.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+    until(lambda: bench.control("GET", "/stats")["vast"]["held_pages"])
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    bench.control("PUT", "/faults/vast", {})
+    assert process.returncode == 130  # as a shell tells of Ctrl-C
+    assert b"Traceback" not in errors
+    outcome = bench.ask("reconcile")
+    assert (outcome["report"]["complete"], outcome["outstanding"]) == (True, 0)
+    assert user.read_s3("interrupted/a.txt") == b"interrupted"
 
 
 def test_a_second_signal_ends_at_once(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -163,6 +164,23 @@ def test_requests_can_be_slowed(lab: Lab, side: str, key: str) -> None:
     assert time.monotonic() - began >= 0.3
 
 
+def test_list_pages_can_be_held(lab: Lab, side: str, key: str) -> None:
+    """One more than were let through waits until the knobs are set again; other requests pass meanwhile."""
+    _faults(lab, side, requests={"list_pages": 1})
+    lab.put(side, key)
+    assert key in lab.names(side)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(lab.names, side)
+        until = time.monotonic() + 20
+        while not lab.stats(side)["held_pages"]:
+            assert time.monotonic() < until
+        assert lab.get(side, key) == b"x"
+        assert not second.done()
+        _faults(lab, side)
+        assert key in second.result(20)
+    assert lab.stats(side)["held_pages"] == 0
+
+
 def test_connections_can_be_cut_before_the_effect(lab: Lab, side: str, key: str) -> None:
     """The client sees a broken connection and nothing happened."""
     _faults(lab, side, requests={"cut": 1})
@@ -190,6 +208,7 @@ def test_connections_can_be_cut_after_the_effect(lab: Lab, side: str, key: str) 
         ({"events": {"reorder": 0}}, "at least 1"),
         ({"requests": {"status": 418}}, "403, 404, 429, 500, 503"),
         ({"requests": {"client": "nobody"}}, "fedplane"),
+        ({"requests": {"list_pages": -1}}, "at least 0"),
         ({"requests": {"no_such_knob": 1}}, "no_such_knob"),
         ([], "Expected"),
     ],

@@ -119,7 +119,7 @@ async def test_an_old_create_event_brings_nothing_back(side: Side) -> None:
         assert synced.decision.reason is Reason.BOTH_ABSENT
         assert await world.both("a") == (None, None)
         await world.state.forget_tombstones(0, before_us=world.clock.us + SECOND)
-    assert await world.state.bases(["a"]) == [None]
+    assert list(await world.state.bases(["a"])) == [None]
 
 
 async def test_an_old_delete_event_deletes_nothing_that_was_created_since(side: Side) -> None:

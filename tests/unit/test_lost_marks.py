@@ -17,6 +17,14 @@ class Forgetful(MemoryState):
 
     lost: tuple[str, ...] = ()
 
+    async def whole_scan(self, started_us: int) -> None:
+        """One that began then is done."""
+        await self.put_note(COMPLETE, msgspec.json.encode(Report(started_us=started_us)))
+
+    async def gap(self) -> int:
+        """From when on a whole scan has to begin; 0 when nothing is missing."""
+        return int(await self.note(GAP_NOTE) or 0)
+
     async def lost_marks(self) -> tuple[str, ...]:
         """As set."""
         return self.lost
@@ -47,13 +55,58 @@ async def test_lost_marks_lead_to_one_scan_and_a_note_until_it_is_done() -> None
     await again.begin()
     assert asked == [1, 2]
 
-    note = await state.note(GAP_NOTE)
-    assert note is not None
-    for started, gone in ((int(note) - 1, False), (int(note), True)):
-        await state.put_note(COMPLETE, msgspec.json.encode(Report(started_us=started)))
+    gap = await state.gap()
+    for started, made_up in ((gap - 1, False), (gap, True)):
+        await state.whole_scan(started)
         await look()
-        assert (not state.lost) == gone
-        assert (not await state.note(GAP_NOTE)) == gone
+        assert (not await state.gap()) == made_up
+    assert asked == [1, 2]
+
+
+async def test_a_second_loss_under_a_scan_wants_a_scan_of_its_own() -> None:
+    """The scan that makes up for the first may have passed the keys whose marks the second took."""
+    clock = HandClock()
+    state = Forgetful("pair", shards=1, clock=clock)
+    asked: list[int] = []
+    watch = LostMarks(state, clock, lambda: asked.append(1))
+
+    async def look() -> None:
+        clock.seconds += 10
+        await watch.look()
+
+    state.lost = ("",)
+    await look()
+    begun_us = clock.now_us()
+    state.lost = ("",)
+    await look()
+    second_us = await state.gap()
+    await state.whole_scan(begun_us)
+    await look()
+    assert begun_us < second_us == await state.gap()
+    assert asked == [1, 1]
+    await state.whole_scan(second_us)
+    await look()
+    assert await state.gap() == 0
+
+
+async def test_a_note_that_a_failover_takes_back_is_written_again() -> None:
+    """It is in the same Redis as the marks; whoever noted the loss remembers it until a scan has made up for it."""
+    clock = HandClock()
+    state = Forgetful("pair", shards=1, clock=clock)
+    watch = LostMarks(state, clock, lambda: None)
+    state.lost = ("",)
+    await watch.look()
+    gap = await state.gap()
+    await state.put_note(GAP_NOTE, b"")
+    clock.seconds += 10
+    await watch.look()
+    assert await state.gap() == gap > 0
+    await state.whole_scan(gap)
+    await state.put_note(GAP_NOTE, b"")
+    for _ in range(2):
+        clock.seconds += 10
+        await watch.look()
+        assert await state.gap() == 0
 
 
 async def test_it_does_not_ask_at_every_heartbeat() -> None:

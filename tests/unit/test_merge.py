@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from federation.errors import Halt, RetryLater
 from federation.model import Base, ListEntry, Side, Stamp
+from federation.state.records import PackedBases, pack_base
 from reconciler.drift import Drift, News, changes, drift, news, out_of_step
 from reconciler.merge import Batch, Row, in_pages, merge
 
@@ -146,3 +147,11 @@ def test_what_the_fast_look_lets_pass_is_in_step(blob: ListEntry | None, vast: L
     """A row that is not looked at closely is one of which ``drift`` says nothing."""
     if not out_of_step(Batch(["k"], [blob], [vast]), [base]):
         assert drift(Row("k", blob, vast), base) is None
+
+
+@given(st.lists(st.tuples(_ENTRIES, _ENTRIES, _BASES), max_size=4))
+def test_packed_bases_are_compared_as_decoded_ones(rows: list[tuple[ListEntry | None, ListEntry | None, Base | None]]) -> None:
+    """The rows that ``drift`` has to look at are the same ones, decoded or not."""
+    batch = Batch(["k"] * len(rows), [blob for blob, _, _ in rows], [vast for _, vast, _ in rows])
+    packed = PackedBases([pack_base(base) if base is not None else b"" for _, _, base in rows])
+    assert out_of_step(batch, packed) == out_of_step(batch, list(packed))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from federation.clock import SystemClock
 from federation.errors import RetryLater
 from federation.model import Base, ListEntry, Metadata, Side
+from federation.ports import Clock
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from reconciler import parallel
@@ -22,6 +23,7 @@ from reconciler.ranges import KEPT_SAMPLES, MOST_RANGES, Plan, Samples, boundari
 from reconciler.report import Report
 from reconciler.scan import Scanner, ScanOptions
 from reconciler.sweep import Turn
+from tests.unit.test_leases import HandClock
 
 MONTH_US = 30 * 86_400_000_000
 
@@ -102,9 +104,9 @@ class _Server(MemoryStore):
 class _Pair:
     """Two servers of *rows* agreed keys, and processes that scan them."""
 
-    def __init__(self, shards: int = 4) -> None:
+    def __init__(self, shards: int = 4, clock: Clock | None = None) -> None:
         self.servers = {side: _Server(side) for side in Side}
-        self.state = MemoryState("pair", shards=shards, clock=SystemClock())
+        self.state = MemoryState("pair", shards=shards, clock=clock or SystemClock())
 
     async def fill(self, rows: int) -> None:
         """Keys in step, but for every tenth, which only Blob has."""
@@ -191,8 +193,8 @@ async def test_a_range_whose_page_failed_is_taken_up_again_and_never_shortened()
 
 async def test_what_a_killed_process_saved_is_not_scanned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first scan of a pair too: it goes on from the saved key once the dead process's hold has ended."""
-    monkeypatch.setattr(parallel, "OWNED_SECONDS", 0.2)
-    pair = _Pair()
+    clock = HandClock()
+    pair = _Pair(clock=clock)
     await pair.fill(2_000)
     dead = pair.process("dead")
 
@@ -208,6 +210,7 @@ async def test_what_a_killed_process_saved_is_not_scanned_again(monkeypatch: pyt
     for server in pair.servers.values():
         server.listed_from.clear()
         server.ordered = False  # the next process knows nothing of it but what was saved
+    clock.seconds += parallel.OWNED_SECONDS
     report = await pair.process("next").scan()
     assert (*_counts(report), report.resumed) == (True, 1_800, 2_000, {"only_on_blob": 200}, 1)
     assert [server.listed_from for server in pair.servers.values()] == [["", "k01000"]] * 2  # the first: is a side emptied?

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from federation.errors import UsageError
 from federation.model import Base, Stamp, StampOrigin
-from federation.state.records import pack_base, pack_etag, unpack_base, unpack_etag
+from federation.state.records import PackedBases, agrees, pack_base, pack_etag, unpack_base, unpack_etag
 
 _MD5 = st.binary(min_size=16, max_size=16).map(bytes.hex)
 _ETAGS = st.one_of(
@@ -77,3 +77,45 @@ def test_a_newer_record_is_refused() -> None:
     """An older program must not guess."""
     with pytest.raises(UsageError, match="newer fedplane"):
         unpack_base(b"\x20" + pack_base(Base())[1:])
+
+
+@st.composite
+def _near(draw: st.DrawFn) -> tuple[bytes, str, str, int, int]:
+    """A record, whole or with some bytes changed or missing, and a listing that mostly is what it says."""
+    base, other = draw(_BASES), draw(_BASES)
+    record = bytearray(pack_base(base))
+    for at in draw(st.lists(st.integers(0, len(record) - 1), max_size=2)):
+        record[at] = draw(st.integers(0, 255))
+    cut = draw(st.none() | st.integers(0, len(record)))
+    seldom = st.integers(0, 9).map(lambda n: not n)
+    return (
+        bytes(record[:cut]),
+        other.blob_etag if draw(seldom) else base.blob_etag,
+        other.vast_etag if draw(seldom) else base.vast_etag,
+        other.size_bytes if draw(seldom) else base.size_bytes,
+        base.vast_as_of_us + draw(st.integers(-1, 1)),
+    )
+
+
+@given(_near())
+def test_a_record_agrees_exactly_when_its_base_does(near: tuple[bytes, str, str, int, int]) -> None:
+    """The fast comparison and the one of the decoded record never differ; what cannot be decoded agrees with nothing."""
+    record, blob_etag, vast_etag, size_bytes, vast_until_us = near
+    try:
+        base = unpack_base(record)
+    except UsageError:
+        base = Base(deleted=True)
+    expected = (
+        not base.deleted
+        and (base.blob_etag, base.vast_etag, base.size_bytes) == (blob_etag, vast_etag, size_bytes)
+        and base.vast_as_of_us >= vast_until_us
+    )
+    assert agrees(record, blob_etag, vast_etag, size_bytes, vast_until_us) == expected
+
+
+@given(st.lists(st.none() | _BASES, max_size=5))
+def test_packed_bases_are_the_bases(bases: list[Base | None]) -> None:
+    """In their order, none where there is none, also of a part of them."""
+    packed = PackedBases([pack_base(base) if base is not None else b"" for base in bases])
+    assert list(packed) == bases
+    assert list(packed[1:3]) == bases[1:3]

@@ -9,7 +9,6 @@ from federation.model import Change, Present, Side, Source
 from federation.ports import ObjectStore
 from federation.sync.budget import ByteBudget
 from federation.sync.transfer import Transfer, TransferLimits
-from fedplane.progress import line
 from reconciler.verify import verify
 from tests.unit.test_scan import _Pair
 
@@ -38,10 +37,3 @@ async def test_contents_that_differ_under_agreed_versions_are_named() -> None:
     assert not found.fine
     assert "OTHER CONTENT on the two sides: rotten" in found.text()
     assert await pair.state.dirty_keys(limit=9) == ["busy"]
-
-
-def test_a_progress_line_tells_rate_and_remaining_time() -> None:
-    """What is not known is left out."""
-    assert line("scanning p", 500, 2_000, 10.0) == "scanning p: 500 of about 2,000 (25 %), 50/s, about 30 s left"
-    assert line("scanning p", 500, None, 10.0, "3 marked") == "scanning p: 500, 50/s, 3 marked"
-    assert line("scanning p", 0, 10, 0.0) == "scanning p: 0 of about 10 (0 %), 0/s"

@@ -11,6 +11,7 @@ import pytest
 from federation.clock import SystemClock
 from federation.errors import Park, RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
+from federation.ports import WriteResult
 from federation.progress import DeleteBudget, HaltRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
@@ -42,9 +43,9 @@ class _Bench:
             quiet_us=0,
         )
 
-    def worker(self, owner: str = "w", lease_seconds: float = 5.0) -> Worker:
+    def worker(self, owner: str = "w", lease_seconds: float = 5.0, drain_seconds: float = 2.0) -> Worker:
         """A worker over the shared state."""
-        return Worker(self.ctx, self.gates, WorkerLimits(8, lease_seconds, 2.0, 2), owner=owner)
+        return Worker(self.ctx, self.gates, WorkerLimits(8, lease_seconds, drain_seconds, 2), owner=owner)
 
     async def write(self, key: str, side: Side = Side.BLOB) -> None:
         """A user's write and its event."""
@@ -177,6 +178,27 @@ async def test_a_rejected_delete_brings_the_object_back() -> None:
         await _until(lambda: bool(bench.state._held))
         await bench.state.judge(["k"], verdict="rejected", now_us=0)
         await _until(lambda: "k" in bench.raw[Side.BLOB].objects)
+
+
+async def test_a_stop_does_not_wait_for_a_copy_without_end() -> None:
+    """After the drain's time what is under way is cut off: the key stays dirty, the shard is free, the next worker copies it."""
+    bench = _Bench(shards=1)
+    put, begun = bench.raw[Side.VAST].put, asyncio.Event()
+
+    async def stuck(*_: object, **__: object) -> WriteResult:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.raw[Side.VAST].put = stuck  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        async with _running(bench.worker(lease_seconds=3_600, drain_seconds=0.05)):
+            await bench.write("k")
+            await begun.wait()
+    assert await bench.state.dirty_keys(limit=9) == ["k"]
+    bench.raw[Side.VAST].put = put  # type: ignore[method-assign]
+    async with _running(bench.worker("next")):
+        await _until(lambda: "k" in bench.raw[Side.VAST].objects)
 
 
 async def test_a_stolen_lease_stops_the_work_without_harm() -> None:

@@ -1,0 +1,36 @@
+"""Drift by kind and by who should have told of it, in the report and on its page."""
+
+from __future__ import annotations
+
+from federation.model import Side, Source
+from reconciler.comparison import FILE_WRITES, NO_SOURCE
+from reconciler.scan import Scanner
+from tests.unit.test_scan import DAY, SECOND, _Pair
+
+
+async def test_each_kind_of_drift_names_the_source_that_missed_it() -> None:
+    """The one set up for the side, or that there is none, or that no source can tell of what was written as a file."""
+    pair = _Pair()
+    tellers = {Side.BLOB: Source.EVENT_GRID.value, Side.VAST: ""}
+    pair.scanner = Scanner(dict(pair.raw), pair.state, pair.state, pair.clock, quiet_us=0, tombstone_us=30 * DAY, tellers=tellers)
+    for key in ("gone", "same", "touched"):
+        await pair.agree(key)
+    for key in ("new", "newer"):
+        await pair.put(Side.BLOB, key)
+    del pair.raw[Side.VAST].objects["gone"]
+    for key in ("touched", "file"):
+        pair.raw[Side.VAST].write_file(key, b"y")
+    pair.clock.us += 60 * SECOND
+    report = await pair.scanner.scan()
+
+    assert report.missed == {
+        "only_on_blob": {"event_grid": 2},
+        "deleted_on_vast": {NO_SOURCE: 1},
+        "changed_on_vast": {FILE_WRITES: 1},
+        "only_on_vast": {FILE_WRITES: 1},
+    }
+    page = report.text().splitlines()
+    assert "  in step: 1" in page
+    assert "  missed by events: 2 on blob, 3 on vast" in page
+    assert "    only on blob: 2 by event_grid" in page
+    assert f"    changed on vast: 1 by {FILE_WRITES}" in page
