@@ -16,6 +16,7 @@ from federation.ports import Clock, ObjectStore, State
 from reconciler import sweep
 from reconciler.book import FINISHING, PLANNING, Book, range_task
 from reconciler.comparison import LISTING_ORDER, Comparison
+from reconciler.finishing import Finish
 from reconciler.merge import Batch
 from reconciler.ranges import Plan, Progress, boundaries, merged
 from reconciler.report import Report
@@ -28,8 +29,8 @@ POLL_SECONDS = 1.0
 TELL_SECONDS = 0.2
 
 
-class _LostError(Exception):
-    """The range is another process's by now."""
+class LostError(Exception):
+    """The range, or the end of the scan, is another process's by now."""
 
 
 class ParallelScan:
@@ -77,8 +78,8 @@ class ParallelScan:
 
     @property
     def withheld(self) -> list[Gone]:
-        """Deletes that no range has marked."""
-        return [gone for one in self._progress.values() for gone in one.withheld]
+        """Deletes that no range has marked, in an order that is the same for whoever goes on."""
+        return [gone for _, one in sorted(self._progress.items()) for gone in one.withheld]
 
     async def run(self) -> bool:
         """Scan until no range is left; True when this process has to finish the scan, False when another finished it.
@@ -92,7 +93,7 @@ class ParallelScan:
             await self._reload()
             left = [number for number in range(len(self.plan.ranges)) if not self._done(number)]
             if not left:
-                return await self._may_finish()
+                return await self.may_finish()
             if not await self._work(left):
                 await self._clock.sleep(POLL_SECONDS)
 
@@ -104,6 +105,41 @@ class ParallelScan:
             bounds = []
         if bounds != self.plan.bounds:
             await self._book.write_bounds(bounds)
+
+    async def may_finish(self) -> bool:
+        """Whether this process has to finish the scan; waits while another does. False: it did."""
+        while self._written:
+            if not await self._planned():
+                return False
+            if await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS):
+                if await self._planned():
+                    return True
+                await self._state.disown(FINISHING, owner=self._owner)  # it ended just now; the next scan's end is anybody's
+                return False
+            await self._clock.sleep(POLL_SECONDS)
+        return True
+
+    async def finish(self) -> Finish:
+        """The end of the scan, as far as it was saved."""
+        saved = await self._book.finish(self.plan) if self._written else None
+        return saved or Finish(scan=self.plan.scan, report=self.report)
+
+    async def save_finish(self, finish: Finish) -> None:
+        """Keep how far the end is. A scan that was not written down is from then on. Raises LostError."""
+        if not self._written:
+            for number, progress in self._progress.items():
+                await self._save(number, progress)
+                await self._give_back(number)
+        if self._written:  # else as in ``_save``
+            await self.hold_finish()
+            await self._book.save_finish(finish)
+
+    async def hold_finish(self) -> None:
+        """See that nobody else is at the end of the scan, or did it while this process was stopped. Raises LostError."""
+        if self._written:
+            owns = await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS)
+            if not owns or not await self._planned():
+                raise LostError
 
     async def end(self, *, over: bool) -> None:
         """Let others finish the scan, or, when it is *over*, forget it."""
@@ -165,15 +201,6 @@ class ParallelScan:
     def _done(self, number: int) -> bool:
         return number in self._progress and self._progress[number].done
 
-    async def _may_finish(self) -> bool:
-        while self._written:
-            if not await self._planned():
-                return False
-            if await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS):
-                return await self._planned()
-            await self._clock.sleep(POLL_SECONDS)
-        return True
-
     # -------------------------------------------------------------------------------------------------------------- ranges
 
     async def _work(self, left: list[int]) -> bool:
@@ -197,7 +224,7 @@ class ParallelScan:
             try:
                 await self._scan_range(number)
                 worked = True
-            except _LostError:
+            except LostError:
                 self._progress.pop(number, None)
             except FederationError:
                 self._failed = True
@@ -234,8 +261,7 @@ class ParallelScan:
             progress.seen += sweep.remember(self.plan.turn, self._state, batch.keys, bases)
             now = self._clock.monotonic_seconds()
             self._tell(now)
-            due = self._written and now - saved_at > OWNED_SECONDS / 3
-            if due or progress.samples.rows - saved_rows >= self._save_rows:
+            if now - saved_at > OWNED_SECONDS / 3 or progress.samples.rows - saved_rows >= self._save_rows:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
 
@@ -267,7 +293,7 @@ class ParallelScan:
         if not self._written and not await self._write_plan():
             return  # another process's scan is written down: this one goes on by itself
         if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
-            raise _LostError
+            raise LostError
         progress.ordered = [side for side, store in self._stores.items() if store.ordered]
         await self._book.save(number, progress)
 
