@@ -47,6 +47,7 @@ class ParallelScan:
         owner: str,
         parallel: int,
         save_rows: int,
+        save_seconds: float,
         on_progress: Callable[[Report], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -59,7 +60,8 @@ class ParallelScan:
         self._parallel = parallel
         self._save_rows = save_rows
         self._on_progress = on_progress
-        self._told = clock.monotonic_seconds()
+        self._save_seconds = save_seconds
+        self._told = self._began = clock.monotonic_seconds()
         self._progress: dict[int, Progress] = {}
         self._written = False
         self._failed = False
@@ -125,8 +127,8 @@ class ParallelScan:
         return saved or Finish(scan=self.plan.scan, report=self.report)
 
     async def save_finish(self, finish: Finish) -> None:
-        """Keep how far the end is. A scan that was not written down is from then on. Raises LostError."""
-        if not self._written:
+        """Keep how far the end is. A long scan that was not written down is from then on. Raises LostError."""
+        if not self._written and self._long:
             for number, progress in self._progress.items():
                 await self._save(number, progress)
                 await self._give_back(number)
@@ -198,6 +200,11 @@ class ParallelScan:
             self._progress[number] = saved
             self._trust(saved.ordered)
 
+    @property
+    def _long(self) -> bool:
+        """Whether it would be a pity to begin the scan anew."""
+        return self._clock.monotonic_seconds() - self._began >= self._save_seconds
+
     def _done(self, number: int) -> bool:
         return number in self._progress and self._progress[number].done
 
@@ -261,7 +268,8 @@ class ParallelScan:
             progress.seen += sweep.remember(self.plan.turn, self._state, batch.keys, bases)
             now = self._clock.monotonic_seconds()
             self._tell(now)
-            if now - saved_at > OWNED_SECONDS / 3 or progress.samples.rows - saved_rows >= self._save_rows:
+            due = now - saved_at > OWNED_SECONDS / 3 and (self._written or self._long)
+            if due or progress.samples.rows - saved_rows >= self._save_rows:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
 

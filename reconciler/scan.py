@@ -27,6 +27,7 @@ from reconciler.withheld import Gone
 __all__ = ["COMPLETE", "LAST", "MAY_BE_EMPTY", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
 MOST_UNSAVED_ROWS = 20_000
+MOST_UNSAVED_SECONDS = 60.0
 
 Progress = Callable[[Report], None]
 Guard = Callable[[], Awaitable[None]]
@@ -43,6 +44,8 @@ class ScanOptions:
     """Ranges that this process scans at a time."""
     save_rows: int = MOST_UNSAVED_ROWS
     """Rows after which a range's progress is kept."""
+    save_seconds: float = MOST_UNSAVED_SECONDS
+    """A scan that takes longer is kept too, however few its rows."""
     yields: bool = False
     """Give way to changes that a worker applies meanwhile."""
 
@@ -181,6 +184,7 @@ class Scanner(Comparison):
             owner=self._owner,
             parallel=self.options.parallel,
             save_rows=self.options.save_rows,
+            save_seconds=self.options.save_seconds,
             on_progress=on_progress,
         )
 

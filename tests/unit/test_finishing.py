@@ -139,7 +139,7 @@ async def _fresh(options: ScanOptions) -> _Lab:
 
 
 WRITTEN = ScanOptions(owner="one", save_rows=1)
-UNWRITTEN = ScanOptions(owner="one")
+UNWRITTEN = ScanOptions(owner="one", save_seconds=0.0)
 
 
 @pytest.mark.parametrize("options", [WRITTEN, UNWRITTEN], ids=["written down", "not written down"])
@@ -195,9 +195,8 @@ async def test_an_end_that_another_took_over_is_waited_for(monkeypatch: pytest.M
     assert [one.scan for one in await whole_scans(lab.state)] == [report.scan]
 
 
-async def test_the_end_of_a_small_scan_is_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_short_scan_is_not_written_down() -> None:
     """Where it takes no time, no plan and no place in it is kept."""
-    monkeypatch.setattr(finishing, "SAVE_SECONDS", 3600.0)
-    lab = await _fresh(UNWRITTEN)
+    lab = await _fresh(ScanOptions(owner="one"))
     assert (await lab.scan()).complete
     assert not {"scan:plan", "scan:finish", "scan:range:0"} & lab.state.noted

@@ -16,6 +16,7 @@ import structlog
 from federation.model import Side
 from function_app import process, scans
 from function_app.scans import HELPERS
+from operations import scanning
 from reconciler import finishing, wanted
 from reconciler.book import Book, range_task
 from reconciler.comparison import AfterBatch, Comparison
@@ -139,6 +140,7 @@ async def test_an_end_that_takes_longer_than_an_invocation_comes(app: App, monke
     """Each invocation gets through one shard's tombstones and hangs in the next one; there the next invocation goes on."""
     await app.put("unseen")
     monkeypatch.setattr(finishing, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(scanning, "MOST_UNSAVED_SECONDS", 0.0)
     pair = await process.PROCESS.pair("one")
     looked: list[int] = []
     left = 0
