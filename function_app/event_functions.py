@@ -33,6 +33,8 @@ def blueprint(settings: Settings) -> func.Blueprint:
         made.function_name(name)(made.queue_trigger("message", queue, connection)(event_grid_queue))
     if settings.functions.event_grid:
         made.function_name("event_grid")(made.event_grid_trigger("event")(event_grid))
+    if any(pair.blob.events.namespace_endpoint for pair in settings.pair):
+        made.function_name("event_grid_pull")(made.timer_trigger("timer", OFTEN, use_monitor=False)(event_grid_pull))
     if any(pair.blob.change_feed.enabled for pair in settings.pair):
         made.function_name("change_feed")(made.timer_trigger("timer", EACH_MINUTE)(change_feed))
     if settings.functions.vast_events == "kafka_trigger":
@@ -98,6 +100,14 @@ async def event_grid(event: func.EventGridEvent) -> None:
 
     async with PROCESS.work(PROCESS.config.functions.drain_seconds, within_seconds=PUSH_SECONDS):
         await PROCESS.take_message(_event_json(event))
+
+
+async def event_grid_pull(timer: func.TimerRequest) -> None:
+    """Receive what the namespaces hold for as long as one invocation may."""
+    from function_app.readers import read_namespace  # noqa: PLC0415 - as above
+
+    del timer
+    await _read(lambda pair: bool(pair.blob.events.namespace_endpoint), read_namespace)
 
 
 async def change_feed(timer: func.TimerRequest) -> None:

@@ -29,6 +29,13 @@ async def read_topic(pair: FunctionPair, seconds: float) -> None:
     await _read(pair, "vast_events", sources, seconds, lambda _: False)
 
 
+async def read_namespace(pair: FunctionPair, seconds: float) -> None:
+    """Receive what the namespace holds for *seconds*; what is in hand then comes again. Raises RetryLater, UsageError."""
+    credential = pair.runtime.credential
+    source = build.pull_source(pair.settings, pair.state, pair, pair.clock, credential=credential, on_gap=pair.gap)
+    await _read(pair, source.name, [source], seconds, lambda _: False)
+
+
 async def read_feed(pair: FunctionPair, seconds: float) -> None:
     """Read the change feed until nothing is left of it, for *seconds* at most. Raises RetryLater, UsageError."""
     feed = open_feed(pair.settings, pair.runtime.credential)

@@ -78,15 +78,27 @@ async def _take_part(pair: FunctionPair, prefix: str, seconds: float) -> None:
             return
         # Of its own, not the process's: a range that an invocation before this one holds still is not ours.
         owner = f"{owner_name()}:{token_hex(4)}"
-        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True, owner=owner)
+        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True, owner=owner, lasts_seconds=seconds)
         periodic = PeriodicScan(scanner, pair.clock, pair.config.reconcile.interval_seconds, on_start=False)
         try:
             async with asyncio.timeout(seconds):
                 await periodic.once(prefix)
         except TimeoutError:
-            _log.info("the scan goes on in another invocation", pair=pair.name, prefix=prefix)
-            if prefix:  # nothing of it was kept, so it would take as long again; a scan of the whole pair keeps its ranges
-                await pair.gap()
+            await _cut_off(pair, prefix)
+
+
+async def _cut_off(pair: FunctionPair, prefix: str) -> None:
+    if prefix:  # nothing of it was kept, so it would take as long again; a scan of the whole pair keeps its ranges
+        _log.info("the scan took too long; a scan of the whole pair takes its place", pair=pair.name, prefix=prefix)
+        await pair.gap()
+    elif await Book(pair.state).plan() is not None:
+        _log.info("the scan goes on in another invocation", pair=pair.name)
+    else:
+        _log.warning(
+            "the time was over before anything of the scan could be kept: a side's listing is read whole while its order is not "
+            "known. Raise functions.scan_seconds, or run `fedplane reconcile` once from a machine",
+            pair=pair.name,
+        )
 
 
 @asynccontextmanager

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 from federation.model import Side, Source
 from federation.scan_settings import ReconcileSettings
 from federation.settings import PairSettings
 from federation.sync.identity import check_identity
 from federation.wiring import PairRuntime, owner_name
-from reconciler.scan import MOST_UNSAVED_ROWS, Scanner, ScanOptions
+from reconciler.scan import MOST_UNSAVED_ROWS, MOST_UNSAVED_SECONDS, Scanner, ScanOptions
 
 
-def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool, owner: str = "") -> Scanner:
+def scanner_of(
+    runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool, owner: str = "", lasts_seconds: float = math.inf
+) -> Scanner:
     """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them.
 
-    *owner*: of the ranges it takes; empty: this process, where it scans the pair once at a time.
+    *owner*: of the ranges it takes; empty: this process, where it scans the pair once at a time. *lasts_seconds*: how long the
+    scanner is left to work; it keeps what it has well before that.
     """
 
     async def guard() -> None:
@@ -24,6 +29,7 @@ def scanner_of(runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bo
         range_rows=reconcile.range_rows,
         parallel=reconcile.parallel_ranges,
         save_rows=min(MOST_UNSAVED_ROWS, reconcile.range_rows // 4),
+        save_seconds=min(MOST_UNSAVED_SECONDS, lasts_seconds / 4),
         yields=yields,
     )
     return Scanner(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from federation.ports import State
+from reconciler.finishing import Finish
 from reconciler.ranges import Plan, Progress
 from reconciler.report import Report
 
@@ -13,7 +14,7 @@ WHOLE_KEPT = 5
 """Of scans of the whole pair as many are kept, however many scoped ones came after."""
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
-_PLAN, _RANGE, _BOUNDS = "scan:plan", "scan:range:", "scan:bounds"
+_PLAN, _RANGE, _FINISH, _BOUNDS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds"
 PLANNING, FINISHING = "scan:planning", "scan:finishing"
 """Tasks that one process at a time does."""
 
@@ -43,6 +44,7 @@ class Book:
         await self._state.put_note(_PLAN, b"")
         for number in range(len(plan.ranges)):
             await self._state.put_note(range_task(number), b"")
+        await self._state.put_note(_FINISH, b"")
 
     async def progress(self, plan: Plan, number: int) -> Progress | None:
         """One range of *plan* as saved last; None when nobody saved any of it."""
@@ -53,6 +55,16 @@ class Book:
     async def save(self, number: int, progress: Progress) -> None:
         """Keep how far a range is. After its marks are durable (rule 6)."""
         await self._state.put_note(range_task(number), msgspec.msgpack.encode(progress))
+
+    async def finish(self, plan: Plan) -> Finish | None:
+        """How far the end of *plan*'s scan is; None when nobody saved any of it."""
+        packed = await self._state.note(_FINISH)
+        found = msgspec.msgpack.decode(packed, type=Finish) if packed else None
+        return found if found is not None and found.scan == plan.scan else None
+
+    async def save_finish(self, finish: Finish) -> None:
+        """Keep it. After what it tells of is durable (rule 6)."""
+        await self._state.put_note(_FINISH, msgspec.msgpack.encode(finish))
 
     async def bounds(self) -> list[str]:
         """Where the last whole scan says to cut the next one."""

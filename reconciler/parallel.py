@@ -16,6 +16,7 @@ from federation.ports import Clock, ObjectStore, State
 from reconciler import sweep
 from reconciler.book import FINISHING, PLANNING, Book, range_task
 from reconciler.comparison import LISTING_ORDER, Comparison
+from reconciler.finishing import Finish
 from reconciler.merge import Batch
 from reconciler.ranges import Plan, Progress, boundaries, merged
 from reconciler.report import Report
@@ -28,8 +29,8 @@ POLL_SECONDS = 1.0
 TELL_SECONDS = 0.2
 
 
-class _LostError(Exception):
-    """The range is another process's by now."""
+class LostError(Exception):
+    """The range, or the end of the scan, is another process's by now."""
 
 
 class ParallelScan:
@@ -46,6 +47,7 @@ class ParallelScan:
         owner: str,
         parallel: int,
         save_rows: int,
+        save_seconds: float,
         on_progress: Callable[[Report], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -58,7 +60,8 @@ class ParallelScan:
         self._parallel = parallel
         self._save_rows = save_rows
         self._on_progress = on_progress
-        self._told = clock.monotonic_seconds()
+        self._save_seconds = save_seconds
+        self._told = self._began = clock.monotonic_seconds()
         self._progress: dict[int, Progress] = {}
         self._written = False
         self._failed = False
@@ -77,8 +80,8 @@ class ParallelScan:
 
     @property
     def withheld(self) -> list[Gone]:
-        """Deletes that no range has marked."""
-        return [gone for one in self._progress.values() for gone in one.withheld]
+        """Deletes that no range has marked, in an order that is the same for whoever goes on."""
+        return [gone for _, one in sorted(self._progress.items()) for gone in one.withheld]
 
     async def run(self) -> bool:
         """Scan until no range is left; True when this process has to finish the scan, False when another finished it.
@@ -92,7 +95,7 @@ class ParallelScan:
             await self._reload()
             left = [number for number in range(len(self.plan.ranges)) if not self._done(number)]
             if not left:
-                return await self._may_finish()
+                return await self.may_finish()
             if not await self._work(left):
                 await self._clock.sleep(POLL_SECONDS)
 
@@ -104,6 +107,41 @@ class ParallelScan:
             bounds = []
         if bounds != self.plan.bounds:
             await self._book.write_bounds(bounds)
+
+    async def may_finish(self) -> bool:
+        """Whether this process has to finish the scan; waits while another does. False: it did."""
+        while self._written:
+            if not await self._planned():
+                return False
+            if await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS):
+                if await self._planned():
+                    return True
+                await self._state.disown(FINISHING, owner=self._owner)  # it ended just now; the next scan's end is anybody's
+                return False
+            await self._clock.sleep(POLL_SECONDS)
+        return True
+
+    async def finish(self) -> Finish:
+        """The end of the scan, as far as it was saved."""
+        saved = await self._book.finish(self.plan) if self._written else None
+        return saved or Finish(scan=self.plan.scan, report=self.report)
+
+    async def save_finish(self, finish: Finish) -> None:
+        """Keep how far the end is. A long scan that was not written down is from then on. Raises LostError."""
+        if not self._written and self._long:
+            for number, progress in self._progress.items():
+                await self._save(number, progress)
+                await self._give_back(number)
+        if self._written:  # else as in ``_save``
+            await self.hold_finish()
+            await self._book.save_finish(finish)
+
+    async def hold_finish(self) -> None:
+        """See that nobody else is at the end of the scan, or did it while this process was stopped. Raises LostError."""
+        if self._written:
+            owns = await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS)
+            if not owns or not await self._planned():
+                raise LostError
 
     async def end(self, *, over: bool) -> None:
         """Let others finish the scan, or, when it is *over*, forget it."""
@@ -162,17 +200,13 @@ class ParallelScan:
             self._progress[number] = saved
             self._trust(saved.ordered)
 
+    @property
+    def _long(self) -> bool:
+        """Whether it would be a pity to begin the scan anew."""
+        return self._clock.monotonic_seconds() - self._began >= self._save_seconds
+
     def _done(self, number: int) -> bool:
         return number in self._progress and self._progress[number].done
-
-    async def _may_finish(self) -> bool:
-        while self._written:
-            if not await self._planned():
-                return False
-            if await self._state.own(FINISHING, owner=self._owner, ttl_seconds=FINISH_SECONDS):
-                return await self._planned()
-            await self._clock.sleep(POLL_SECONDS)
-        return True
 
     # -------------------------------------------------------------------------------------------------------------- ranges
 
@@ -197,7 +231,7 @@ class ParallelScan:
             try:
                 await self._scan_range(number)
                 worked = True
-            except _LostError:
+            except LostError:
                 self._progress.pop(number, None)
             except FederationError:
                 self._failed = True
@@ -234,7 +268,7 @@ class ParallelScan:
             progress.seen += sweep.remember(self.plan.turn, self._state, batch.keys, bases)
             now = self._clock.monotonic_seconds()
             self._tell(now)
-            due = self._written and now - saved_at > OWNED_SECONDS / 3
+            due = now - saved_at > OWNED_SECONDS / 3 and (self._written or self._long)
             if due or progress.samples.rows - saved_rows >= self._save_rows:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
@@ -267,7 +301,7 @@ class ParallelScan:
         if not self._written and not await self._write_plan():
             return  # another process's scan is written down: this one goes on by itself
         if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
-            raise _LostError
+            raise LostError
         progress.ordered = [side for side, store in self._stores.items() if store.ordered]
         await self._book.save(number, progress)
 

@@ -17,7 +17,8 @@ from federation.sync.preserve import relist
 from reconciler import sweep
 from reconciler.book import COMPLETE, LAST, PAST, Book, kept, whole_scans
 from reconciler.comparison import MAY_BE_EMPTY, AfterBatch, Comparison
-from reconciler.parallel import ParallelScan
+from reconciler.finishing import Finishing
+from reconciler.parallel import LostError, ParallelScan
 from reconciler.ranges import Plan
 from reconciler.report import Report
 from reconciler.sweep import SWEEPS
@@ -26,8 +27,7 @@ from reconciler.withheld import Gone
 __all__ = ["COMPLETE", "LAST", "MAY_BE_EMPTY", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
 MOST_UNSAVED_ROWS = 20_000
-NEXT_SWEEP = "tombstones:next"
-"""Note: the shard whose tombstones are looked through next."""
+MOST_UNSAVED_SECONDS = 60.0
 
 Progress = Callable[[Report], None]
 Guard = Callable[[], Awaitable[None]]
@@ -44,6 +44,8 @@ class ScanOptions:
     """Ranges that this process scans at a time."""
     save_rows: int = MOST_UNSAVED_ROWS
     """Rows after which a range's progress is kept."""
+    save_seconds: float = MOST_UNSAVED_SECONDS
+    """A scan that takes longer is kept too, however few its rows."""
     yields: bool = False
     """Give way to changes that a worker applies meanwhile."""
 
@@ -108,7 +110,7 @@ class Scanner(Comparison):
                 overtaken = not await parallel.run()
                 report = parallel.report
                 if not overtaken:
-                    await self._finish(parallel, report)
+                    overtaken, report = await self._finish(parallel)
         except FederationError as error:
             if parallel is not None:
                 report = parallel.report
@@ -182,33 +184,37 @@ class Scanner(Comparison):
             owner=self._owner,
             parallel=self.options.parallel,
             save_rows=self.options.save_rows,
+            save_seconds=self.options.save_seconds,
             on_progress=on_progress,
         )
 
-    async def _finish(self, parallel: ParallelScan, report: Report) -> None:
-        """What a scan of the whole pair does at its end, by one process."""
-        report.complete = False
-        await self._deletes.mark(report, parallel.withheld)
-        await self._deletes.few_again(report)
-        report.relisted = await relist(self._stores, self._state, self._clock)
-        await self._forget_tombstones(report)
-        report.base_only = await sweep.sweep(self._state, parallel.plan.turn, parallel.seen)
-        await parallel.cut_next(self.options.range_rows)
-        report.complete = True
+    async def _finish(self, parallel: ParallelScan) -> tuple[bool, Report]:
+        """What a scan of the whole pair does at its end, by one process at a time. Whether another did it, and the report."""
+        while True:
+            finish = await parallel.finish()
+            finish.report.complete = False
+            finishing = Finishing(
+                finish,
+                parallel.save_finish,
+                self._state,
+                self._clock,
+                self._deletes,
+                self._relist,
+                tombstone_us=self._tombstone_us,
+            )
+            try:
+                await finishing.run(parallel.withheld, parallel.plan.turn, parallel.seen)
+                await parallel.hold_finish()
+            except LostError:
+                if await parallel.may_finish():
+                    continue
+                return True, finish.report
+            await parallel.cut_next(self.options.range_rows)
+            finish.report.complete = True
+            return False, finish.report
 
-    async def _forget_tombstones(self, report: Report) -> None:
-        """Drop what both sides agreed is gone longer ago than any source may tell of; some shards a scan, so that it stays cheap.
-
-        A tombstone is in no listing. Without it the same would be done (tests/unit/test_decide_cells.py), at the price of a look.
-        """
-        packed = await self._state.note(NEXT_SWEEP)
-        first = int(packed) if packed else 0
-        many = -(-self._state.shards // SWEEPS)
-        for step in range(many):
-            shard = (first + step) % self._state.shards
-            before_us = report.started_us - self._tombstone_us
-            report.forgotten += await self._state.forget_tombstones(shard, before_us=before_us)
-        await self._state.put_note(NEXT_SWEEP, str((first + many) % self._state.shards).encode())
+    async def _relist(self, since: tuple[Side, str], told: Callable[[Side, str, bool], Awaitable[None]]) -> int:
+        return await relist(self._stores, self._state, self._clock, since, told)
 
 
 def _telling(report: Report, on_progress: Progress | None) -> AfterBatch | None:

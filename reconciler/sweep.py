@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from secrets import token_hex
 
 import msgspec
@@ -48,6 +48,14 @@ class Turn(msgspec.Struct, frozen=True):
         return [(self.first + step) % self.shards for step in range(self.many)]
 
 
+class Search(msgspec.Struct):
+    """How far one scan's search for suspects is: shards of its turn looked through, the place in the next, what was found."""
+
+    shards: int = 0
+    cursor: int = 0
+    found: list[tuple[int, bytes, bytes]] = msgspec.field(default_factory=list)
+
+
 class _Suspects(msgspec.Struct):
     """Where the sweep stands, and what the last scan did not see: shard, digest, record."""
 
@@ -72,8 +80,13 @@ def remember(of: Turn, state: State, keys: Sequence[str], bases: Sequence[Base |
     return b"".join(key_digest(keys[at])[:_BEGINNING] for at in swept if (base := bases[at]) is not None and not base.deleted)
 
 
-async def sweep(state: State, of: Turn, seen: Iterable[bytes]) -> int:
-    """At the end of a whole scan: drop what is proved to be of no object, or suspect what was not seen. Returns how many."""
+async def sweep(
+    state: State, of: Turn, seen: Iterable[bytes], search: Search, now_and_then: Callable[[], Awaitable[None]]
+) -> int:
+    """At the end of a whole scan: drop what is proved to be of no object, or suspect what was not seen. Returns how many went.
+
+    The search goes on where *search*, which moves with it, says; after each piece *now_and_then* is called.
+    """
     known = array("Q")
     for part in seen:
         known.frombytes(part)
@@ -84,9 +97,9 @@ async def sweep(state: State, of: Turn, seen: Iterable[bytes]) -> int:
         dropped = await _drop(state, [one for one in stands.records if of.has(one[0]) and not _has(known, one[1])])
         await _note(state, _Suspects((of.first + of.many) % of.shards))
         return dropped
-    suspects = [found for shard in of.all for found in await _unseen(state, shard, known)]
-    if suspects:
-        await _note(state, _Suspects(of.first, token_hex(8), suspects[:MOST_SUSPECTS]))
+    await _search(state, of, known, search, now_and_then)
+    if search.found:
+        await _note(state, _Suspects(of.first, token_hex(8), search.found))
     else:
         await _note(state, _Suspects((of.first + of.many) % of.shards))
     return 0
@@ -98,14 +111,14 @@ def _has(known: array[int], digest: bytes) -> bool:
     return at < len(known) and known[at] == value
 
 
-async def _unseen(state: State, shard: int, known: array[int]) -> list[tuple[int, bytes, bytes]]:
-    found: list[tuple[int, bytes, bytes]] = []
-    cursor = 0
-    while True:
-        cursor, records = await state.base_records(shard, cursor=cursor)
-        found += [(shard, name, record) for name, record in records if not record[0] & _DELETED and not _has(known, name)]
-        if not cursor or len(found) >= MOST_SUSPECTS:
-            return found
+async def _search(state: State, of: Turn, known: array[int], search: Search, now_and_then: Callable[[], Awaitable[None]]) -> None:
+    while search.shards < of.many and len(search.found) < MOST_SUSPECTS:
+        shard = of.all[search.shards]
+        search.cursor, records = await state.base_records(shard, cursor=search.cursor)
+        unseen = [(shard, name, record) for name, record in records if not record[0] & _DELETED and not _has(known, name)]
+        search.found += unseen[: MOST_SUSPECTS - len(search.found)]
+        search.shards += not search.cursor
+        await now_and_then()
 
 
 async def _drop(state: State, stale: list[tuple[int, bytes, bytes]]) -> int:

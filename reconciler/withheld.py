@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from federation.model import Change, Side, Source
@@ -33,8 +35,18 @@ class Withheld:
         if self._budget is not None and len(withheld) > self._budget.count:
             await self.mark(report, withheld)
 
-    async def mark(self, report: Report, withheld: list[Gone]) -> None:
-        """Mark them and forget them; first, durably, that they are held where they are too many."""
+    async def mark(
+        self,
+        report: Report,
+        withheld: list[Gone],
+        *,
+        marked: int = 0,
+        told: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Mark them and forget them; first, durably, that they are held where they are too many.
+
+        The first *marked* of them are marked already. *told* hears how many are.
+        """
         limit = await self._limit() if withheld else None
         for side in Side:
             many = sum(gone.side is side for gone in withheld)
@@ -43,11 +55,12 @@ class Withheld:
                 await self._state.put_note(f"{MASS_DELETE}{side}", b"1")
         # What is held already waits for a person's word: marked anew it would slip from under a verdict on all of them.
         held = {(one.key, one.delete_on.other) for one in await self._state.held()} if withheld else set()
-        news = [gone for gone in withheld if (gone.key, gone.side) not in held]
-        for at in range(0, len(news), _MARK_AT_ONCE):
-            part = news[at : at + _MARK_AT_ONCE]
-            marks = [Change(gone.key, gone.side, Source.RECONCILER, deleted=True) for gone in part]
-            report.marked += (await self._sink.mark(marks)).marked
+        for at in range(marked, len(withheld), _MARK_AT_ONCE):
+            news = [gone for gone in withheld[at : at + _MARK_AT_ONCE] if (gone.key, gone.side) not in held]
+            marks = [Change(gone.key, gone.side, Source.RECONCILER, deleted=True) for gone in news]
+            report.marked += (await self._sink.mark(marks)).marked if marks else 0
+            if told is not None:
+                await told(min(at + _MARK_AT_ONCE, len(withheld)))
         withheld.clear()
 
     async def few_again(self, report: Report) -> None:

@@ -92,12 +92,20 @@ def event_grid(
         target = http_target(pair, sink, clock, on_gap=on_gap)
         built.append(EventGridWebhook(events.webhook_listen, target))
     if events.namespace_endpoint:
-        from federation.sources.event_grid_pull import open_pull  # noqa: PLC0415
-
-        name = events.namespace_key_env
-        key = secret(name, "pair.blob.events.namespace_key_env") if name else None
-        built.append(open_pull(events, key, credential, scope=scope, state=state, sink=sink, clock=clock, on_gap=on_gap))
+        built.append(pull_source(pair, state, sink, clock, credential=credential, on_gap=on_gap))
     return built
+
+
+def pull_source(
+    pair: PairSettings, state: State, sink: ChangeSink, clock: Clock, *, credential: object | None, on_gap: OnGap
+) -> Source:
+    """The reader of a namespace's subscription. Raises UsageError."""
+    from federation.sources.event_grid_pull import open_pull  # noqa: PLC0415 - as above
+
+    events = pair.blob.events
+    name = events.namespace_key_env
+    key = secret(name, "pair.blob.events.namespace_key_env") if name else None
+    return open_pull(events, key, credential, scope=blob_scope(pair), state=state, sink=sink, clock=clock, on_gap=on_gap)
 
 
 def http_target(pair: PairSettings, sink: ChangeSink, clock: Clock, *, on_gap: OnGap) -> Target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from federation import metadata
@@ -128,24 +128,36 @@ async def _kept_by_id(store: ObjectStore, key: str, present: Present) -> bool:
     return reader.present.version.etag == present.version.etag
 
 
-async def relist(stores: Mapping[Side, ObjectStore], state: State, clock: Clock) -> int:
+async def relist(
+    stores: Mapping[Side, ObjectStore],
+    state: State,
+    clock: Clock,
+    since: tuple[Side, str] = (Side.BLOB, ""),
+    told: Callable[[Side, str, bool], Awaitable[None]] | None = None,
+) -> int:
     """Record kept copies that no conflict lists: their records were lost with the state (rule 1). How many. Raises as listings.
 
     A copy is removed by whoever resolves its conflict, so one that is there without a record was never resolved. Young copies
     are left alone: their record may be on its way. Of a copy with a short name the record shows the digest in place of the key.
+    Only copies after *since* are looked at; *told* hears of each, and whether it was recorded.
     """
     known = {record.conflict_id for record in await state.conflicts()}
-    found = 0
-    for side, store in stores.items():
+    total = 0
+    for side in list(Side)[list(Side).index(since[0]) :]:
+        store = stores[side]
         until_us = clock.now_us() + (await store.clock_skew()).us - _RELIST_AFTER_US
-        async for entry in store.list(prefix=CONFLICTS_PREFIX):
-            match = _PRESERVED.fullmatch(entry.key)
-            if match is None or conflict_id(entry.key) in known or entry.modified.at_us > until_us or match["side"] != side:
-                continue
-            kept_key, version_id = await _pointed(store, entry)
-            await state.record_conflict(_from_copy(entry, kept_key or match["key"], side, match["at"], version_id))
-            found += 1
-    return found
+        after = since[1] if side is since[0] else ""
+        async for entry in store.list(prefix=CONFLICTS_PREFIX, start_after=after):
+            match = _PRESERVED.fullmatch(entry.key) if entry.modified.at_us <= until_us else None
+            if match is not None and (match["side"] != side or conflict_id(entry.key) in known):
+                match = None
+            if match is not None:
+                kept_key, version_id = await _pointed(store, entry)
+                await state.record_conflict(_from_copy(entry, kept_key or match["key"], side, match["at"], version_id))
+                total += 1
+            if told is not None:
+                await told(side, entry.key, match is not None)
+    return total
 
 
 async def _pointed(store: ObjectStore, entry: ListEntry) -> tuple[str, str]:

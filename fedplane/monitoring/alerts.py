@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from federation import metrics
-from federation.metrics import Kind, Metric
+from federation.metrics import Metric
 
 Worst = Literal["max", "sum"]
 
@@ -48,26 +48,14 @@ ALERTS: tuple[Alert, ...] = (
 )  # fmt: skip
 
 
-def breached(alert: Alert, values: list[float]) -> bool:
-    """Whether one window's values of one series fire it; an absent series has no values."""
-    if alert.absent:
-        return not values
-    if not values:
-        return False
-    if alert.below is not None:
-        return max(values) < alert.below
-    return (max(values) if alert.worst == "max" else sum(values)) > alert.above
-
-
 def query(alert: Alert) -> str:
-    """The same as Kusto over the ``AppMetrics`` table of the workspace behind Application Insights."""
-    dimensions = [f"{name} = tostring(Properties.{name})" for name in alert.metric.dimensions]
+    """What the rule looks at, as Kusto over the ``AppMetrics`` table of the workspace behind Application Insights.
+
+    Rows with their own times, so that Azure Monitor itself cuts them into windows; which value is too much is said by the rule
+    (``azure.alert_rules``). Only who fell silent is told by the query: the rule looks at nothing but rows.
+    """
+    dimensions = ", ".join(f"{name} = tostring(Properties.{name})" for name in alert.metric.dimensions)
     named = f"AppMetrics | where Name == '{alert.metric.name}'"
     if alert.absent:
-        by = ", ".join(dimensions)
-        return f"{named} | summarize last = max(TimeGenerated) by {by} | where last < ago({alert.window_minutes}m)"
-    value = "sum(Sum)" if alert.metric.kind is Kind.COUNTER or alert.worst == "sum" else "max(Max)"
-    grouped = f"{named} | summarize value = {value} by {', '.join(dimensions)}"
-    if alert.below is not None:
-        return f"{grouped} | where value < {alert.below:g}"
-    return f"{grouped} | where value > {alert.above:g}"
+        return f"{named} | summarize last = max(TimeGenerated) by {dimensions} | where last < ago({alert.window_minutes}m)"
+    return f"{named} | project TimeGenerated, value = {'Sum' if alert.worst == 'sum' else 'Max'}, {dimensions}"

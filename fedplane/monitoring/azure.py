@@ -29,12 +29,10 @@ def alert_rules() -> dict[str, Any]:
 def _rule(alert: Alert) -> dict[str, Any]:
     criterion: dict[str, Any] = {
         "query": query(alert),
-        "timeAggregation": "Count",
-        "operator": "GreaterThan",
-        "threshold": 0,
+        **_condition(alert),
         "failingPeriods": {"numberOfEvaluationPeriods": alert.hold, "minFailingPeriodsToAlert": alert.hold},
+        "dimensions": [{"name": name, "operator": "Include", "values": ["*"]} for name in alert.metric.dimensions],
     }
-    criterion["dimensions"] = [{"name": name, "operator": "Include", "values": ["*"]} for name in alert.metric.dimensions]
     # Who fell silent can only be told from who spoke before.
     override = {"overrideQueryTimeRange": "P2D"} if alert.absent else {}
     return {
@@ -56,6 +54,15 @@ def _rule(alert: Alert) -> dict[str, Any]:
             "actions": {"actionGroups": ["[parameters('actionGroupId')]"]},
         },
     }
+
+
+def _condition(alert: Alert) -> dict[str, Any]:
+    if alert.absent:
+        return {"timeAggregation": "Count", "operator": "GreaterThan", "threshold": 0}
+    worst = {"timeAggregation": "Total" if alert.worst == "sum" else "Maximum", "metricMeasureColumn": "value"}
+    if alert.below is not None:
+        return worst | {"operator": "LessThan", "threshold": alert.below}
+    return worst | {"operator": "GreaterThan", "threshold": alert.above}
 
 
 def workbook() -> dict[str, Any]:

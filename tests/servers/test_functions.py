@@ -24,6 +24,8 @@ from reconciler.scan import COMPLETE, kept
 from tests.feed.writer import Feed, fresh_container, hour, record
 from tests.functions_host.instance import Instance, WorkerGone
 from tests.servers.functions_lab import SECRET, App
+from tests.servers.namespace import KEY as NAMESPACE_KEY
+from tests.servers.namespace import SUBSCRIPTION, TOPIC, Namespace
 from tests.servers.stack_lab import Lab
 from tests.servers.support import eventually
 from tests.servers.test_metrics_export import place
@@ -39,9 +41,9 @@ def app(info: StackInfo, tmp_path: Path) -> App:
 
 
 @asynccontextmanager
-async def reading(instance: Instance) -> AsyncIterator[None]:
-    """The timer of VAST's events at work, until its worker is killed at the end."""
-    invocation = asyncio.create_task(instance.timer("vast_events"))
+async def reading(instance: Instance, timer: str = "vast_events") -> AsyncIterator[None]:
+    """The timer of a source at work, until its worker is killed at the end."""
+    invocation = asyncio.create_task(instance.timer(timer))
     yield
     await instance.kill()
     with pytest.raises(WorkerGone):
@@ -170,6 +172,27 @@ async def test_the_topic_is_read_and_applied(app: App, lab: Lab) -> None:
             return any([await state.cursor(f"vast_events/{number}") for number in range(4)])
 
         await eventually(kept, "the position was kept")
+
+
+async def test_what_a_namespace_holds_is_applied_and_then_acknowledged(app: App, lab: Lab) -> None:
+    """By the timer that receives for as long as it may; what it told of the source is what status goes by."""
+    lab.put("blob", f"{app.prefix}pulled", b"by pull delivery")
+    told = app.event("pulled")
+    event = {"specversion": "1.0", "source": told["topic"], "type": told["eventType"], "time": told["eventTime"]}
+    part = "FEDERATION__PAIR__0__BLOB__EVENTS__NAMESPACE_"
+    async with Namespace().serving() as namespace:
+        namespace.publish(event | {name: told[name] for name in ("id", "subject", "data")})
+        where = {"ENDPOINT": namespace.endpoint, "TOPIC": TOPIC, "SUBSCRIPTION": SUBSCRIPTION, "KEY_ENV": "NAMESPACE_KEY"}
+        environment = {f"{part}{name}": value for name, value in where.items()} | {"NAMESPACE_KEY": NAMESPACE_KEY}
+        async with app.instance(**environment) as instance, app.state() as state, reading(instance, "event_grid_pull"):
+            await eventually(lambda: lab.get_direct("vast", f"{app.prefix}pulled") == b"by pull delivery", "it came over")
+            await eventually(lambda: namespace.count("acknowledged") == 1, "it was acknowledged")
+
+            async def connected() -> bool:
+                beats = [beat for beat in await heartbeats(state) if beat.process == "functions/event_grid_pull"]
+                return [beat.sources["event_grid_pull"]["connected"] for beat in beats] == [1]
+
+            await eventually(connected, "its standing was told")
 
 
 async def test_records_that_the_host_read_are_applied(app: App, lab: Lab) -> None:

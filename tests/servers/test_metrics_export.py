@@ -43,14 +43,14 @@ class Place:
 
 
 @asynccontextmanager
-async def place() -> AsyncIterator[Place]:
-    """A server that takes everything."""
+async def place(port: int = 0) -> AsyncIterator[Place]:
+    """A server that takes everything, at *port*; 0: at any."""
     taken = Place()
     app = web.Application()
     app.router.add_post("/{path:.*}", taken.take)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     taken.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
@@ -90,6 +90,20 @@ async def test_quota_and_outage_of_application_insights_do_no_harm(monkeypatch: 
                 exporters.instruments.hold([LAG])
                 await asyncio.to_thread(exporters.flush)
         assert sum(b"federation.lag.seconds" in body for body in taken.bodies) >= 2
+
+
+async def test_a_place_that_is_not_there_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens: the flush ends, and once somebody does what is sent then arrives."""
+    port = free_port()
+    monkeypatch.setenv("INSIGHTS", f"InstrumentationKey={KEY};IngestionEndpoint=http://127.0.0.1:{port}/")
+    with exporting(MetricsSettings(azure_connection_string_env="INSIGHTS")) as exporters:
+        assert exporters is not None
+        exporters.instruments.hold([LAG])
+        await asyncio.to_thread(exporters.flush)
+        async with place(port) as taken:
+            exporters.instruments.hold([LAG])
+            await asyncio.to_thread(exporters.flush)
+    assert any(b"federation.lag.seconds" in body for body in taken.bodies)
 
 
 async def test_a_wrong_connection_string_is_told_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,18 @@ def _triggers(settings: Settings | None) -> dict[str, dict[str, Any]]:
         (_settings(blob={"events": {"queue_url": "https://acct.queue.core.windows.net/q"}}), {"event_grid_queue"}),
         (_settings(functions={"event_grid": True}), {"event_grid"}),
         (_settings(blob={"events": {"webhook_secret_env": "W"}}), {"events"}),
+        (
+            _settings(
+                blob={
+                    "events": {
+                        "namespace_endpoint": "https://ns.westus-1.eventgrid.azure.net",
+                        "namespace_topic": "t",
+                        "namespace_subscription": "s",
+                    }
+                }
+            ),
+            {"event_grid_pull"},
+        ),
         (_settings(blob={"change_feed": {"enabled": True}}), {"change_feed"}),
         (_settings(vast={"events": {"bootstrap": ["b:9092"], "topic": "t"}}), {"vast_events"}),
     ],

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import azure.functions as func
 import pytest
+import structlog
 
 from federation.model import Side
 from function_app import process, scans
 from function_app.scans import HELPERS
-from reconciler import wanted
+from operations import scanning
+from reconciler import finishing, wanted
 from reconciler.book import Book, range_task
 from reconciler.comparison import AfterBatch, Comparison
 from reconciler.ranges import Plan
 from reconciler.report import Report
-from reconciler.sweep import Turn
+from reconciler.sweep import SWEEPS, Turn
 from reconciler.withheld import Gone
 from tests.unit.function_lab import App, LabState, call, fresh_app
 
@@ -131,3 +134,48 @@ async def test_a_part_that_takes_too_long_is_left_to_a_scan_of_all(app: App, mon
     assert await scans.due(pair) == [""]
     await call("reconcile_range", _part())
     assert await scans.due(pair) == []
+
+
+async def test_an_end_that_takes_longer_than_an_invocation_comes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each invocation gets through one shard's tombstones and hangs in the next one; there the next invocation goes on."""
+    await app.put("unseen")
+    monkeypatch.setattr(finishing, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(scanning, "MOST_UNSAVED_SECONDS", 0.0)
+    pair = await process.PROCESS.pair("one")
+    looked: list[int] = []
+    left = 0
+
+    async def one_each(_: LabState, shard: int, *, before_us: int) -> int:
+        nonlocal left
+        del before_us
+        looked.append(shard)
+        left -= 1
+        if left < 0:
+            await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(LabState, "forget_tombstones", one_each)
+    async with asyncio.timeout(30):
+        while await scans.due(pair):
+            left = 1
+            await scans.scan(pair, "", 0.2)
+    many = -(-pair.state.shards // SWEEPS)
+    assert many > 2
+    assert set(looked) == set(range(many))
+    assert max(Counter(looked).values()) == 2
+
+
+async def test_a_scan_of_which_nothing_could_be_kept_says_what_to_do(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing that must be read whole before it gives a first entry, and takes too long for that, would be begun for ever."""
+    await app.put("unseen")
+    pair = await process.PROCESS.pair("one")
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Comparison, "compare_span", hang)
+    with structlog.testing.capture_logs() as lines:
+        await scans.scan(pair, "", 0.02)
+    [told] = [line for line in lines if line["log_level"] == "warning"]
+    assert "fedplane reconcile" in told["event"]
+    assert await scans.due(pair) == [""]

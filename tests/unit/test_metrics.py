@@ -19,10 +19,11 @@ from federation.state.memory_state import MemoryState
 from federation.sync.stats import DecisionLine
 from fedplane.cli import app
 from fedplane.monitoring import azure, generate, grafana
-from fedplane.monitoring.alerts import ALERTS, Alert, breached
+from fedplane.monitoring.alerts import ALERTS, Alert
 from operations.exporters import Exporters
 from operations.heartbeat import SideHealth
 from operations.publish import EVERY_SECONDS, Publisher, counters, gauges, publish
+from tests.unit import monitor_schema as schema
 from tests.unit.test_status import NOW, Known, StillClock, beat, change, settings, status
 
 ROOT = Path(__file__).parents[2]
@@ -197,32 +198,6 @@ def test_the_runbooks_commands_exist() -> None:
     assert {"status", "explain", "doctor", "lift", "reconcile"} <= known
 
 
-NOTHING_WRONG: dict[str, list[float]] = {one.name: [0.0] for one in ALERTS} | {"side-away": [0.0, 1.0], "throttled": [10.0, 20.0]}
-WRONG = {
-    "lag-over-slo": [12.0, 301.0],
-    "lag-unknown": [1.0],
-    "metrics-absent": [],
-    "pair-halted": [1.0],
-    "deletes-held": [3.0],
-    "parked-growing": [101.0],
-    "conflicts-burst": [90.0, 250.0],
-    "scan-overdue": [172_801.0],
-    "converged-too-old": [172_801.0],
-    "dead-letters": [1.0],
-    "side-away": [0.0, 0.0],
-    "canary-overdue": [1_801.0],
-    "throttled": [600.0, 500.0],
-}
-
-
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda one: one.name)
-def test_each_alert_fires_on_what_it_is_for_and_on_nothing_else(alert: Alert) -> None:
-    """Recorded values of a window, of a pair that is well and of one that is not."""
-    assert not breached(alert, NOTHING_WRONG[alert.name])
-    assert breached(alert, WRONG[alert.name])
-    assert breached(alert, []) is alert.absent
-
-
 def test_queries_name_metrics_and_dimensions_as_they_are_exported() -> None:
     """A rule over a name that nobody sends never fires."""
     for rule, alert in zip(azure.alert_rules()["resources"], ALERTS, strict=True):
@@ -241,3 +216,26 @@ def test_the_workbook_holds_a_chart_for_every_metric() -> None:
     assert [item["name"] for item in items[1:]] == [one.name for one in metrics.REGISTRY]
     assert re.fullmatch(r"[0-9a-f-]{36}", resource["name"])
     assert len(grafana.dashboard()["panels"]) == len(metrics.REGISTRY)
+
+
+def _made(name: str) -> bytes:
+    return (ROOT / "infra" / "monitor" / name).read_bytes()
+
+
+def test_rules_workbook_and_dashboard_are_of_the_shapes_that_are_read() -> None:
+    """By schemas that refuse what they do not know: a misspelt field or a window that Azure does not offer."""
+    rules = msgspec.json.decode(_made("alerts.json"), type=schema.RuleTemplate)
+    assert {one.properties.override_query_time_range for one in rules.resources} == {None, "P2D"}
+    [workbook] = msgspec.json.decode(_made("workbook.json"), type=schema.WorkbookTemplate).resources
+    content = msgspec.json.decode(msgspec.json.decode(workbook.properties.serialized_data, type=str), type=schema.Notebook)
+    assert len(content.items) == len(metrics.REGISTRY) + 1
+    dashboard = msgspec.json.decode(_made("grafana.json"), type=schema.Dashboard)
+    assert len({one.id for one in dashboard.panels}) == len({(one.grid_pos.x, one.grid_pos.y) for one in dashboard.panels})
+    assert {panel.datasource["uid"] for panel in dashboard.panels} == {f"${{{dashboard.templating['list'][0].name}}}"}
+
+
+@pytest.mark.parametrize(("text", "wrong"), [("PT15M", "PT20M"), ('"autoMitigate"', '"autoMitigates"'), ("Maximum", "Max")])
+def test_the_schema_of_rules_refuses_what_azure_would(text: str, wrong: str) -> None:
+    """Else it would prove nothing."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(_made("alerts.json").decode().replace(text, wrong), type=schema.RuleTemplate)

@@ -122,9 +122,9 @@ class _Pair:
             await self.state.settle(lease, key, 0, base)
             await self.state.release(lease)
 
-    def process(self, name: str) -> Scanner:
+    def process(self, name: str, options: ScanOptions | None = None) -> Scanner:
         """A process that scans."""
-        options = ScanOptions(owner=name, range_rows=500, parallel=2, save_rows=200)
+        options = options or ScanOptions(owner=name, range_rows=500, parallel=2, save_rows=200)
         return Scanner(
             dict(self.servers),
             self.state,
@@ -214,6 +214,19 @@ async def test_what_a_killed_process_saved_is_not_scanned_again(monkeypatch: pyt
     report = await pair.process("next").scan()
     assert (*_counts(report), report.resumed) == (True, 1_800, 2_000, {"only_on_blob": 200}, 1)
     assert [server.listed_from for server in pair.servers.values()] == [["", "k01000"]] * 2  # the first: is a side emptied?
+
+
+async def test_a_slow_scan_of_few_rows_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that takes longer than its process lives would be begun for ever."""
+    monkeypatch.setattr(parallel, "OWNED_SECONDS", 0.0)
+    pair = _Pair()
+    await pair.fill(400)
+    pair.servers[Side.VAST].fail_at = "k00250"
+    slow = pair.process("slow", ScanOptions(owner="slow", save_seconds=0.0))
+    assert not (await slow.scan()).complete
+    pair.servers[Side.VAST].fail_at = ""
+    report = await pair.process("next").scan()
+    assert (*_counts(report), report.resumed) == (True, 360, 400, {"only_on_blob": 40}, 1)
 
 
 async def _nothing(*_: object) -> None:

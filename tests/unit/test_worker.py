@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 from federation.clock import SystemClock
 from federation.errors import Park, RetryLater
@@ -69,6 +70,24 @@ async def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def test_each_decision_is_one_line_that_says_all_of_it() -> None:
+    """Which pair and key, from which side to the other and why, what it cost on either, how long it took, and its trace."""
+    bench = _Bench()
+    await bench.write("k")
+    with structlog.testing.capture_logs() as lines:
+        async with _running(bench.worker()):
+            await _until(lambda: not bench.state._dirty)
+    [line] = [line for line in lines if line["event"] == "decision"]
+    told = {name: line[name] for name in ("pair", "key", "source", "action", "outcome", "heard_from")}
+    expected = {"pair": "pair", "key": "k", "source": "blob", "action": "copy", "outcome": "settled", "heard_from": "event_grid"}
+    assert told == expected
+    assert line["requests"] == sum(line["requests_by_side"].values()) > 0
+    assert line["reason"]
+    assert line["seconds"] > 0
+    assert line["apply_delay_seconds"] > 0
+    assert len(line["trace_id"]) == 32
 
 
 async def test_everything_marked_is_applied_and_leases_are_given_back() -> None:
