@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from botocore.auth import S3SigV4Auth
+from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError
+from yarl import URL
 
 from federation import metadata as mapping
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
@@ -37,16 +39,23 @@ PAGE_SIZE = 1_000
 _WRITE_TRIES = 3
 _HASHED_ASIDE_BYTES = 1024**2
 """Larger bodies are hashed in a thread: the event loop has leases to keep."""
-_SHA256 = "fedplane_sha256"
+_PAYLOAD, _HEADERS = "fedplane_payload", "fedplane_headers"
 
 
 class _Signer(S3SigV4Auth):
-    """botocore's, but for a payload's hash that is known already."""
+    """botocore's, but for what is known already: it prepares a whole request for the payload's hash, and its headers twice."""
 
     def payload(self, request: AWSRequest) -> str:
         """SHA-256 of the body in hex, or the word for an unsigned one."""
-        known: str | None = request.context.get(_SHA256)
-        return known or str(super().payload(request))
+        known: str = request.context[_PAYLOAD]
+        return known
+
+    def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
+        """Asked for once to be signed, and once for their names."""
+        found: HTTPHeaders | None = request.context.get(_HEADERS)
+        if found is None:
+            found = request.context[_HEADERS] = super().headers_to_sign(request)
+        return found
 
 
 def signing_fault(error: BaseException) -> FederationError:
@@ -83,6 +92,7 @@ class VastS3Store(HttpStore):
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
         self._plain: Final = endpoint.lower().startswith("http:")
+        self._host: Final = URL(endpoint).host_port_subcomponent
         self._signer: Final = _Signer(Credentials(access_key, secret_key), "s3", region)
 
     # ------------------------------------------------------------------------------------------------------------- writes
@@ -223,12 +233,14 @@ class VastS3Store(HttpStore):
         if request.query:
             url = f"{url}?{urlencode(request.query, quote_via=quote, safe='')}"
         body = request.body or b""
-        signed = AWSRequest(request.method, url, headers=dict(request.headers or {}), data=body)
-        if "Content-MD5" in signed.headers:
-            # Over TLS the body is covered by Content-MD5 and the channel; over plain HTTP botocore signs its hash all the same.
-            signed.context["payload_signing_enabled"] = False
-            if self._plain and len(body) > _HASHED_ASIDE_BYTES:
-                signed.context[_SHA256] = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+        headers = {"Host": self._host, **(request.headers or {})}
+        signed = AWSRequest(request.method, url, headers=headers)
+        if "Content-MD5" in headers and not self._plain:
+            signed.context[_PAYLOAD] = UNSIGNED_PAYLOAD  # the body is covered by Content-MD5 and the channel
+        else:
+            aside = len(body) > _HASHED_ASIDE_BYTES
+            digest = await asyncio.to_thread(hashlib.sha256, body) if aside else hashlib.sha256(body)
+            signed.context[_PAYLOAD] = digest.hexdigest()
         try:
             self._signer.add_auth(signed)
         except BotoCoreError as error:
