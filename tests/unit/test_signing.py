@@ -18,8 +18,21 @@ LARGE = b"l" * (1024**2 + 1)
 REQUESTS = [
     Request("GET", "GET", "a b/\u00e9+~*", headers={"Range": "bytes=0-9", "If-Match": '"x"'}),
     Request("HEAD", "HEAD", "k"),
-    Request("PUT", "PutObject", "k", headers={"Content-MD5": wire.md5_base64(b"x"), "x-amz-meta-a": " two  words "}, body=b"x"),
-    Request("PUT", "UploadPart", "k", {"uploadId": "u/+", "partNumber": "2"}, {"Content-MD5": wire.md5_base64(LARGE)}, LARGE),
+    Request(
+        "PUT",
+        "PutObject",
+        "k",
+        headers={"Content-MD5": wire.content_md5(bytes(16)), "x-amz-meta-a": " two  words "},
+        body=b"x",
+    ),
+    Request(
+        "PUT",
+        "UploadPart",
+        "k",
+        {"uploadId": "u/+", "partNumber": "2"},
+        {"Content-MD5": wire.content_md5(bytes(16))},
+        LARGE,
+    ),
     Request("POST", "CompleteMultipartUpload", "k", {"uploadId": "u"}, {"Content-Type": "application/xml"}, b"<x/>"),
     Request("GET", "ListObjectsV2", query={"list-type": "2", "prefix": "a&b=c d"}),
 ]
