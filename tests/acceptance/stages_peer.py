@@ -89,20 +89,21 @@ def _compare(the: Lab, binary: str, kind: str, count: int) -> None:
 def _count_requests(the: Lab, binary: str, kind: str, count: int) -> None:
     """Requests of both by operation, seen by the proxies, which would slow the copies that are timed. Start not counted."""
     container = the.info["container"]
-    the.sides.s3.create_bucket(Bucket="few-rclone")
-    the.sides.s3.create_bucket(Bucket="few-engine")
-    for name in ("few-rclone", "few-engine"):
+    for name in ("few-there", "few-rclone", "few-engine"):
+        the.sides.s3.create_bucket(Bucket=name)
         _create_container(the, name)
-    engine = {"BLOB__PREFIX": "few/", "VAST__BUCKET": "few-engine"}
-    back = {"BLOB__PREFIX": "", "BLOB__CONTAINER": "few-engine", "VAST__BUCKET": "few-rclone"}
+    few = f"blob:{container}/few"
+    _rclone(the, binary, few, "vast:few-there")  # directly: of this no event tells
+    there = {"BLOB__PREFIX": "few/", "VAST__BUCKET": "few-engine"}
+    back = {"BLOB__PREFIX": "", "BLOB__CONTAINER": "few-engine", "VAST__BUCKET": "few-there"}
     for name, source, target, places in (
-        ("blob_to_vast", f"blob:{container}/few", "vast:few-rclone", engine),
-        ("vast_to_blob", "vast:few-rclone", "blob:few-rclone", back),
+        ("blob_to_vast", few, "vast:few-rclone", there),
+        ("vast_to_blob", "vast:few-there", "blob:few-rclone", back),
     ):
         the.control("/stats/reset", "POST")
         _rclone(the, binary, source, target, direct=False)
         the.results.figure(f"{kind}_{name}_rclone_requests_for_{count}", _by_operation(the, "user"))
-        _engine(the, f"few-{name}", count, places, direct=False)
+        _engine(the, f"few-{name.replace('_', '-')}", count, places, direct=False)
         the.results.figure(f"{kind}_{name}_engine_requests_for_{count}", _by_operation(the, "fedplane"))
 
 
