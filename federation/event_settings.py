@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 EVENT_GRID_APP = "4962773b-9cdb-44cf-a8bf-237846a00ab7"
 """Id of Microsoft's own application Microsoft.EventGrid in the public cloud."""
@@ -81,6 +82,21 @@ class BlobEventSettings(BaseModel):
             raise ValueError("webhook_entra_apps is empty: nobody could deliver; leave it out for Event Grid itself")
         _require_https("webhook_entra_authority", self.webhook_entra_authority)
         return self
+
+
+def _whole_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of its port
+        whole = False
+    if not whole:
+        raise ValueError("is no whole address: it begins with https:// (or http://) and names a host")
+    return url
+
+
+Address = Annotated[str, AfterValidator(_whole_address)]
+"""Where a service is, with its scheme."""
 
 
 def _require_https(name: str, url: str) -> None:

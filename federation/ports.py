@@ -88,7 +88,7 @@ class Reader(Protocol):
         ...
 
     def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
-        """The bytes in pieces of exactly *size_bytes*, the last may be shorter. RetryLater when cut short."""
+        """The bytes in pieces of at most *size_bytes*, as they come, none empty. RetryLater when cut short."""
         ...
 
     async def close(self) -> None:

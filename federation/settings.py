@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from federation import keys
 from federation.errors import UsageError
-from federation.event_settings import BlobEventSettings
+from federation.event_settings import Address, BlobEventSettings
 from federation.function_settings import FunctionSettings
 from federation.model import Foreign, Mode, Side
 from federation.pacing_settings import PacingSettings
@@ -86,7 +86,7 @@ class TierSettings(_Section):
 class BlobSettings(_Section):
     """The Azure side."""
 
-    account_url: str
+    account_url: Address
     container: str
     prefix: Prefix = ""
     connection_string_env: str = ""
@@ -156,7 +156,7 @@ class VastEventSettings(_Section):
 class VastSettings(_Section):
     """The VAST side."""
 
-    endpoint: str
+    endpoint: Address
     bucket: str
     prefix: Prefix = ""
     region: str = "us-east-1"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from federation import keys
+from federation import hashing, keys
 from federation import metadata as mapping
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
@@ -87,7 +87,7 @@ class AzureBlobStore(HttpStore):
     ) -> WriteResult:
         """As in the port."""
         stored = mapping.to_side(metadata, stamp, Side.BLOB)
-        headers = self.blob_headers(stored, wire.md5_base64(data))
+        headers = self.blob_headers(stored, wire.content_md5(await hashing.md5(data)))
         headers |= {"x-ms-blob-type": "BlockBlob"} | self.tier(key)
         headers |= await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
         answer = await self.write(Request("PUT", "Put Blob", self.written_name(key), headers=headers, body=data, key=key))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from federation import hashing
 from federation import metadata as mapping
 from federation.errors import NotPresent, Park
 from federation.ports import WriteResult
@@ -47,7 +48,7 @@ class AzureUpload:
 
     async def _put_block(self, number: int, data: bytes, md5: bytes | None) -> None:
         query = {"comp": "block", "blockid": self._block_id(number)}
-        headers = {"Content-MD5": wire.md5_base64(data, md5)}
+        headers = {"Content-MD5": wire.content_md5(md5 or await hashing.md5(data))}
         await self._store.call(Request("PUT", "Put Block", self._name, query, headers, data, self._key))
 
     def _stage_elsewhere(self) -> bool:

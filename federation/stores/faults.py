@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+from federation.backoff import LONGEST_BACKOFF_SECONDS
 from federation.errors import FederationError, Park, RetryLater
 from federation.model import Side
 from federation.stores.codes import AZURE, BY_STATUS, S3, SERVER, Meaning
@@ -79,12 +80,13 @@ def fault(side: Side, refused: Refusal, *, operation: str, key: str = "") -> Fed
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or an HTTP date; None when there is none to understand."""
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
+    """Seconds of a Retry-After header, which holds seconds or an HTTP date; None when it tells no time to come.
+
+    At most ``LONGEST_BACKOFF_SECONDS``: a date is read by our clock, which may be off, and no key shall wait for a typing error.
+    """
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        text = (value or "").strip()
+        seconds = float(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     except (TypeError, ValueError):
         return None
+    return min(seconds, LONGEST_BACKOFF_SECONDS) if seconds > 0 else None

@@ -6,18 +6,19 @@ the server does with conditions is probed, never assumed.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from http.client import HTTPMessage
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from botocore.auth import S3SigV4Auth
+from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError
+from yarl import URL
 
+from federation import hashing
 from federation import metadata as mapping
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
@@ -35,18 +36,23 @@ COPY_LIMIT_BYTES = 5 * 1024**3
 """Largest source of one CopyObject; beyond it a copy goes in parts."""
 PAGE_SIZE = 1_000
 _WRITE_TRIES = 3
-_HASHED_ASIDE_BYTES = 1024**2
-"""Larger bodies are hashed in a thread: the event loop has leases to keep."""
-_SHA256 = "fedplane_sha256"
+_PAYLOAD, _HEADERS = "fedplane_payload", "fedplane_headers"
 
 
 class _Signer(S3SigV4Auth):
-    """botocore's, but for a payload's hash that is known already."""
+    """botocore's, but for what is known already: it prepares a whole request for the payload's hash, and its headers twice."""
 
     def payload(self, request: AWSRequest) -> str:
         """SHA-256 of the body in hex, or the word for an unsigned one."""
-        known: str | None = request.context.get(_SHA256)
-        return known or str(super().payload(request))
+        known: str = request.context[_PAYLOAD]
+        return known
+
+    def headers_to_sign(self, request: AWSRequest) -> HTTPMessage:
+        """Asked for once to be signed, and once for their names."""
+        found: HTTPMessage | None = request.context.get(_HEADERS)
+        if found is None:
+            found = request.context[_HEADERS] = super().headers_to_sign(request)
+        return found
 
 
 def signing_fault(error: BaseException) -> FederationError:
@@ -83,6 +89,7 @@ class VastS3Store(HttpStore):
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
         self._plain: Final = endpoint.lower().startswith("http:")
+        self._host: Final = URL(endpoint).host_port_subcomponent
         self._signer: Final = _Signer(Credentials(access_key, secret_key), "s3", region)
 
     # ------------------------------------------------------------------------------------------------------------- writes
@@ -92,13 +99,13 @@ class VastS3Store(HttpStore):
     ) -> WriteResult:
         """As in the port."""
         stored = mapping.to_side(metadata, stamp, Side.VAST)
-        md5 = wire.md5_base64(data)
+        md5 = await hashing.md5(data)
         for _ in range(_WRITE_TRIES):
             conditions = await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
-            headers = {**wire.s3_headers(stored), "Content-MD5": md5, **conditions}
+            headers = {**wire.s3_headers(stored), "Content-MD5": wire.content_md5(md5), **conditions}
             answer = await self.write(Request("PUT", "PutObject", self.written_name(key), headers=headers, body=data, key=key))
             result = self.result(answer.headers.get("ETag"), lossy=stored.lossy)
-            if s3_etag_kind(result.etag) is not ETagKind.MD5 or result.etag.lower() == wire.md5_hex_of(md5):
+            if s3_etag_kind(result.etag) is not ETagKind.MD5 or result.etag.lower() == md5.hex():
                 return result
             # The server let damaged bytes through: they are ours, so what stands there is replaced at once.
             expected_etag = result.etag
@@ -223,12 +230,12 @@ class VastS3Store(HttpStore):
         if request.query:
             url = f"{url}?{urlencode(request.query, quote_via=quote, safe='')}"
         body = request.body or b""
-        signed = AWSRequest(request.method, url, headers=dict(request.headers or {}), data=body)
-        if "Content-MD5" in signed.headers:
-            # Over TLS the body is covered by Content-MD5 and the channel; over plain HTTP botocore signs its hash all the same.
-            signed.context["payload_signing_enabled"] = False
-            if self._plain and len(body) > _HASHED_ASIDE_BYTES:
-                signed.context[_SHA256] = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+        headers = {"Host": self._host, **(request.headers or {})}
+        signed = AWSRequest(request.method, url, headers=headers)
+        if "Content-MD5" in headers and not self._plain:
+            signed.context[_PAYLOAD] = UNSIGNED_PAYLOAD  # the body is covered by Content-MD5 and the channel
+        else:
+            signed.context[_PAYLOAD] = (await hashing.sha256(body)).hex()
         try:
             self._signer.add_auth(signed)
         except BotoCoreError as error:
@@ -268,7 +275,7 @@ class VastS3Store(HttpStore):
             await self.call(Request("DELETE", "DeleteObjectTagging", self._name(key), {"tagging": ""}, key=key))
             return
         body = tags_body(tags, "Tagging")
-        headers = {"Content-MD5": wire.md5_base64(body), "Content-Type": "application/xml"}
+        headers = {"Content-MD5": wire.content_md5(await hashing.md5(body)), "Content-Type": "application/xml"}
         await self.call(Request("PUT", "PutObjectTagging", self._name(key), {"tagging": ""}, headers, body, key))
 
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:

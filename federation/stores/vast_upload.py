@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, unescape
 
+from federation import hashing
 from federation import metadata as mapping
 from federation.errors import FederationError, NotPresent, Reobserve, RetryLater
 from federation.model import ETagKind, Present, Side, s3_etag_kind
@@ -54,7 +55,7 @@ class S3Upload:
 
     async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
-        sent = wire.md5_base64(data, md5)
+        sent = wire.content_md5(md5 or await hashing.md5(data))
         answer = await self._store.write(self._part("UploadPart", number, {"Content-MD5": sent}, data))
         etag = self._store.result(answer.headers.get("ETag")).etag
         if s3_etag_kind(etag) is ETagKind.MD5 and etag.lower() != wire.md5_hex_of(sent):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Mapping
 from urllib.parse import quote, unquote, unquote_plus, urlencode
 
@@ -36,9 +35,9 @@ def from_url_form(text: str, *, plus: bool = False) -> str:
     return unquote_plus(text, errors="surrogateescape") if plus else unquote(text, errors="surrogateescape")
 
 
-def md5_base64(data: bytes, md5: bytes | None = None) -> str:
-    """Content-MD5 of *data*; *md5*: its digest, where it is known already."""
-    return base64.b64encode(md5 or hashlib.md5(data, usedforsecurity=False).digest()).decode()
+def content_md5(digest: bytes) -> str:
+    """An MD5 digest as a Content-MD5 header has it."""
+    return base64.b64encode(digest).decode()
 
 
 def md5_hex_of(content_md5: str | None) -> str | None:

@@ -5,7 +5,6 @@ Only what a write returned, or what was read, moves the base; every write is con
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from federation import metadata as mapping
@@ -22,7 +21,7 @@ from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.journal import Journal
 from federation.sync.observe import new_stamp
 from federation.sync.preserve import preserve_loser
-from federation.sync.transfer import Original, Target, still_the_same
+from federation.sync.transfer import Content, Original, Target, still_the_same
 
 
 class DeleteHeld(Exception):
@@ -36,7 +35,7 @@ class DeleteHeld(Exception):
 
 @dataclass(slots=True)
 class Scene:
-    """What is known of one key while it is worked on. ``reader``/``data``: the source's content, where a GET is under way."""
+    """What is known of one key while it is worked on. ``reader``/``content``: the source's content, where a GET is under way."""
 
     key: str
     lease: Lease
@@ -51,9 +50,9 @@ class Scene:
     by_person: bool = False
     """An operator asked for this pass."""
     reader: Reader | None = None
-    data: bytes | None = None
+    content: Content | None = None
     room: Room | None = None
-    """Memory for ``data``."""
+    """Memory for ``content``."""
 
     def of(self, side: Side) -> Present | Absent:
         """What *side* holds."""
@@ -235,12 +234,11 @@ async def _copy_small(
     if scene.room is None:
         scene.room = await ctx.transfer.budget.room(source.version.size_bytes, of=flow.get())
     try:
-        if scene.data is None:
+        if scene.content is None:
             scene.reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
-            scene.data = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, source), scene.reader)
-        data = scene.data
+            scene.content = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, source), scene.reader)
+        data, md5 = scene.content.data, scene.content.md5
         await still_the_same(ctx.stores[side], scene.key, source)
-        md5 = md5_hex(data)
         known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
         as_of_us = await _as_of(ctx, scene, destination.side)
@@ -337,8 +335,3 @@ def _base(
         lossy=lossy or source.metadata != scene.present(side).metadata,
         vast_as_of_us=scene.vast_as_of_us,
     )
-
-
-def md5_hex(data: bytes) -> str:
-    """Content hash as both sides report it."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -73,7 +73,7 @@ async def _write_back(ctx: PairContext, original: Original, reader: Reader, targ
     target = replace(target, metadata=present.metadata)
     try:
         if ctx.transfer.is_small(present.version.size_bytes):
-            data = await ctx.transfer.read_small(original, reader)
+            data = (await ctx.transfer.read_small(original, reader)).data
             store, expected_etag = target.store, target.expected_etag
             await store.put(target.key, data, target.metadata, stamp=None, expected_etag=expected_etag)
             return

@@ -15,7 +15,7 @@ from federation.rules.decide import Since, decide, since_base
 from federation.rules.decision import Action, Decision, Reason
 from federation.rules.guards import changed_side, content_in_doubt, quiet_until_us
 from federation.rules.proof import copy_of
-from federation.sync.apply import Scene, apply, md5_hex
+from federation.sync.apply import Scene, apply
 from federation.sync.context import PairContext
 from federation.sync.observe import as_agreed, complete, delete_time, observe
 from federation.sync.transfer import Original
@@ -188,8 +188,8 @@ async def _with_small_content(ctx: PairContext, scene: Scene, side: Side, here: 
     """Read a small body at once when its hash is not known: it decides, and is needed anyway."""
     if scene.reader is None or here.version.md5 is not None or not ctx.transfer.is_small(here.version.size_bytes):
         return here
-    scene.data = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, here), scene.reader)
-    return replace(here, version=replace(here.version, md5=md5_hex(scene.data)))
+    scene.content = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, here), scene.reader)
+    return replace(here, version=replace(here.version, md5=scene.content.md5))
 
 
 # -------------------------------------------------------------------------------------------------------------- both sides

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from federation import hashing
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, NotPresent, Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, OriginStamp, Present
@@ -57,6 +58,14 @@ class Copied:
     """What a copy left on the destination, and the content hash computed while the bytes passed."""
 
     result: WriteResult
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A whole small body and its MD5 in hexadecimal."""
+
+    data: bytes
     md5: str
 
 
@@ -114,11 +123,12 @@ class Transfer:
         """Memory for an object whose size is not known before the GET is opened; shrink it when it is. The caller closes it."""
         return await self.budget.room(self.limits.small_object_bytes, of=flow.get())
 
-    async def read_small(self, original: Original, reader: Reader) -> bytes:
+    async def read_small(self, original: Original, reader: Reader) -> Content:
         """The whole body that *reader* began to read, checked against its announced size and MD5."""
         data = await read_all(original.extent(), reader)
-        self.check_content(original.present, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
-        return data
+        content = Content(data, (await hashing.md5(data)).hex())
+        self.check_content(original.present, len(data), content.md5)
+        return content
 
     def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
         """Raise RetryLater when what was read is not what the side says it holds: a damaged answer is never passed on.
@@ -246,8 +256,13 @@ class Transfer:
             reader = await original.store.open(original.key, if_match=original.present.version.etag)
             try:
                 async with aclosing(pieces(original.extent(), reader)) as parts:
+                    held: list[bytes] = []
                     async for piece in parts:
-                        await asyncio.to_thread(digest.update, piece)
+                        held.append(piece)
+                        if sum(map(len, held)) >= PIECE_BYTES:
+                            await asyncio.to_thread(_hash_all, digest, held)
+                            held = []
+                    _hash_all(digest, held)
             finally:
                 await reader.close()
         return digest.hexdigest()
@@ -299,6 +314,11 @@ def _make_room(room: Room, lanes: asyncio.Semaphore, part: asyncio.Task[None]) -
     del part
     room.close()
     lanes.release()
+
+
+def _hash_all(digest: HASH, held: list[bytes]) -> None:
+    for piece in held:
+        digest.update(piece)
 
 
 def _hash_both(whole: HASH, data: bytes) -> bytes:

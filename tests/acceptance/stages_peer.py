@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,10 @@ def peer(results: Results) -> None:
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda n, size=size: seed(the, "blob", f"{n:05d}", content(str(n), size)), range(count)))
             _compare(the, binary, kind, count)
+            few = {_LARGE: 2, _SMALL: 200}[kind]
+            for number in range(few):
+                seed(the, "blob", f"few/{number:05d}", content(str(number), size))
+            _count_requests(the, binary, kind, few)
 
 
 def _compare(the: Lab, binary: str, kind: str, count: int) -> None:
@@ -79,6 +84,35 @@ def _compare(the: Lab, binary: str, kind: str, count: int) -> None:
     ]
     _tell(the, f"{kind}_vast_to_blob", back, count)
     leases_kept(the)
+
+
+def _count_requests(the: Lab, binary: str, kind: str, count: int) -> None:
+    """Requests of both by operation, seen by the proxies, which would slow the copies that are timed. Start not counted."""
+    container = the.info["container"]
+    for name in ("few-there", "few-rclone", "few-engine"):
+        the.sides.s3.create_bucket(Bucket=name)
+        _create_container(the, name)
+    few = f"blob:{container}/few"
+    _rclone(the, binary, few, "vast:few-there")  # directly: of this no event tells
+    there = {"BLOB__PREFIX": "few/", "VAST__BUCKET": "few-engine"}
+    back = {"BLOB__PREFIX": "", "BLOB__CONTAINER": "few-engine", "VAST__BUCKET": "few-there"}
+    for name, source, target, places in (
+        ("blob_to_vast", few, "vast:few-rclone", there),
+        ("vast_to_blob", "vast:few-there", "blob:few-rclone", back),
+    ):
+        the.control("/stats/reset", "POST")
+        _rclone(the, binary, source, target, direct=False)
+        the.results.figure(f"{kind}_{name}_rclone_requests_for_{count}", _by_operation(the, "user"))
+        _engine(the, f"few-{name.replace('_', '-')}", count, places, direct=False)
+        the.results.figure(f"{kind}_{name}_engine_requests_for_{count}", _by_operation(the, "fedplane"))
+
+
+def _by_operation(the: Lab, client: str) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for side, told in the.control("/stats").items():
+        for row in told["requests"]:
+            found[f"{side} {row['operation']}"] += row["count"] if row["client"] == client else 0
+    return dict(+found)
 
 
 def _create_container(the: Lab, name: str) -> None:
@@ -106,19 +140,20 @@ def _tell(the: Lab, name: str, costs: list[Cost], count: int) -> None:
     the.results.figure(f"{name}_engine_cpu_ms_an_object_without_start", round(1000 * cpu / count, 2))
 
 
-def _rclone(the: Lab, binary: str, source: str, target: str) -> Cost:
+def _rclone(the: Lab, binary: str, source: str, target: str, *, direct: bool = True) -> Cost:
+    way = "_direct" if direct else ""
     environment = {
         **os.environ,
         "RCLONE_CONFIG": os.devnull,
         "RCLONE_CONFIG_BLOB_TYPE": "azureblob",
         "RCLONE_CONFIG_BLOB_ACCOUNT": the.info["account_name"],
         "RCLONE_CONFIG_BLOB_KEY": the.info["account_key"],
-        "RCLONE_CONFIG_BLOB_ENDPOINT": the.info["blob_direct_endpoint"],
+        "RCLONE_CONFIG_BLOB_ENDPOINT": the.info[f"blob{way}_endpoint"],
         "RCLONE_CONFIG_VAST_TYPE": "s3",
         "RCLONE_CONFIG_VAST_PROVIDER": "Other",
         "RCLONE_CONFIG_VAST_ACCESS_KEY_ID": the.info["access_key"],
         "RCLONE_CONFIG_VAST_SECRET_ACCESS_KEY": the.info["secret_key"],
-        "RCLONE_CONFIG_VAST_ENDPOINT": the.info["s3_direct_endpoint"],
+        "RCLONE_CONFIG_VAST_ENDPOINT": the.info[f"s3{way}_endpoint"],
         "RCLONE_CONFIG_VAST_FORCE_PATH_STYLE": "true",
     }
     started = time.monotonic()
@@ -141,17 +176,21 @@ def _peak_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * KIB for line in lines if line.startswith("VmHWM:"))
 
 
-def _engine(the: Lab, name: str, count: int, places: dict[str, str]) -> Cost:
+def _engine(the: Lab, name: str, count: int, places: dict[str, str], *, direct: bool = True) -> Cost:
     """``fedplane run`` from its start, with nothing known, until all *count* keys were decided; its listing included."""
     the.log = the.home / f"{name}.jsonl"
     the.log.unlink(missing_ok=True)
-    text = the.environment["FEDPLANE_STACK_BLOB"].replace(the.info["blob_endpoint"], the.info["blob_direct_endpoint"])
+    way = "_direct" if direct else ""
+    blob, s3 = the.info[f"blob{way}_endpoint"], the.info[f"s3{way}_endpoint"]
+    text = the.environment["FEDPLANE_STACK_BLOB"]
+    for endpoint in (the.info["blob_endpoint"], the.info["blob_direct_endpoint"]):
+        text = text.replace(endpoint, blob)
     the.environment |= {f"FEDERATION__PAIR__0__{place}": value for place, value in places.items()}
     the.environment |= {
         "FEDPLANE_STACK_BLOB": text,
         "FEDERATION__PAIR__0__NAME": name,
-        "FEDERATION__PAIR__0__BLOB__ACCOUNT_URL": the.info["blob_direct_endpoint"],
-        "FEDERATION__PAIR__0__VAST__ENDPOINT": the.info["s3_direct_endpoint"],
+        "FEDERATION__PAIR__0__BLOB__ACCOUNT_URL": blob,
+        "FEDERATION__PAIR__0__VAST__ENDPOINT": s3,
         "FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400",
         "FEDERATION__RECONCILE__QUIET_SECONDS": "0.1",
         "FEDERATION__LOG__LEVEL": "warning",  # decisions go to the file alone
@@ -160,6 +199,8 @@ def _engine(the: Lab, name: str, count: int, places: dict[str, str]) -> Cost:
     the.start_engine()
     the.until("its parts run", lambda: the.log.exists() and b'"source connected"' in the.log.read_bytes(), 60, every=0.02)
     start = time.monotonic() - started, the.cpu_seconds()
+    if not direct:
+        the.control("/stats/reset", "POST")
     done = the.until(f"{count} keys", lambda: _lines(the.log) >= count, 600, every=0.1)
     wall, cpu, peak = time.monotonic() - started, the.cpu_seconds(), the.rss_bytes("VmHWM")
     the.results.check(f"the engine copies everything ({name})", done is not None)

@@ -257,15 +257,15 @@ def bulk(results: Results) -> None:
         loaded = _small_changes(the, "loaded", 200, lambda: calls(the, "vast", "put") < before + 0.9 * count)
         results.check("enough small changes fell into the load", len(loaded[0]) >= 10, len(loaded[0]))
         for name, (puts, delays) in (("alone", quiet), ("beside the load", loaded)):
-            results.figure(f"small_change_p50_max_seconds_{name}", _middle_and_most(delays))
-            results.figure(f"the_users_own_write_p50_max_seconds_{name}", _middle_and_most(puts))
+            results.figure(f"small_change_p50_p99_max_seconds_{name}_of_{len(delays)}", _spread(delays))
+            results.figure(f"the_users_own_write_p50_p99_max_seconds_{name}", _spread(puts))
         results.check("all in step in the end", finished(the, 300))
         leases_kept(the)
 
 
-def _middle_and_most(seconds: list[float]) -> list[float]:
+def _spread(seconds: list[float]) -> list[float]:
     ordered = sorted(seconds)
-    return [round(ordered[len(ordered) // 2], 2), round(ordered[-1], 2)]
+    return [round(ordered[int(len(ordered) * share)], 2) for share in (0.5, 0.99)] + [round(ordered[-1], 2)]
 
 
 def _small_changes(the: Lab, prefix: str, count: int, goes_on: Callable[[], bool]) -> tuple[list[float], list[float]]:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from azure.storage.blob import BlobClient
+from structlog.testing import capture_logs
 
 from federation.errors import Park, Reobserve
 from federation.model import Metadata, Side
@@ -35,8 +36,8 @@ def client(case: Case) -> BlobClient:
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
 async def test_read_as_content_and_replaced_in_one_request(case: Case, store: AzureBlobStore, kind: str) -> None:
-    """Its bytes are read like any other's; a small version of the other side takes its place, conditionally."""
-    with client(case) as blob:
+    """Its bytes are read like any other's; a small version of the other side takes its place, conditionally, and it is said."""
+    with client(case) as blob, capture_logs() as said:
         blob.upload_blob(OLD, blob_type=kind)
         assert await get(store, "k") == OLD
         with pytest.raises(Reobserve):
@@ -44,13 +45,14 @@ async def test_read_as_content_and_replaced_in_one_request(case: Case, store: Az
         await store.put("k", b"new", Metadata(), stamp=None, expected_etag=(await store.head("k")).version.etag)
         assert blob.get_blob_properties().blob_type == "BlockBlob"
     assert await get(store, "k") == b"new"
+    assert [(line["event"], line["key"], line["was"]) for line in said] == [("recreated as a block blob", "k", kind)]
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
 async def test_a_large_version_takes_its_place_whole(case: Case, store: AzureBlobStore, kind: str) -> None:
     """Blocks, metadata, stamp and MD5 arrive under the name, under the expected condition, and nothing is left behind."""
     md5 = hashlib.md5(b"one-two", usedforsecurity=False).hexdigest()
-    with client(case) as blob:
+    with client(case) as blob, capture_logs() as said:
         blob.upload_blob(OLD, blob_type=kind)
         stale, upload = [await store.begin_upload("k", FULL, stamp=STAMP, size_bytes=7) for _ in range(2)]
         for one in (stale, upload):
@@ -67,6 +69,7 @@ async def test_a_large_version_takes_its_place_whole(case: Case, store: AzureBlo
     assert head.metadata == replace(FULL, user=tuple(sorted(FULL.user)))
     assert await get(store, "k") == b"one-two"
     assert await listed_keys(store, prefix=".federation/") == []
+    assert [(line["event"], line["key"]) for line in said] == [("recreated as a block blob", "k")]
 
 
 async def test_without_a_stamp_a_large_one_is_parked(case: Case, store: AzureBlobStore) -> None:

@@ -84,7 +84,7 @@ def test_counters_are_what_came_on_top() -> None:
         sources={"vast_events": {"marked": 5, "echoes": 1, "newest_us": 3}},
         worker={"requests_by_side": {"vast": 10, "blob": 2}, "outcomes": {"settled": 4}},
     )
-    throttled = dict.fromkeys(Side, SideHealth(answers=True, throttles=2))
+    throttled = dict.fromkeys(Side, SideHealth(answers=True, throttles=2, race_windows=3))
     now = beat(
         sources={"vast_events": {"marked": 9, "echoes": 1, "refused_foreign_bucket": 2, "newest_us": 8}},
         worker={"requests_by_side": {"vast": 4, "blob": 5}, "outcomes": {"settled": 6}},
@@ -95,7 +95,7 @@ def test_counters_are_what_came_on_top() -> None:
     assert found["federation.events", "p", "vast_events", "refused_foreign_bucket"] == 2
     assert (found["federation.requests", "p", "vast"], found["federation.requests", "p", "blob"]) == (0, 3)
     assert found["federation.outcomes", "p", "settled"] == 2
-    assert found["federation.throttles", "p", "vast"] == 2
+    assert (found["federation.throttles", "p", "vast"], found["federation.race_windows", "p", "vast"]) == (2, 3)
     assert not [name for name in found if "newest_us" in name]
 
 

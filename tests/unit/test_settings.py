@@ -118,6 +118,17 @@ def test_a_file_that_is_no_toml_is_named(file: Path, content: bytes) -> None:
     assert str(file) in refused(file)
 
 
+@pytest.mark.parametrize(
+    "address", ["vast.example", "vast.example:443", "ftp://v", "https://", "https://v:99999", "https://v:x", ""]
+)
+@pytest.mark.parametrize("side", ["account", "endpoint"])
+def test_an_address_without_scheme_or_host_is_refused(file: Path, side: str, address: str) -> None:
+    """The error names the setting and says how an address begins, instead of failing at the first request."""
+    text = refused(file, pair(**{side: address}))
+    assert {"account": "blob.account_url", "endpoint": "vast.endpoint"}[side] in text
+    assert "https://" in text
+
+
 def test_a_directory_is_no_settings_file(tmp_path: Path) -> None:
     """What cannot be read is said, not raised through."""
     assert "Cannot read" in refused(tmp_path)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
 import pytest
 from azure.storage.blob import StorageErrorCode
 
+from federation.backoff import LONGEST_BACKOFF_SECONDS
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.model import Side
 from federation.stores import codes, faults
@@ -78,14 +82,28 @@ def test_absence_has_exactly_two_codes() -> None:
 
 
 def test_every_throttle_carries_retry_after() -> None:
-    """Retry-After, in seconds or as a date, reaches the error; nonsense is no time."""
-    refused = faults.refusal(503, {"Retry-After": "7"}, b"<Error><Code>SlowDown</Code></Error>")
-    error = faults.fault(Side.VAST, refused, operation="PUT")
-    assert isinstance(error, RetryLater)
-    assert error.after_seconds == pytest.approx(7)
-    assert faults.retry_after_seconds("Fri, 01 Jan 1990 00:00:00 GMT") == 0
-    assert faults.retry_after_seconds("soon") is None
-    assert faults.retry_after_seconds(None) is None
+    """Retry-After, in seconds or as a date, reaches the error of either side."""
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    for side, code in ((Side.VAST, "SlowDown"), (Side.BLOB, "ServerBusy")):
+        for told, seconds in (("7", 7), (" 7 ", 7), (in_a_minute, 60)):
+            refused = faults.refusal(503, {"Retry-After": told}, f"<Error><Code>{code}</Code></Error>".encode())
+            error = faults.fault(side, refused, operation="PUT")
+            assert isinstance(error, RetryLater)
+            assert error.after_seconds == pytest.approx(seconds, abs=2)
+
+
+@pytest.mark.parametrize(
+    "told", [None, "", "0", "-5", "soon", "1.5", "Fri, 01 Jan 1990 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00"]
+)
+def test_a_retry_after_that_tells_no_time_to_come_leaves_it_to_back_off(told: str | None) -> None:
+    """Nothing, nonsense, no time at all or one that is past: else a side that says 0 would be asked without end."""
+    assert faults.retry_after_seconds(told) is None
+
+
+@pytest.mark.parametrize("told", ["86400", "9" * 400, "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_retry_after_is_bounded(told: str) -> None:
+    """A clock that is off, or a typing error, keeps no key for a day."""
+    assert faults.retry_after_seconds(told) == LONGEST_BACKOFF_SECONDS
 
 
 def test_code_comes_from_header_or_body_and_texts_hold_nothing_else() -> None:
