@@ -217,11 +217,7 @@ class State(Records, Transfers, Protocol):
 
     shards: int
     ahead_us: dict[Side, int]
-    """How far each side's clock is ahead of ours, as far as known; to be kept up to date by who measures it.
-
-    A change without a time waits since now, and that is by its side's clock like the times of all others: else one that is behind
-    ours would make it look younger than it is (rule 9).
-    """
+    """How far each side's clock is ahead of ours, told by who measures it: what has no time waits since now by that."""
 
     async def open(self, *, create: bool = True) -> bool:
         """Check or create the layout. False when the state was empty (new or lost): union mode until a whole scan (4.5).

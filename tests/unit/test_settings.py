@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from federation.errors import UsageError
 from federation.model import Mode, Side
-from federation.settings import RuleSettings, Settings, load, secret
+from federation.settings import RuleSettings, Settings, load
 
 PAIR = """
 [[pair]]
@@ -380,30 +378,3 @@ def test_a_variable_that_fits_nothing_is_refused(file: Path, variable: str, hint
 def test_other_variables_are_not_ours(file: Path) -> None:
     """Only the prefix with two underscores counts."""
     assert read(file, FEDERATION_WORKER="x", MYFEDERATION__WORKER__SHARDS="y") == read(file)
-
-
-def test_a_secret_is_read_from_the_variable_it_names() -> None:
-    """The setting holds a name, never a value."""
-    assert secret("VAST_SECRET_KEY", "pair.vast.secret_key_env", {"VAST_SECRET_KEY": "hunter2"}) == "hunter2"
-
-
-@pytest.mark.parametrize("environment", [{}, {"VAST_SECRET_KEY": ""}, {"OTHER": "hunter2"}], ids=["unset", "empty", "other"])
-def test_a_missing_secret_names_setting_and_variable(environment: dict[str, str]) -> None:
-    """And no value of the environment."""
-    with pytest.raises(UsageError) as caught:
-        secret("VAST_SECRET_KEY", "pair.vast.secret_key_env", environment)
-    text = str(caught.value)
-    assert caught.value.reason == "missing_secret"
-    assert all(name in text for name in ("VAST_SECRET_KEY", "pair.vast.secret_key_env"))
-    assert "hunter2" not in text
-
-
-@given(
-    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=60).filter(lambda text: not text.isupper())
-)
-def test_a_secret_typed_in_place_of_its_variable_s_name_is_not_shown(typed: str) -> None:
-    """The commonest mistake must not print the key."""
-    with pytest.raises(UsageError) as caught:
-        secret(typed, "pair.vast.secret_key_env", {})
-    assert "pair.vast.secret_key_env" in str(caught.value)
-    assert typed not in str(caught.value)
