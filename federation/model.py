@@ -67,12 +67,21 @@ class Stamp:
     origin: StampOrigin = StampOrigin.LAST_MODIFIED
 
 
+UNMEASURED_US = 60 * SECOND_US
+"""Doubt about a clock of which no answer has told yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClockSkew:
     """A service's clock minus ours, as measured: it lies within ``uncertainty_us`` of ``us``."""
 
     us: int = 0
     uncertainty_us: int = 0
+
+    @property
+    def measured(self) -> bool:
+        """Whether any answer has told of that clock yet."""
+        return self.uncertainty_us < UNMEASURED_US
 
 
 class ETagKind(StrEnum):

@@ -163,6 +163,11 @@ class Backlog:
     """Keys whose base says both sides hold them."""
     dead: DeadTally = field(default_factory=DeadTally)
 
+    def waiting_since_us(self, side: Side, ahead_us: int) -> int | None:
+        """Since when the oldest change of *side* waits, by our clock, of which the side's is *ahead_us* ahead."""
+        at_us = self.oldest_us_by_side[side]
+        return None if at_us is None else at_us - ahead_us
+
 
 OPTIONS_NOTE = "pair:options"
 """Note of what a pair's base rests on: places and name mapping (``rules.guards.changed_options``)."""

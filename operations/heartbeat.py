@@ -30,7 +30,8 @@ class SideHealth(msgspec.Struct, kw_only=True):
     failing_since_us: int | None = None
     last_error: str = ""
     throttles: int = 0
-    clock_ahead_us: int = 0
+    clock_ahead_us: int | None = None
+    """None: not measured yet."""
     race_windows: int = 0
     left_alone: bool = False
     """Its breaker is open, or lets one probe through."""
@@ -63,12 +64,13 @@ class Heartbeat(msgspec.Struct, kw_only=True):
 async def side_health(store: ObjectStore, gate: Gate, clock: Clock, *, silent_seconds: float) -> SideHealth:
     """How *store* answers; one that nobody asked for *silent_seconds* does not count as answering (rule 9)."""
     silent = clock.monotonic_seconds() - gate.answered_seconds
+    skew = await store.clock_skew()
     return SideHealth(
         answers=gate.failing_since_us is None and silent < silent_seconds,
         failing_since_us=gate.failing_since_us,
         last_error=gate.last_error if gate.failing_since_us is not None else "",
         throttles=gate.throttles,
-        clock_ahead_us=(await store.clock_skew()).us,
+        clock_ahead_us=skew.us if skew.measured else None,
         race_windows=store.race_windows,
         left_alone=gate.tripped,
     )
@@ -107,9 +109,19 @@ async def heartbeats(state: State) -> list[Heartbeat]:
     return sorted(beats, key=lambda beat: beat.at_us, reverse=True)
 
 
-def clock_ahead_us(fresh: Sequence[Heartbeat], side: Side) -> int:
-    """How far *side*'s clock is ahead of ours: the most of what processes measured, since less would make lag look smaller."""
-    return max((beat.sides[side].clock_ahead_us for beat in fresh if side in beat.sides), default=0)
+def clocks_ahead_us(beats: Sequence[Heartbeat], side: Side, now_us: int) -> list[int]:
+    """How far *side*'s clock is ahead of ours: what each process measured that lives, else those that did; none: nobody knows."""
+    for alive in (True, False):
+        told = [beat.sides[side].clock_ahead_us for beat in beats if side in beat.sides and beat.fresh(now_us) is alive]
+        if known := [one for one in told if one is not None]:
+            return known
+    return []
+
+
+async def tell_clocks(state: State, now_us: int) -> None:
+    """Before a command marks: how far the sides' clocks are ahead, by what processes said; in doubt what is marked is older."""
+    beats = await heartbeats(state)
+    state.ahead_us.update({side: min(clocks_ahead_us(beats, side, now_us), default=0) for side in Side})
 
 
 async def forget_old(state: State, now_us: int) -> None:

@@ -14,7 +14,7 @@ from federation.settings import PairSettings
 from federation.sources import canary
 from operations import feed_status
 from operations.feed_status import FeedLag
-from operations.heartbeat import Heartbeat, clock_ahead_us, heartbeats
+from operations.heartbeat import Heartbeat, clocks_ahead_us, heartbeats
 from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
@@ -82,15 +82,21 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     """Read everything and conclude. Raises RetryLater when the state cannot be read."""
     beats = await heartbeats(state)
     fresh = [beat for beat in beats if beat.fresh(now_us)]
-    backlog = _on_our_clock(await state.backlog(), fresh)
+    # Before the backlog: of a scan that ends in between, what it marked last would not be seen waiting.
+    scans, union = await whole_scans(state), bool(await state.note(UNION_NOTE))
+    ahead_us = {side: max(clocks_ahead_us(beats, side, now_us), default=None) for side in Side}
+    backlog = _on_our_clock(await state.backlog(), ahead_us)
     whole, last = await kept(state, COMPLETE), await kept(state, LAST)
-    halts, union = await state.halts(), bool(await state.note(UNION_NOTE))
+    halts = await state.halts()
     general, unread = general_doubts(fresh, halts, last, whole, union=union), _unread(backlog.dead, whole)
     proof = await _proof(state, pair, now_us)
     unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
+    untimed = {side for side in Side if ahead_us[side] is None and backlog.oldest_us_by_side[side] is not None}
+    for side in untimed:
+        unread[side].append(f"how far the clock of {side} is from ours was not measured yet")
     directions = _directions(pair, backlog, general, unread, fresh, now_us)
     marks = {side: None if unread[side] else _watermark(side, fresh) for side in Side}
-    _say_as_of(directions, await whole_scans(state), backlog, marks, union=union)
+    _say_as_of(directions, scans, backlog, marks, blind=set(Side) if union else untimed)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -142,11 +148,9 @@ async def _by_reason(state: State) -> dict[str, int]:
     return dict(Counter(one.reason for one in await state.parked()).most_common())
 
 
-def _on_our_clock(backlog: Backlog, fresh: list[Heartbeat]) -> Backlog:
+def _on_our_clock(backlog: Backlog, ahead_us: dict[Side, int | None]) -> Backlog:
     """The ages of waiting changes, whose times are of each side's own clock, as our clock would have it."""
-    oldest = dict(backlog.oldest_us_by_side)
-    for side, at_us in backlog.oldest_us_by_side.items():
-        oldest[side] = at_us - clock_ahead_us(fresh, side) if at_us is not None else None
+    oldest = {side: backlog.waiting_since_us(side, ahead_us[side] or 0) for side in Side}
     return dataclasses.replace(backlog, oldest_us_by_side=oldest)
 
 
@@ -256,11 +260,12 @@ def _say_as_of(
     backlog: Backlog,
     marks: dict[Side, Watermark | None],
     *,
-    union: bool,
+    blind: set[Side],
 ) -> None:
+    """*blind*: sides of which nothing can be said."""
     scans = [ScanSpan(one.started_us, one.finished_us) for one in whole]
-    for side in Side:
-        at_us = converged_us(scans, backlog.oldest_us_by_side[side], marks[side], union=union)
+    for side in set(Side) - blind:
+        at_us = converged_us(scans, backlog.oldest_us_by_side[side], marks[side])
         directions[f"{side}_to_{side.other}"].converged_as_of_us = at_us
 
 

@@ -198,8 +198,8 @@ class Comparison:
         if not found:
             return
         dirty = await self._state.are_dirty([difference.row.key for difference in found])
-        vast_ahead_us = (await self._stores[Side.VAST].clock_skew()).us
-        now_us = self._clock.now_us() + max(0, vast_ahead_us)
+        ahead_us = {side: (await self._stores[side].clock_skew()).us for side in Side}
+        vast_ahead_us, now_us = ahead_us[Side.VAST], {side: self._clock.now_us() + ahead_us[side] for side in Side}
         marks: list[Change] = []
         for difference, known in zip(found, dirty, strict=True):
             self._blame(difference, report, known=known)

@@ -29,7 +29,6 @@ def converged_us(
     oldest_dirty_us: int | None,
     watermark: Watermark | None = None,
     *,
-    union: bool = False,
     clock_slack_us: int = CLOCK_SLACK_US,
 ) -> int | None:
     """The time before which every change of one side is applied on the other, save parked and held keys; None: not known.
@@ -39,14 +38,13 @@ def converged_us(
         oldest_dirty_us: on the same clock, the oldest time among the side's changes not yet applied: the change's own, or any
             time between that and its mark; None when none waits.
         watermark: of a complete source of that side (the change feed), if there is one.
-        union: the base was lost and not yet rebuilt.
         clock_slack_us: how far apart the clocks of two of our processes may be (one marks, another ends the scan).
 
     A change that no time is known of (a delete that a scan found) may be far older than its mark. But a scan that ended before
     the mark did not find it, so it is younger than that scan's start. A watermark knows the times, and is bounded by the oldest
     of them alone; it needs a whole scan that began after the source's first record, since what was before only a scan can find.
     """
-    if union or not scans:
+    if not scans:
         return None
     blind = [one for one in scans if oldest_dirty_us is None or one.finished_us + clock_slack_us < oldest_dirty_us]
     found = [one.started_us for one in blind]

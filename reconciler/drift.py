@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
@@ -104,10 +104,11 @@ def _out_of_step(batch: Batch, records: Sequence[bytes]) -> list[int]:
     ]
 
 
-def changes(row: Row, base: Base | None, *, now_us: int, young_until_us: int = 0) -> list[Change]:
+def changes(row: Row, base: Base | None, *, now_us: Mapping[Side, int], young_until_us: int = 0) -> list[Change]:
     """The hints that the row gives, one for each side with news. *young_until_us*: do not look at VAST's version earlier.
 
-    A file may say that it was written in the future; its change is no younger than *now_us*, or status would promise too much.
+    A file may say that it was written in the future; its change is no younger than *now_us* by its side's clock, or status would
+    promise too much.
     """
     found = []
     for side in Side:
@@ -117,6 +118,6 @@ def changes(row: Row, base: Base | None, *, now_us: int, young_until_us: int = 0
         elif what is News.UNVERIFIED:
             found.append(Change(row.key, side, Source.RECONCILER))
         elif what is News.CHANGED and entry is not None:
-            at = entry.modified if entry.modified.at_us <= now_us else replace(entry.modified, at_us=now_us)
+            at = replace(entry.modified, at_us=min(entry.modified.at_us, now_us[side]))
             found.append(Change(row.key, side, Source.RECONCILER, etag=entry.etag, at=at, not_before_us=young_until_us))
     return found

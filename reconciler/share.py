@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from federation.model import Side
 from federation.ports import Clock, State
 
 LOOK_SECONDS = 1.0
@@ -35,8 +36,9 @@ class Share:
         now = self._clock.monotonic_seconds()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            known = [at for at in (await self._state.backlog()).oldest_us_by_side.values() if at is not None]
-            self._oldest_us = min(known, default=None)
+            backlog, ahead_us = await self._state.backlog(), self._state.ahead_us
+            known = [backlog.waiting_since_us(side, ahead_us[side]) for side in Side]
+            self._oldest_us = min((at for at in known if at is not None), default=None)
         waiting = None if self._oldest_us is None else (self._clock.now_us() - self._oldest_us) / 1_000_000
         pause = pause_seconds(now - self._worked_from, waiting)
         if pause:

@@ -15,7 +15,7 @@ from yarl import URL
 
 from federation import trace
 from federation.errors import FederationError, Park, RetryLater
-from federation.model import SECOND_US, ClockSkew, Present, Side, Trace
+from federation.model import SECOND_US, UNMEASURED_US, ClockSkew, Present, Side, Trace
 
 USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
@@ -27,8 +27,6 @@ _HEADER_BYTES = 16 * 1024
 _HEADER_LINES = 8 * 1024 + 64
 """Room for all user metadata that Azure takes (8 KiB of names and values), be it one value or one byte an entry."""
 _SAMPLES_A_WINDOW = 1_000
-UNMEASURED_US = 60 * SECOND_US
-"""Doubt about a clock of which no answer has told yet."""
 
 _Bounds = tuple[int, int]
 

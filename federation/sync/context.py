@@ -57,7 +57,8 @@ class PairContext:
         """As ``State.mark``; where each side's clock stands is told to the state first."""
         self.traces.note(changes)
         for side, store in self.stores.items():
-            self.state.ahead_us[side] = (await store.clock_skew()).us
+            skew = await store.clock_skew()  # in doubt a change is older, not younger (rule 9)
+            self.state.ahead_us[side] = skew.us - min(skew.uncertainty_us, _MOST_DOUBT_US)
         return await self.state.mark(changes)
 
     async def known_objects(self) -> int:

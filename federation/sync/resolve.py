@@ -40,7 +40,7 @@ async def resolve(ctx: PairContext, state: State, record: ConflictRecord, verdic
     elif verdict is Verdict.KEEP_BOTH:
         changed = await _keep_both(ctx, store, record)
     if changed:
-        await state.mark([Change(changed, side, Source.OPERATOR)])
+        await ctx.mark([Change(changed, side, Source.OPERATOR)])
     await _drop_copy(store, record)
     await state.drop_conflict(record.conflict_id)
     return changed

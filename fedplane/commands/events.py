@@ -24,6 +24,7 @@ from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
 from fedplane.commands.operator import with_state
 from fedplane.output import emit, iso, size, table
+from operations.heartbeat import tell_clocks
 from reconciler.wanted import ask, coalesce
 
 app = typer.Typer(help="Events that did not arrive, or could not be read.", no_args_is_help=True)
@@ -101,6 +102,7 @@ async def _replay(settings: Settings, pair: PairSettings, container: str, prefix
     scope, clock = blob_scope(pair), SystemClock()
     async with _credential(pair) as credential, open_state(settings, pair, clock) as state:
         await state.open(create=False)
+        await tell_clocks(state, clock.now_us())
         async for blob in dead_blobs(pair.blob, credential, place, prefix):
             done.blobs += 1
             try:

@@ -10,7 +10,6 @@ import typer
 
 from federation.clock import SystemClock
 from federation.errors import UsageError
-from federation.model import Side
 from federation.ports import State
 from federation.progress import DeleteTally, Held
 from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
@@ -20,7 +19,7 @@ from federation.sync.identity import MAY_BE_NEW
 from federation.wiring import open_state, options_changed
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
 from fedplane.output import emit, iso, table
-from operations.heartbeat import clock_ahead_us, heartbeats
+from operations.heartbeat import tell_clocks
 from reconciler.scan import MAY_BE_EMPTY
 
 _T = TypeVar("_T")
@@ -35,9 +34,7 @@ async def with_state(settings: Settings, pair: PairSettings, step: Callable[[Sta
     """Open the pair's state, do *step*."""
     async with open_state(settings, pair) as state:
         await state.open(create=False)
-        now_us = SystemClock().now_us()
-        fresh = [beat for beat in await heartbeats(state) if beat.fresh(now_us)]
-        state.ahead_us.update({side: clock_ahead_us(fresh, side) for side in Side})  # of what a command marks no time is known
+        await tell_clocks(state, SystemClock().now_us())  # of what a command marks no time is known
         return await step(state)
 
 

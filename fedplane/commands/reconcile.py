@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -13,6 +14,8 @@ import typer
 from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.keys import excluded
+from federation.model import Side
+from federation.progress import Backlog
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
 from federation.wiring import PairRuntime, open_pair, open_state
@@ -132,6 +135,12 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
         return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
 
 
+def waits(backlog: Backlog, ahead_us: Mapping[Side, int], until_us: int) -> bool:
+    """Whether a change of before *until_us*, by our clock, is not yet applied."""
+    since = [backlog.waiting_since_us(side, ahead_us[side]) for side in Side]
+    return any(at is not None and at <= until_us for at in since)
+
+
 async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task[None], wait_seconds: float, tell: Tell) -> int:
     """Wait until no change from before the scan's end is dirty; give up when nothing moves. Returns what is left."""
     until = time.monotonic() + wait_seconds
@@ -140,8 +149,7 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
         if worker.done():
             worker.result()
         backlog = await runtime.state.backlog()
-        old = [at for at in backlog.oldest_us_by_side.values() if at is not None and at <= report.finished_us]
-        if not old:
+        if not waits(backlog, runtime.state.ahead_us, report.finished_us):
             return 0
         most = max(most, backlog.dirty)
         tell(most - backlog.dirty, most)

@@ -30,7 +30,7 @@ async def _sent(known: Known | None = None, **told: object) -> list[Point]:
 
 
 async def _side(answers: bool) -> list[Point]:
-    healths = {Side.BLOB: WELL, Side.VAST: SideHealth(answers=answers)}
+    healths = {Side.BLOB: WELL, Side.VAST: SideHealth(answers=answers, clock_ahead_us=0)}
     return await _sent(Known(beats=[beat(sides=healths)]))
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.model import ClockSkew, Side
-from federation.stores.lane import UNMEASURED_US, SkewMeter
+from federation.model import UNMEASURED_US, ClockSkew, Side
+from federation.stores.lane import SkewMeter
 from tests.unit.world import World
 
 SECOND = 1_000_000

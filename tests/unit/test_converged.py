@@ -66,11 +66,10 @@ def test_a_watermark_only_helps_and_is_bounded_by_what_waits(
         assert oldest is None or both <= oldest
 
 
-def test_nothing_is_said_without_a_whole_scan_or_while_the_base_is_rebuilt() -> None:
+def test_nothing_is_said_without_a_whole_scan() -> None:
     """A feed that began after the only scan does not know what came between, either."""
     scan = ScanSpan(10, 20)
     assert converged_us([], None, Watermark(0, 50)) is None
-    assert converged_us([scan], None, union=True) is None
     assert converged_us([scan], 15, Watermark(12, 50)) is None
     assert converged_us([scan], 30, Watermark(10, 50)) == 30
     assert converged_us([scan], 30) is None

@@ -75,7 +75,7 @@ async def test_partitions_that_nobody_reads_are_a_doubt(held: tuple[int, int], k
 
 def test_a_heartbeat_holds_as_long_as_it_says() -> None:
     """A process that speaks only while it is invoked is not taken for gone between two sweeps; one that speaks often is."""
-    sides = {side: SideHealth(answers=True) for side in Side}
+    sides = {side: SideHealth(answers=True, clock_ahead_us=0) for side in Side}
     often = Heartbeat(process="p", at_us=0, started_us=0, ready=True, sides=sides, sources={}, scan={}, worker={})
     seldom = msgspec.structs.replace(often, fresh_seconds=150.0)
     assert [(beat.fresh(9_000_000), beat.fresh(60_000_000), beat.fresh(151_000_000)) for beat in (often, seldom)] == [
