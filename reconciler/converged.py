@@ -31,7 +31,9 @@ def converged_us(
     *,
     clock_slack_us: int = CLOCK_SLACK_US,
 ) -> int | None:
-    """The time before which every change of one side is applied on the other, save parked and held keys; None: not known.
+    """The time before which every change of one side is applied on the other; None: not known.
+
+    Save parked and held keys, also while they are tried again: since when theirs wait is not kept.
 
     Args:
         scans: the whole scans that were completed, in any order.
