@@ -176,8 +176,8 @@ class World:
     def _scanned(self, report: Report) -> None:
         """A scan tells of itself: whole only if no listing of it failed, and never that a side was emptied (rules 3 and 8)."""
         process = UNIT.get()
-        if not report.complete or report.prefix or not isinstance(process, Process):
-            return
+        if not report.complete or report.prefix or report.resumed or not isinstance(process, Process):
+            return  # of a resumed one a listing may have failed, in a range that was then begun anew
         if any(act.kind == "jump" for act in self.script.faults):
             return  # then its times tell nothing
         started = (report.started_us - process.clock.off_us - START_US) / 1e6
