@@ -38,7 +38,7 @@ accept-quick: setup ## the same, smaller
 accept-sources: setup ## what each source of changes promises: brokers and readers killed under load
 	@$(BIN)/python -m tests.acceptance.run sources
 
-accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (docs/measurements.md), about 15 minutes
+accept-transfer: setup ## moving bytes: resume, memory, faults, beside rclone (docs/measurements.md), about 35 minutes
 	@$(BIN)/python -m tests.acceptance.run transfer
 
 accept-huge: setup ## one object beyond 5 GiB each way; needs 16 GiB of disk

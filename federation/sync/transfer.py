@@ -256,13 +256,13 @@ class Transfer:
             reader = await original.store.open(original.key, if_match=original.present.version.etag)
             try:
                 async with aclosing(pieces(original.extent(), reader)) as parts:
-                    held: list[bytes] = []
+                    held = bytearray()
                     async for piece in parts:
-                        held.append(piece)
-                        if sum(map(len, held)) >= PIECE_BYTES:
-                            await asyncio.to_thread(_hash_all, digest, held)
-                            held = []
-                    _hash_all(digest, held)
+                        held += piece
+                        if len(held) >= PIECE_BYTES:
+                            await asyncio.to_thread(digest.update, held)
+                            held.clear()
+                    digest.update(held)
             finally:
                 await reader.close()
         return digest.hexdigest()
@@ -279,9 +279,10 @@ async def _send_part(
     flow.set(f"{flow.get()}/bulk")
     number, start, length = part
     data = await _patiently(passage, partial(_read_part, passage, start, length))
+    md5 = await hashing.md5(data)  # out of turn: only the whole takes its bytes in order
     if before is not None:
         await before
-    md5 = await asyncio.to_thread(_hash_both, digest, data)
+    await asyncio.to_thread(digest.update, data)
     after.set_result(None)
     if passage.done.get(number, "").partition(" ")[0] == md5.hex():
         return
@@ -314,16 +315,6 @@ def _make_room(room: Room, lanes: asyncio.Semaphore, part: asyncio.Task[None]) -
     del part
     room.close()
     lanes.release()
-
-
-def _hash_all(digest: HASH, held: list[bytes]) -> None:
-    for piece in held:
-        digest.update(piece)
-
-
-def _hash_both(whole: HASH, data: bytes) -> bytes:
-    whole.update(data)
-    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 async def _is_there(target: Target, result: WriteResult, size_bytes: int) -> None:

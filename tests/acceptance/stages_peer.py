@@ -94,7 +94,7 @@ def _count_requests(the: Lab, binary: str, kind: str, count: int) -> None:
         _create_container(the, name)
     few = f"blob:{container}/few"
     _rclone(the, binary, few, "vast:few-there")  # directly: of this no event tells
-    there = {"BLOB__PREFIX": "few/", "VAST__BUCKET": "few-engine"}
+    there = {"BLOB__CONTAINER": container, "BLOB__PREFIX": "few/", "VAST__BUCKET": "few-engine"}
     back = {"BLOB__PREFIX": "", "BLOB__CONTAINER": "few-engine", "VAST__BUCKET": "few-there"}
     for name, source, target, places in (
         ("blob_to_vast", few, "vast:few-rclone", there),

@@ -210,7 +210,7 @@ def faulty(results: Results) -> None:
             the.control(f"/faults/{side}", "PUT", {"requests": {**knobs, "status": status}})
         started = time.monotonic()
         the.start_engine()
-        results.check("in step although the faults go on", finished(the, 900))
+        results.check("in step although the faults go on", finished(the, 1800))
         results.figure("seconds", round(time.monotonic() - started, 1))
         _tell_faults(the, sum(sizes))
         for side in ("blob", "vast"):
