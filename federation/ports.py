@@ -267,8 +267,8 @@ class State(Records, Transfers, Protocol):
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
         """Note, before a copy to a side that has no agreed version yet, the base that will hold once it is done.
 
-        The destination's ETag in it is empty. If the writer dies between the write and ``settle``, the next claim carries it, and
-        the origin stamp of what is found on the destination proves whether the write was done. Dropped by ``settle``.
+        The destination's ETag in it is empty, or that of an unrecorded copy of ours that is replaced. If the writer dies before
+        ``settle``, the next claim carries it, and the stamp of what is found there proves what was done. Dropped by ``settle``.
         """
         ...
 

@@ -47,6 +47,8 @@ class Scene:
     """VAST's time as of which ``vast`` is known."""
     delete_released: bool = False
     delete_held: bool = False
+    recovered: bool = False
+    """``base`` is not recorded: it rests on an intent and on our stamp."""
     by_person: bool = False
     """An operator asked for this pass."""
     reader: Reader | None = None
@@ -194,7 +196,8 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         # Should we die after the write, this tells our copy from a user's: without an agreed version nothing else does, and of a
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
         lossy = _too_much(source, side)
-        intent = _base(scene, side, source, written, other_etag="", md5=source.version.md5, lossy=lossy)
+        ours = (scene.recovered and expected) or ""  # what the copy replaces is ours, and nothing else knows
+        intent = _base(scene, side, source, written, other_etag=ours, md5=source.version.md5, lossy=lossy)
         await ctx.state.intend(scene.lease, scene.key, intent)
     content = content_name(source.version.md5, source.version.size_bytes)
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):

@@ -19,13 +19,20 @@ def seal(key: str, metadata_digest: bytes) -> str:
 
 
 def complete(present: Present, key: str, side: Side, hint: Hint) -> Present:
-    """Fill in the metadata digest, drop a stamp whose seal is broken, and take the time of the event that names this ETag."""
+    """Fill in the metadata digest, drop a stamp whose seal is broken, and take the time of the event of this version."""
     # Of what the other side cannot hold nothing can be agreed on; without it both sides' digests compare.
     digest = metadata.digest(metadata.shared(present.metadata, side))
     origin = present.origin
     if origin is not None and (origin.key_digest != seal(key, digest) or origin.side is side):
         origin = None
-    return replace(present, metadata_digest=digest, origin=origin, written=event_time(hint, side, present.version.etag))
+    return replace(present, metadata_digest=digest, origin=origin, written=_told_time(present, side, hint))
+
+
+def _told_time(present: Present, side: Side, hint: Hint) -> Stamp | None:
+    """The time of the event that names the version's ETag; on VAST metadata changes under an ETag, and the event may be older."""
+    at = event_time(hint, side, present.version.etag)
+    outdated = side is Side.VAST and at is not None and at.at_us < present.version.modified.at_us
+    return None if outdated else at
 
 
 def event_time(hint: Hint, side: Side, etag: str) -> Stamp | None:

@@ -204,7 +204,8 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     took_seconds = ctx.clock.monotonic_seconds() - began
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
-    scene.base = recovered(scene.base, claim.intent, scene)
+    base = recovered(scene.base, claim.intent, scene)
+    scene.recovered, scene.base = base is not scene.base, base
     await _require_quiet(ctx, scene, hint)
     await _settle_doubt(ctx, scene, hint)
     decision = await decide_with_hashes(ctx, scene)
@@ -267,17 +268,31 @@ async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
 def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
     """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there.
 
-    Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since.
+    Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since. An intent
+    over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there.
     """
-    if intent is None:
-        return base
-    source = Side.BLOB if intent.blob_etag else Side.VAST
-    there = scene.of(source.other)
-    if isinstance(there, Absent) or not _by_stamp(there, intent, source):
-        return base
-    done = replace(intent, md5=there.version.md5 or intent.md5)
-    etag = there.version.etag
-    return replace(done, vast_etag=etag) if source is Side.BLOB else replace(done, blob_etag=etag)
+    for source in Side:
+        there = scene.of(source.other)
+        if intent is None or not intent.etag(source) or isinstance(there, Absent) or there.origin is None:
+            continue
+        if _by_stamp(there, intent, source):
+            done = replace(intent, md5=there.version.md5 or intent.md5)
+            return _with_etag(done, source.other, there.version.etag)
+        if there.origin.side is source and there.version.etag == intent.etag(source.other):
+            return _with_etag(_of_copy(there, intent), source, there.origin.etag)
+    return base
+
+
+def _with_etag(base: Base, side: Side, etag: str) -> Base:
+    return replace(base, blob_etag=etag) if side is Side.BLOB else replace(base, vast_etag=etag)
+
+
+def _of_copy(there: Present, intent: Base) -> Base:
+    """What was agreed on when our copy *there* was made, but for the source's ETag."""
+    assert there.origin is not None  # noqa: S101 - the caller looked
+    written, md5 = there.origin.written, there.version.md5 or there.origin.md5
+    digest, size = there.metadata_digest, there.version.size_bytes
+    return replace(intent, md5=md5, metadata_digest=digest, written=written, size_bytes=size)
 
 
 def _by_stamp(there: Present, intent: Base, source: Side) -> bool:

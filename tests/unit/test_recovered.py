@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from federation.model import Absent, Base, ETagKind, OriginStamp, Present, Side, Stamp, Version
@@ -61,6 +63,19 @@ def test_only_our_own_copy_of_the_intended_version_is_recovered(source: Side, sc
     assert (found is not None) is ours
     if found is not None:
         assert found.etag(source.other) == scene.of(source.other).version.etag  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("source", list(Side))
+@pytest.mark.parametrize(("known", "ours"), [("0cc1-2", True), ("0cc1-3", False), ("", False)])
+def test_an_unrecorded_copy_that_was_to_be_replaced_is_still_ours(source: Side, known: str, ours: bool) -> None:
+    """Of the later version's intent nothing came; what it names as replaced is there, under our stamp of the earlier version."""
+    scene = seen(source, ETagKind.MULTIPART, size_bytes=7)
+    later = Base(blob_etag="later", vast_etag="later", size_bytes=9)
+    later = replace(later, vast_etag=known) if source is Side.BLOB else replace(later, blob_etag=known)
+    found = recovered(None, later, scene)
+    assert (found is not None) is ours
+    if found is not None:
+        assert (found.etag(source), found.etag(source.other), found.size_bytes, found.written) == ("new", known, 7, AT)
 
 
 def test_a_word_on_one_side_s_delete_is_none_on_the_other_s() -> None:
