@@ -77,8 +77,9 @@ async def _note_late(pair: FunctionPair, read_us: dict[str, int]) -> None:
     """
     waiting = pair.tell(NAME).waiting
     for partition, at_us in read_us.items():
+        late = await pair.age_us(Side.VAST, at_us) > SLOW_US
         waiting.pop(partition, None)
-        if await pair.age_us(Side.VAST, at_us) > SLOW_US:
+        if late:
             waiting[partition] = at_us
             asyncio.get_running_loop().call_later(_LATE_SECONDS, _forget, waiting, partition, at_us)
 

@@ -48,7 +48,7 @@ class Tell:
 
     @property
     def read_to_us(self) -> int | None:
-        """No event that waits is older than this, by the service's clock; None: not known, or nothing waits."""
+        """No event that waits is older, as far as parts are in order, by the service's clock; None: not known, or none waits."""
         known = [at_us for at_us in self.waiting.values() if at_us is not None]
         return min(known) if known and len(known) == len(self.waiting) else None
 

@@ -146,7 +146,8 @@ class EventGridQueue:
 async def waits_since_us(queue: QueueClient) -> int | None:
     """Since when the oldest message that can be seen waits in *queue*, by the service's clock; None: none can. Raises AzureError.
 
-    Of those at its front, since one that came back after its visibility ended may stand behind younger ones.
+    Of those at its front, since one that came back after its visibility ended may stand behind younger ones. In whole seconds,
+    rounded down; the clock is taken to be that of the account's blobs.
     """
     front = await queue.peek_messages(max_messages=_AT_ONCE)
     since = min((one.inserted_on for one in front if one.inserted_on is not None), default=None)
