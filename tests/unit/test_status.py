@@ -47,7 +47,7 @@ def ago(seconds: float) -> int:
     return NOW - int(seconds * SECOND)
 
 
-CONNECTED = {"connected": 1, "behind": 0, "newest_us": ago(300), "read_to_us": None, "last_error": ""}
+CONNECTED = {"connected": 1, "behind": 0, "newest_us": ago(300), "last_error": ""}
 WELL = SideHealth(answers=True)
 
 
