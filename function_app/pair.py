@@ -28,6 +28,8 @@ from reconciler import wanted
 
 SPEAKS_SECONDS = 150.0
 """How long a word of the app holds: its sweep speaks each minute."""
+SLOW_US = 10_000_000
+"""What waits longer than this is told to wait: what comes in a busy moment is taken within seconds."""
 SHARES_SECONDS = 3.0
 """How often processes at work tell each other of rest that a side asked for, and divide the rates."""
 _TELL_SECONDS = 10.0
@@ -131,6 +133,10 @@ class FunctionPair:
             else:
                 self.proved = True
             return self.proved
+
+    async def age_us(self, side: Side, at_us: int) -> int:
+        """How long ago it was *at_us* by the clock of *side*."""
+        return self.clock.now_us() + (await self.runtime.stores[side].clock_skew()).us - at_us
 
     async def look_at_sides(self) -> None:
         """Ask a side that nobody asked anything lately whether it is there, so that status does not rest on silence."""

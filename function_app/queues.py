@@ -15,6 +15,7 @@ from azure.storage.queue.aio import QueueClient
 from federation.errors import RetryLater, UsageError
 from federation.function_settings import FunctionSettings
 from federation.settings import PairSettings, secret, variable
+from federation.sources.event_grid_queue import waits_since_us
 
 POISON = "-poison"
 """What the host appends to the name of the queue whose message failed ``maxDequeueCount`` times."""
@@ -61,13 +62,11 @@ class Queues:
                 await client.send_message(text, visibility_timeout=delay_seconds)
 
     async def waiting(self, pair: PairSettings) -> tuple[int, int | None]:
-        """About how many messages wait in the pair's queue of events, and since when the oldest one does (us since 1970 UTC)."""
+        """About how many messages are in the pair's queue of events; since when one waits there (``waits_since_us``)."""
         client = self._of_events(pair, "")
         async with _faults(pair.blob.events.queue_url):
             count = (await client.get_queue_properties()).approximate_message_count or 0
-            first = await client.peek_messages(max_messages=1) if count else []
-        since = first[0].inserted_on if first else None
-        return count, int(since.timestamp() * 1_000_000) if since is not None else None
+            return count, await waits_since_us(client) if count else None
 
     async def poisoned(self, pair: PairSettings, *, hidden_seconds: int) -> list[QueueMessage]:
         """Some of what the host gave up on in the pair's queue of events, hidden from others meanwhile; none if there is none."""

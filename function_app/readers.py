@@ -64,10 +64,10 @@ async def _read(pair: FunctionPair, name: str, sources: Sequence[Source], second
         pair.on_read({source.name: source.health() for source in sources}, {})
 
 
-def _standing(sources: Sequence[Source]) -> tuple[object, object]:
-    """What of the first source is told as soon as it changes."""
+def _standing(sources: Sequence[Source]) -> tuple[object, ...]:
+    """What of the first source is told as soon as it changes; also that it is known by now how far it is behind."""
     health = sources[0].health()
-    return health["connected"], health.get("held")
+    return health["connected"], health.get("held"), health.get("behind") and health.get("read_to_us") is None
 
 
 async def _say(pair: FunctionPair, name: str, sources: Sequence[Source]) -> None:

@@ -10,19 +10,18 @@ import msgspec
 from azure.storage.queue import QueueMessage
 
 from federation.errors import FederationError, RetryLater
+from federation.model import Side
 from federation.payloads import Malformed
 from federation.payloads.event_grid import decode_queue_text, parse
 from federation.sources.build import blob_scope
 from federation.sources.common import Tell, ask_scans
 from federation.telemetry import logger
-from function_app.pair import FunctionPair
+from function_app.pair import SLOW_US, FunctionPair
 from function_app.process import QUEUE, Process
 from function_app.topic import write_canary
 from operations import heartbeat
 
 _MINUTE_US = 60_000_000
-_SLOW_US = 10_000_000
-"""A message that waits longer than this counts as waiting: those of a busy moment are taken within seconds."""
 _AT_WORK_SECONDS = 120
 """How long what is taken back is hidden meanwhile: should that fail, the next sweep but one tries again."""
 _FOR_A_PERSON_SECONDS = 3600
@@ -100,8 +99,8 @@ async def _queue(pair: FunctionPair, process: Process) -> None:
             tell.down(error)
         else:
             tell.connected = True
-            tell.newest_us = since_us or 0
-            tell.behind = since_us is not None and pair.clock.now_us() - since_us > _SLOW_US
+            if since_us is not None and await pair.age_us(Side.BLOB, since_us) > SLOW_US:
+                tell.waiting = {"": since_us}
             if count and since_us is None and (trouble := await _trouble(pair)):
                 tell.down(trouble)
     await pair.say("functions", {QUEUE: tell.as_dict()} if pair.settings.blob.events.queue_url else {})

@@ -209,7 +209,7 @@ def _direction(
 
 
 def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
-    """Time up to which events were read, where more is waiting; and why that cannot be known."""
+    """Time by our clock up to which events were read, where more is waiting; and why that cannot be known."""
     told = [beat.sources[name] for beat in ready for name in _EVENTS_OF[side] if name in beat.sources]
     connected = [one for one in told if one.get("connected")]
     if not connected:
@@ -218,10 +218,10 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
     unread = max(one.get("partitions", 0) for one in connected) - sum(one.get("held", 0) for one in connected)
     if unread > 0:
         return None, f"{unread} partitions of the topic of {side} are read by no process"
-    behind = [one.get("newest_us") for one in connected if one.get("behind")]
-    if not all(behind):
-        return None, f"events of {side} wait to be read, of an age that is not known"
-    return min((at for at in behind if at), default=None), ""
+    behind = [one.get("read_to_us") for one in connected if one.get("behind")]
+    known = [at_us - clock_ahead_us(ready, side) for at_us in behind if at_us]
+    doubt = f"events of {side} wait to be read, of an age that is not known" if len(known) < len(behind) else ""
+    return min(known, default=None), doubt
 
 
 async def _feed(state: State, pair: PairSettings, fresh: list[Heartbeat]) -> FeedLag | None:

@@ -251,7 +251,7 @@ class ChangeFeed:
 
     def _note(self, reader: FeedReader[Made]) -> None:
         seen = reader.progress
-        self._tell.behind = bool(seen.unread_bytes or seen.segments_waiting)
+        self._tell.waiting = {"": None} if seen.unread_bytes or seen.segments_waiting else {}
         if not self._tell.behind:
             self._unread_since_us = None
         elif self._unread_since_us is None:

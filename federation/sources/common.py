@@ -35,9 +35,22 @@ class Tell:
     connected: bool = False
     last_error: str = ""
     newest_us: int = 0
-    behind: bool = False
-    """The last read was full: more is waiting, and how old it is is not known."""
+    """Time of the newest event ever read, by the service's clock. It says nothing of what waits: see ``waiting``."""
+    waiting: dict[str, int | None] = field(default_factory=dict)
+    """Parts of the source (partitions; ``""`` where it has none) with more to read, and the time by the service's clock up to
+    which each was read; None: not known, since nothing of it was read yet or since the service keeps no order."""
     position: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def behind(self) -> bool:
+        """More waits to be read."""
+        return bool(self.waiting)
+
+    @property
+    def read_to_us(self) -> int | None:
+        """No event that waits is older, as far as parts are in order, by the service's clock; None: not known, or none waits."""
+        known = [at_us for at_us in self.waiting.values() if at_us is not None]
+        return min(known) if known and len(known) == len(self.waiting) else None
 
     def parsed(self, parsed: Parsed) -> None:
         """Count one parsed payload; what names another account or container is told once a reason, then counted."""
@@ -80,6 +93,7 @@ class Tell:
         flat |= {
             "connected": int(self.connected),
             "behind": int(self.behind),
+            "read_to_us": self.read_to_us,
             "last_error": self.last_error,
             "newest_us": self.newest_us or None,
         }

@@ -96,7 +96,8 @@ class EventGridQueue:
         if changes:
             await self._until_taken(lambda: self._mark(changes))
         await asyncio.gather(*(self._delete(message) for message in messages))
-        self._tell.behind = len(messages) == _AT_ONCE
+        oldest_us = await waits_since_us(self._queue) if len(messages) == _AT_ONCE else None
+        self._tell.waiting = {"": oldest_us} if oldest_us is not None else {}
         return len(messages)
 
     async def _mark(self, changes: list[Change]) -> None:
@@ -140,6 +141,17 @@ class EventGridQueue:
             except ResourceNotFoundError:
                 # Its visibility ended and another receiver has it: it will be marked once more, which is harmless.
                 self._tell.counts["deleted_elsewhere"] += 1
+
+
+async def waits_since_us(queue: QueueClient) -> int | None:
+    """Since when the oldest message that can be seen waits in *queue*, by the service's clock; None: none can. Raises AzureError.
+
+    Of those at its front, since one that came back after its visibility ended may stand behind younger ones. In whole seconds,
+    rounded down; the clock is taken to be that of the account's blobs.
+    """
+    front = await queue.peek_messages(max_messages=_AT_ONCE)
+    since = min((one.inserted_on for one in front if one.inserted_on is not None), default=None)
+    return int(since.timestamp() * 1_000_000) if since is not None else None
 
 
 def _letters(content: str, reason: str, message_id: str, at_us: int) -> list[str]:

@@ -53,6 +53,7 @@ class Reader:
         self._thread = threading.Thread(target=self._work, name="vast-kafka", daemon=True)
         self._connection: Connection | None = None
         self._heard = time.monotonic()
+        self._probed: dict[TopicPartition, int] = {}
 
     async def __aenter__(self) -> Self:
         self._thread.start()
@@ -78,9 +79,9 @@ class Reader:
         """The next records; empty, after a pause, when there are none."""
         return await self._ask(self._poll)  # type: ignore[no-any-return]
 
-    async def behind(self) -> int:
-        """Records of the assigned partitions after their positions, as far as the broker has told."""
-        return await self._ask(self._behind)  # type: ignore[no-any-return]
+    async def ends(self) -> dict[int, int]:
+        """The offset of the next record of each assigned partition; without those of which the broker told nothing yet."""
+        return await self._ask(self._ends)  # type: ignore[no-any-return]
 
     async def _ask(self, step: Step) -> Any:  # noqa: ANN401 - what the step returns
         self._steps.put(step)
@@ -127,6 +128,7 @@ class Reader:
 
     def _assign(self, connection: Connection, positions: Mapping[int, int | None]) -> dict[int, int]:
         connection.consumer.assign(self._places(positions))
+        self._probed = {}
         fresh = {one: None for one, at in positions.items() if at is None}
         found = {one: at for one, at in positions.items() if at is not None} | self._earliest(connection, fresh)
         for place in self._places(found):
@@ -153,16 +155,16 @@ class Reader:
         else:
             time.sleep(_IDLE_SECONDS)
             if time.monotonic() - self._heard > _SILENCE_SECONDS:
-                consumer.end_offsets(consumer.assignment(), timeout_ms=_PROBE_MS)
+                self._probed = consumer.end_offsets(consumer.assignment(), timeout_ms=_PROBE_MS)
                 self._heard = time.monotonic()
         return Polled({place.partition: batch for place, batch in records.items()})
 
-    def _behind(self, connection: Connection) -> int:
-        consumer, behind = connection.consumer, 0
-        for place in consumer.assignment():
-            end, at = consumer.highwater(place), consumer.position(place, timeout_ms=_PROBE_MS)
-            behind += max(0, end - at) if end is not None and at is not None else 0
-        return behind
+    def _ends(self, connection: Connection) -> dict[int, int]:
+        consumer = connection.consumer
+        # As the answer to the last fetch said, else to the last probe; asking now would cost a request.
+        found = {place: consumer.highwater(place) for place in consumer.assignment()}
+        known = {place: end if end is not None else self._probed.get(place) for place, end in found.items()}
+        return {place.partition: end for place, end in known.items() if end is not None}
 
     def _restart(self, connection: Connection, places: Mapping[TopicPartition, Any]) -> dict[int, int]:
         """Go on where the broker says that its log forked from ours, else from its earliest record.

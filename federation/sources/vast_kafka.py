@@ -25,7 +25,7 @@ from federation.sources import canary
 from federation.sources.common import OnGap, Tell
 from federation.sources.kafka_broker import BrokerFault, BrokerRefuses
 from federation.sources.kafka_commits import OffsetCommits
-from federation.sources.kafka_reader import AT_ONCE, Polled, Reader
+from federation.sources.kafka_reader import Polled, Reader
 from federation.sources.key_spelling import KeySpelling
 from federation.sources.partitions import EVERY_SECONDS, Shares
 
@@ -40,6 +40,8 @@ class _Place:
 
     cursor: Cursor | None
     offset: int | None
+    read_us: int | None = None
+    """Time of the record read last from where this session began or the cursor was put; None: none with a time was."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class _Taken:
     ambiguous: list[Ambiguous] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     canary: CanaryEvent | None = None
+    read_us: dict[int, int] = field(default_factory=dict)
+    """By partition: time of its last record that has one."""
     missed: bool = False
     """Something changed that no record names."""
 
@@ -146,7 +150,6 @@ class VastKafka:
                     await self._share(reader)
                 polled = await reader.poll() if self._held else Polled()
                 self._tell.up()
-                self._tell.behind = sum(map(len, polled.records.values())) >= AT_ONCE
                 for partition, offset in polled.restarted.items():
                     await self._gap()
                     await self._move({partition: offset})
@@ -157,6 +160,18 @@ class VastKafka:
                 elif self._clock.monotonic_seconds() - looked > _CURSOR_EVERY_SECONDS:
                     looked = self._clock.monotonic_seconds()
                     await self._require_cursors()
+                if polled.records or polled.restarted or self._tell.waiting:
+                    await self._look(reader)
+
+    async def _look(self, reader: Reader) -> None:
+        """Note what waits: a partition counts as read to its end only once the broker told where that is.
+
+        By offsets, which without transactions (facts/vast.md 2) leave out no record of ours.
+        """
+        ends = await reader.ends() if self._held else {}
+        left = {one: ends[one] - (place.offset or 0) for one, place in self._held.items() if one in ends}
+        self._lag = sum(max(0, records) for records in left.values())
+        self._tell.waiting = {str(one): place.read_us for one, place in self._held.items() if left.get(one, 1) > 0}
 
     # ---------------------------------------------------------------------------------------------------------- partitions
 
@@ -175,7 +190,7 @@ class VastKafka:
             # Kept now, so that retention is noticed to overtake us even where nothing was ever read.
             await self._move({one: offset for one, offset in at.items() if offset != held[one].offset})
             self._commits.tell(at)  # whoever had them before may not have come to it
-        self._lag = await reader.behind() if self._held else 0
+        await self._look(reader)
         seen = await canary.back(self._state)
         if seen is not None:
             await self._learn(seen.spellings)
@@ -241,7 +256,10 @@ class VastKafka:
             await canary.note_back(self._state, taken.canary, self._clock.now_us())
             self._tell.counts["canaries"] += 1
             await self._learn(taken.canary.spellings)
+        read_us = {one: self._held[one].read_us for one in records} | taken.read_us
         await self._move({partition: batch[-1].offset + 1 for partition, batch in records.items()})
+        for partition, at_us in read_us.items():
+            self._held[partition].read_us = at_us
 
     def _read(self, record: Any, taken: _Taken) -> None:  # noqa: ANN401 - kafka-python's record
         self._tell.counts["received"] += 1
@@ -253,6 +271,8 @@ class VastKafka:
             taken.letters.append(DeadLetter(self.name, str(fault), raw, self._clock.now_us(), **where))
             return
         self._tell.parsed(parsed)
+        if parsed.newest_us:
+            taken.read_us[record.partition] = parsed.newest_us
         taken.missed = taken.missed or parsed.needs_scan
         taken.changes += parsed.changes
         taken.ambiguous += parsed.ambiguous

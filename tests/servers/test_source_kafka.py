@@ -45,6 +45,20 @@ async def test_every_partition_is_read_from_its_beginning(lab: Lab) -> None:
     assert lab.gaps == 0
 
 
+async def test_it_is_up_to_date_once_it_read_what_the_broker_has(lab: Lab) -> None:
+    """Also in partitions in which there never was a record; a batch that is not all there is leaves it behind, as of its end."""
+    lab.send(*map(str, range(kafka_reader.AT_ONCE + 1)))
+    source = lab.source()
+    lab.sink.gate.clear()
+    async with running(source):
+        await eventually(lambda: bool(source.health().get("received")), "a batch is in hand")
+        assert (source.health()["behind"], source.health()["read_to_us"]) == (1, None)
+        lab.sink.gate.set()
+        await lab.reaches(p0=kafka_reader.AT_ONCE + 1)
+        await eventually(lambda: source.health()["behind"] == 0, "nothing waits")
+    assert (source.health()["read_to_us"], source.health()["lag_records"]) == (None, 0)
+
+
 async def test_a_restart_goes_on_exactly_where_it_was(lab: Lab) -> None:
     """Nothing twice and nothing left out after a clean restart, also in partitions that were empty before."""
     lab.send("a", "b")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -16,8 +16,10 @@ from azure.storage.queue.aio import QueueClient
 
 from federation.clock import SystemClock
 from federation.errors import RetryLater
+from federation.model import Change
 from federation.payloads.event_grid import BlobScope
 from federation.ports import ChangeSink
+from federation.progress import MarkResult
 from federation.sources import event_grid_queue
 from federation.sources.event_grid_queue import EventGridQueue, open_queue
 from federation.state.embedded import EmbeddedRedis
@@ -75,6 +77,16 @@ class Lab:
         return [json.loads(message.content) for message in await self.poison.peek_messages(max_messages=32)]
 
 
+class OneByOne(Sink):
+    """Takes one mark, and the next when its gate is opened again."""
+
+    async def mark(self, changes: Sequence[Change]) -> MarkResult:
+        """As in the port."""
+        result = await super().mark(changes)
+        self.gate.clear()
+        return result
+
+
 def _event(name: str, container: str = "datasets", kind: str = "BlobCreated", topic: str = ACCOUNT) -> dict[str, Any]:
     return {
         "topic": topic,
@@ -129,6 +141,26 @@ async def test_nothing_is_deleted_before_its_mark_returned(lab: Lab) -> None:
         assert await lab.left() == 1
     assert await lab.left() == 1
     assert lab.sink.calls == []
+
+
+async def test_what_waits_is_told_with_the_age_of_the_oldest(lab: Lab) -> None:
+    """Since when it is in the queue by the service, whatever times the events bear; and nothing once all was taken."""
+    before_us = SystemClock().now_us()
+    await lab.send(*(_event(str(number)) for number in range(70)))
+    after_us = SystemClock().now_us()
+    sink = OneByOne()
+    source = lab.source(sink)
+    async with running(source):
+        await eventually(lambda: source.health()["behind"] == 1, "more waits")
+        told = source.health()["read_to_us"]
+
+        def caught_up() -> bool:
+            sink.gate.set()
+            return source.health()["behind"] == 0
+
+        await eventually(caught_up, "nothing waits")
+    assert isinstance(told, int)
+    assert before_us - 1_000_000 <= told <= after_us, "the service tells whole seconds"
 
 
 async def test_a_failing_mark_is_not_poison(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,12 +22,13 @@ class Topic:
     name: str = "vast_events"
     connected: int = 0
     held: int = 0
+    behind: int = 0
     looks: list[int] = field(default_factory=list)
 
     def health(self) -> dict[str, str | int | float | None]:
         """As in the port."""
         self.looks.append(self.connected)
-        return {"connected": self.connected, "held": self.held, "partitions": 4, "behind": 0}
+        return {"connected": self.connected, "held": self.held, "partitions": 4, "behind": self.behind, "read_to_us": None}
 
     async def run(self) -> None:
         """As in the port."""
@@ -52,23 +53,24 @@ async def test_a_reader_tells_what_changed_and_nothing_before_it_is_connected(ap
     """The good word of the invocation before it is not replaced while it connects; from then on each change is told at once."""
     pair = await process.PROCESS.pair("one")
     state, topic = app.states["one"], Topic()
-    words: list[tuple[int, int]] = []
+    words: list[tuple[int, int, int]] = []
     put_note = state.put_note
 
     async def noting(name: str, value: bytes) -> None:
         await put_note(name, value)
         if name == "process:functions/vast_events":
             told = msgspec.json.decode(value, type=Heartbeat).sources["vast_events"]
-            words.append((told["connected"], told["held"]))
+            words.append((told["connected"], told["held"], told["behind"]))
 
     state.put_note = noting  # type: ignore[method-assign]
     reading = asyncio.create_task(readers._read(pair, "vast_events", [topic], 3600, lambda _: False))
     await _until(lambda: len(topic.looks) > 20)
     assert words == []
-    for standing in ((1, 0), (1, 4), (0, 0)):
-        topic.connected, topic.held = standing
+    standings = [(1, 0, 0), (1, 4, 1), (1, 4, 0), (0, 0, 0)]
+    for standing in standings:
+        topic.connected, topic.held, topic.behind = standing
         await _until(lambda: standing in words)  # noqa: B023 - waited for at once
-    assert words == [(1, 0), (1, 4), (0, 0)]
+    assert words == standings
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,8 @@ from function_app import process, queues, sweeping
 from function_app.pair import FunctionPair
 from operations.heartbeat import Heartbeat
 from tests.unit.function_lab import App, LabState, blob_event, call, fresh_app, message
+
+SECOND = 1_000_000
 
 
 @pytest.fixture
@@ -129,13 +132,31 @@ def queue(app: App, monkeypatch: pytest.MonkeyPatch) -> Queue:
     return made
 
 
-async def _told(app: App) -> tuple[bool, bool, str]:
-    """What a sweep says of the queue: whether it can be taken from, whether it is behind, and what fails."""
+async def _source(app: App) -> dict[str, Any]:
+    """All that a sweep says of the queue."""
     await call("sweep", TimerRequest())
     packed = await app.states["one"].note("process:functions")
     assert packed
-    found = msgspec.json.decode(packed, type=Heartbeat).sources[process.QUEUE]
+    return msgspec.json.decode(packed, type=Heartbeat).sources[process.QUEUE]
+
+
+async def _told(app: App) -> tuple[bool, bool, str]:
+    """Of it whether it can be taken from, whether it is behind, and what fails."""
+    found = await _source(app)
     return bool(found["connected"]), bool(found["behind"]), str(found["last_error"])
+
+
+@pytest.mark.parametrize("ahead_seconds", [-60, 0, 60])
+async def test_a_message_s_age_is_taken_by_the_clock_that_it_bears(app: App, queue: Queue, ahead_seconds: int) -> None:
+    """One that waits too long is told with its time as the service has it, which is no event that was read; others are not."""
+    await app.health()
+    app.stores["one", Side.BLOB]._skew_us = ahead_seconds * SECOND
+    now_us = process.PROCESS._clock.now_us() + ahead_seconds * SECOND
+    queue.count = 1
+    for waited, behind, read_to_us in ((30, 1, now_us - 30 * SECOND), (1, 0, None)):
+        queue.since_us = now_us - waited * SECOND
+        found = await _source(app)
+        assert (found["behind"], found["read_to_us"], found["newest_us"]) == (behind, read_to_us, None)
 
 
 async def test_a_message_in_flight_is_not_waiting(app: App, queue: Queue) -> None:

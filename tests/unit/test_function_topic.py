@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ import pytest
 
 from federation.errors import RetryLater
 from federation.settings import load
+from federation.wiring import owner_name
+from function_app import process, topic
 from operations.heartbeat import heartbeats
 from tests.unit.function_index import index
 from tests.unit.function_lab import App, call, fresh_app
+
+SECOND = 1_000_000
 
 
 @pytest.fixture
@@ -38,13 +44,14 @@ def _topics() -> dict[str, dict[str, Any]]:
     return {name: one for name, one in bindings.items() if one["type"] == "kafkaTrigger"}
 
 
-def _record(key: str = "a.txt", bucket: str = "datasets") -> bytes:
+def _record(key: str = "a.txt", bucket: str = "datasets", at_us: int = 0) -> bytes:
     told = {"bucket": {"name": bucket}, "object": {"key": key, "eTag": "0" * 32, "size": 4}}
-    return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": told}]}).encode()
+    when = {"eventTime": datetime.fromtimestamp(at_us / SECOND, UTC).isoformat()} if at_us else {}
+    return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": told} | when]}).encode()
 
 
-def _event(body: bytes, offset: int = 1) -> func.KafkaEvent:
-    return func.KafkaEvent(body=body, topic="changes", partition=0, offset=offset)
+def _event(body: bytes, offset: int = 1, partition: int = 0) -> func.KafkaEvent:
+    return func.KafkaEvent(body=body, topic="changes", partition=partition, offset=offset)
 
 
 @pytest.mark.usefixtures("app")
@@ -70,6 +77,33 @@ async def test_one_topic_of_two_pairs_is_read_once(app: App, monkeypatch: pytest
     assert list(_topics()) == ["vast_events"]
     await call("vast_events", [_event(_record(bucket="models"))])
     assert (await app.dirty("one"), await app.dirty("two")) == (0, 1)
+
+
+async def _words(app: App) -> list[tuple[int, int | None]]:
+    """How far behind the topic is, by what this process says and by what all of them say in turn."""
+    await process.PROCESS._pairs["one"].say()
+    beats = {beat.process: beat.sources["vast_events"] for beat in await heartbeats(app.states["one"]) if beat.sources}
+    own, shared = beats[owner_name()], beats["functions/vast_events"]
+    return [(told["behind"], told["read_to_us"]) for told in (own, shared)]
+
+
+async def test_a_partition_whose_records_come_late_is_behind(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until one comes in time, whatever others bring; or until nothing came for so long that nothing can be left."""
+    now_us = process.PROCESS._clock.now_us()
+    late_us = now_us - 3600 * SECOND
+    await call("vast_events_one", [_event(_record(at_us=now_us)), _event(_record(at_us=late_us), 2, partition=1)])
+    assert await _words(app) == [(1, late_us), (0, None)]
+    await call("vast_events_one", [_event(_record(at_us=now_us), 3)])
+    assert await _words(app) == [(1, late_us), (0, None)]
+    await call("vast_events_one", [_event(_record(at_us=now_us), 4, partition=1)])
+    assert await _words(app) == [(0, None), (0, None)]
+    monkeypatch.setattr(topic, "_LATE_SECONDS", 0.0)
+    await call("vast_events_one", [_event(_record(at_us=late_us), 5, partition=1)])
+    waiting = process.PROCESS._pairs["one"].tell("vast_events").waiting
+    async with asyncio.timeout(10):
+        while waiting:
+            await asyncio.sleep(0.001)
+    assert await _words(app) == [(0, None), (0, None)]
 
 
 async def test_a_batch_that_is_tried_again_buries_once(app: App) -> None:

@@ -1,4 +1,4 @@
-"""What status concludes from VAST's event source and its canary."""
+"""What status concludes from event sources: how far they have read, and VAST's canary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from federation.sources.canary import Sent
 from fedplane.status_text import page
 from operations.heartbeat import Heartbeat, SideHealth
 from operations.status import pair_status
-from tests.unit.test_status import BLOB_TO_VAST, CONNECTED, NOW, VAST_TO_BLOB, Known, ago, beat, build, settings
+from tests.unit.test_status import (
+    BLOB_TO_VAST,
+    CONNECTED,
+    NOW,
+    SECOND,
+    VAST_TO_BLOB,
+    WELL,
+    Known,
+    ago,
+    beat,
+    build,
+    settings,
+    status,
+)
 
 EVERY = 300.0
 
@@ -82,3 +95,24 @@ def test_a_heartbeat_holds_as_long_as_it_says() -> None:
         (True, False, False),
         (True, True, False),
     ]
+
+
+async def test_of_two_that_are_behind_one_may_not_know_how_far() -> None:
+    """Then nobody does; what the other one knows is told all the same."""
+    one, two = CONNECTED | {"behind": 1, "read_to_us": ago(70)}, CONNECTED | {"behind": 1}
+    beats = [
+        beat("one", sources={"event_grid_queue": CONNECTED, "vast_events": one}),
+        beat("two", sources={"event_grid_queue": CONNECTED, "vast_events": two}),
+    ]
+    found = (await status(Known(beats=beats))).directions[VAST_TO_BLOB]
+    assert (found.lag_seconds, found.at_least_seconds) == (None, 70.0)
+    assert found.unknown_because == ["events of vast wait to be read, of an age that is not known"]
+
+
+@pytest.mark.parametrize("ahead", [-30, 0, 30])
+async def test_what_a_source_has_read_is_told_by_our_clock(ahead: int) -> None:
+    """Events bear the time of their side's service: one that runs ahead of ours hides no lag, one behind adds none."""
+    sides = dict.fromkeys(Side, WELL) | {Side.VAST: SideHealth(answers=True, clock_ahead_us=ahead * SECOND)}
+    behind = CONNECTED | {"behind": 1, "read_to_us": ago(40 - ahead)}
+    found = await status(Known(beats=[beat(sides=sides, sources={"event_grid_queue": CONNECTED, "vast_events": behind})]))
+    assert found.directions[VAST_TO_BLOB].lag_seconds == 40.0
