@@ -195,7 +195,7 @@ def _direction(
         if ready and not any(beat.sides[one].answers for beat in ready)
     ]
     if not no_events and ready:
-        behind_us, trouble = _source_doubt(side, ready)
+        behind_us, trouble = _source_doubt(side, ready, now_us)
         if trouble:
             doubts.append(trouble)
         if behind_us is not None:
@@ -208,7 +208,7 @@ def _direction(
     )
 
 
-def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
+def _source_doubt(side: Side, ready: list[Heartbeat], now_us: int) -> tuple[int | None, str]:
     """Time by our clock up to which events were read, where more is waiting; and why that cannot be known."""
     told = [beat.sources[name] for beat in ready for name in _EVENTS_OF[side] if name in beat.sources]
     connected = [one for one in told if one.get("connected")]
@@ -219,7 +219,8 @@ def _source_doubt(side: Side, ready: list[Heartbeat]) -> tuple[int | None, str]:
     if unread > 0:
         return None, f"{unread} partitions of the topic of {side} are read by no process"
     behind = [one.get("read_to_us") for one in connected if one.get("behind")]
-    known = [at_us - clock_ahead_us(ready, side) for at_us in behind if at_us]
+    ahead_us = max(clocks_ahead_us(ready, side, now_us), default=None)
+    known = [at_us - ahead_us for at_us in behind if at_us and ahead_us is not None]
     doubt = f"events of {side} wait to be read, of an age that is not known" if len(known) < len(behind) else ""
     return min(known, default=None), doubt
 
