@@ -21,14 +21,14 @@ class _Change:
 
 
 def _scan_of(change_at: int, scans: list[ScanSpan], chance: st.DataObject, *, known: bool) -> tuple[int, int]:
-    """When the first scan that surely sees the change marked it, and which age the state then has."""
-    sure = [one for one in scans if one.started_us >= change_at]
+    """When the first of the scans that see the change marked it, and which age the state then has. Each that must has by its end."""
+    seen = [one for one in scans if one.started_us >= change_at]
     early = [one for one in scans if one.started_us < change_at <= one.finished_us]
-    seen_early = chance.draw(st.booleans())
-    by = early[0] if early and seen_early else min(sure, key=lambda one: one.started_us, default=None)
-    if by is None:
+    seen += early if chance.draw(st.booleans()) else []
+    if not seen:
         return 10**9, 10**9
-    marked = chance.draw(st.integers(max(by.started_us, change_at), max(by.finished_us, change_at)))
+    first, last = min(one.started_us for one in seen), min(one.finished_us for one in seen)
+    marked = chance.draw(st.integers(max(first, change_at), max(last, change_at)))
     return marked, change_at if known else marked
 
 
