@@ -36,6 +36,8 @@ class Told:
     body: bytes
     sent: float
     """Virtual time."""
+    at_us: int = 0
+    """As its side's clock told it."""
 
 
 def blob_event(key: str, etag: str | None, at_us: int) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from federation.model import Foreign, Mode, Side
+from tests.simulation.feed import SLACK_SECONDS
 from tests.simulation.script import AWKWARD, KEYS, PROCESSES, Act, Rates, Script
 
 _USER_KINDS = (
@@ -225,14 +226,32 @@ def _events_alone(script: Script, rng: Random) -> Script:
 
 
 def _fed(script: Script, rng: Random) -> Script:
-    """With a change feed, which tells of metadata too: no event of Blob is needed."""
-    script = replace(script, feed_lag_seconds=rng.choice([1.0, 10.0, 60.0]), grid_lost=rng.choice([0.0, 0.5, 1.0]))
-    if script.scans:
-        return script
-    acts = (
-        Act(rng.uniform(0, script.end), "metadata", key=rng.choice(KEYS[:2]), number=60 + n) for n in range(rng.randint(0, 5))
+    """With a change feed, which tells of metadata too: no event of Blob is needed. Hours of it end between the acts."""
+    alone = not script.scans
+    if not alone and rng.random() < 0.3:
+        script, alone = replace(_events_alone(_unoptioned(script), rng), scan_at_start=True), True
+    # The hours are sixty times shorter than they are; so is what a clock may be off by, or records would be of long ago.
+    skew_us = {**script.skew_us, Side.BLOB: int(script.skew_us[Side.BLOB] / 30 * SLACK_SECONDS / 2)}
+    script = replace(
+        script, feed_lag_seconds=rng.choice([1.0, 10.0, 60.0]), grid_lost=rng.choice([0.0, 0.5, 1.0]), skew_us=skew_us
     )
-    return replace(script, users=tuple(sorted((*script.users, *acts), key=lambda act: act.at)))
+    stretch = rng.choice([1.0, 2.0, 5.0])
+    users = tuple(replace(act, at=act.at * stretch) for act in script.users)
+    if alone:
+        acts = (
+            Act(rng.uniform(0, script.end), "metadata", key=rng.choice(KEYS[:2]), number=60 + n) for n in range(rng.randint(0, 5))
+        )
+        users = tuple(sorted((*users, *acts), key=lambda act: act.at))
+    faults = script.faults
+    if script.scans or script.scan_at_start:
+        taken = (Act(40.0 + rng.choice([60.0, 120.0]) + rng.uniform(-5, 20), "retention") for _ in range(rng.choice([0, 1, 1, 2])))
+        faults = tuple(sorted((*faults, *taken), key=lambda act: act.at))
+    return replace(script, users=users, faults=faults)
+
+
+def _unoptioned(script: Script) -> Script:
+    """Nothing that is left for a later scan to do."""
+    return replace(script, mode=Mode.TWO_WAY, deletes_ignored=(), foreign=Foreign.KEEP, delete_budget=1000, rejects=False)
 
 
 def _on_vast(act: Act) -> Act:

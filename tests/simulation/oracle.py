@@ -324,6 +324,12 @@ class Oracle:
         foreign = key in self.concerned or any(write.side is side for write in self.embodied.get((side, key), []))
         return foreign and (self.script.foreign is Foreign.KEEP or (key, side) in self.rejected)
 
+    def may_be_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
+        """As ``_kept_alone``; what is to be removed from a read-only zone may wait for a scan besides."""
+        foreign = [one for one in Side if now[one] is not None and not self.script.mode.writable(one)]
+        waits = len(foreign) == 1 and now[foreign[0].other] is None
+        return self._kept_alone(key, now) or (waits and any(one.side in foreign for one in self.embodied.get((foreign[0], key), [])))
+
     def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
         content, metadata = write.value
         for record in records:

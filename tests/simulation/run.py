@@ -22,6 +22,18 @@ from tests.simulation.script import Script
 from tests.simulation.shrink import Run, shrink
 from tests.simulation.world import Outcome, World
 
+EXERCISED = (
+    "converged as of told",
+    "direction converged as of told",
+    "lag told",
+    "least lag told",
+    "feed records read",
+    "feed hours folded",
+    "feed hours lost",
+    "feed watermark moved",
+)
+"""What worlds must have met, or their checks were of nothing."""
+
 
 def simulate(script: Script, *, traced: bool = False) -> Outcome:
     """One world."""
@@ -87,11 +99,12 @@ def many(seeds: Iterable[int]) -> int:
     """Run *seeds* on all cores; 0 when nothing was violated."""
     started = time.monotonic()
     faults: Counter[str] = Counter()
+    exercised: Counter[str] = Counter()
     count = steps = events = writes = conflicts = 0
     failed: list[int] = []
     for outcome in _pool(seeds):
         count += 1
-        faults += outcome.faults
+        faults, exercised = faults + outcome.faults, exercised + outcome.exercised
         steps, events, writes = steps + outcome.steps, events + outcome.events, writes + outcome.writes
         conflicts += outcome.conflicts
         if outcome.violations:
@@ -102,6 +115,9 @@ def many(seeds: Iterable[int]) -> int:
     print(f"{writes} user writes, {events} events, {conflicts} conflicts; faults injected:")
     for kind, number in sorted(faults.items()):
         print(f"  {kind}: {number}")
+    print("exercised:")
+    for kind in EXERCISED:
+        print(f"  {kind}: {exercised[kind]}")
     if failed:
         print(f"replay with: make simulate SEED={failed[0]}")
     return 1 if failed else 0

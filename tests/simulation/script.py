@@ -93,6 +93,8 @@ class Script:
     """Share of Event Grid's events that are lost besides: the change feed has them."""
     scans: bool = True
     """Without: what converges does so by events alone."""
+    scan_at_start: bool = False
+    """Without ``scans``: one scan at a start all the same, and those that a gap asks for."""
     drawn: Spans | None = None
     """Choices of the schedule that are drawn; None: all of them."""
 
