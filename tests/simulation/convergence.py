@@ -1,4 +1,4 @@
-"""The oracle of what status tells: before *converged as of* nothing is left to do, at rest it is past everything, lag is honest."""
+"""The oracle of what status tells: *converged as of*, before which nothing is left to do, and lag."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Convergence:
                     self._equal(key, at, as_of, f"{side} to {side.other}")
 
     def _equal(self, key: str, at: float, as_of: float, what: str) -> None:
-        if at < as_of and self._differs(key, as_of):
+        if at < as_of - SKEW_ERROR_US / 1e6 and self._differs(key, as_of):
             self._world.oracle.fail(f"said to be converged as of {as_of:.3f} ({what}): {key}, changed at {at:.3f}, is not equal")
 
     def _lag(self, status: PairStatus) -> None:
@@ -139,7 +139,9 @@ class Convergence:
 
     def _differs(self, key: str, as_of: float) -> bool:
         world, state = self._world, self._world.box.inner
-        if key in state._parked or key in state._held or as_of <= world.oracle.concerned.get(key, -1.0):
+        if key in world.progress.given_up | state._parked.keys() | state._held.keys() or as_of <= world.oracle.concerned.get(
+            key, -1.0
+        ):
             return False
         held = {side: world.servers[side].objects.get(key) for side in Side}
         now = {side: value_of(one) if one is not None else None for side, one in held.items()}

@@ -57,7 +57,9 @@ def draw(seed: int) -> Script:
         return script
     rng = Random(f"options {seed}")
     script = _with_options(script, seed, rng)
-    return _fed(script, rng) if seed >= FED_FROM and rng.random() < 0.5 else script
+    if seed < FED_FROM:
+        return script
+    return _harsher(_fed(script, rng) if rng.random() < 0.5 else script, Random(f"harsher {seed}"))
 
 
 def _with_options(script: Script, seed: int, rng: Random) -> Script:
@@ -244,9 +246,30 @@ def _fed(script: Script, rng: Random) -> Script:
         users = tuple(sorted((*users, *acts), key=lambda act: act.at))
     faults = script.faults
     if script.scans or script.scan_at_start:
-        taken = (Act(40.0 + rng.choice([60.0, 120.0]) + rng.uniform(-5, 20), "retention") for _ in range(rng.choice([0, 1, 1, 2])))
+        taken = (
+            Act(40.0 + rng.choice([60.0, 120.0]) + rng.uniform(-5, 20), "retention") for _ in range(rng.choice([0, 1, 1, 2]))
+        )
         faults = tuple(sorted((*faults, *taken), key=lambda act: act.at))
     return replace(script, users=users, faults=faults)
+
+
+def _harsher(script: Script, rng: Random) -> Script:
+    """Slow ways to the state and the brokers, versions on one side only, conditions ignored singly, times of files to come."""
+
+    def now_and_then(most: float) -> float:
+        return rng.choice([0.0, 0.0, 0.0, rng.uniform(0, most)])
+
+    single = ("conditional_put", "conditional_delete", "conditional_complete")
+    ahead = rng.choice([0.0, 0.0, 0.0, 5.0, 3600.0])
+    users = tuple(replace(act, amount=ahead) if act.kind == "file_touch" else act for act in script.users)
+    return replace(
+        script,
+        users=users,
+        rates=replace(script.rates, slow_state=now_and_then(0.02), slow_broker=now_and_then(0.1)),
+        versioned_not=rng.choice([None, None, *Side]),
+        ignored=tuple(one for one in single if rng.random() < 0.1) if script.conditions else (),
+        retries=rng.random() < 0.3,
+    )
 
 
 def _unoptioned(script: Script) -> Script:

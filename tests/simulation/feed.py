@@ -20,7 +20,7 @@ from federation.sources.change_feed_position import ChunkPosition, load
 from tests.feed.writer import Feed, header, record
 from tests.simulation.channels import ACCOUNT, CONTAINER, Told
 from tests.simulation.script import Rates
-from tests.simulation.sides import START_US, Server
+from tests.simulation.sides import Server
 
 SHARDS = 2
 HOUR_SECONDS = 60
@@ -103,7 +103,9 @@ class FeedLog:
         done = Counter({"feed records read": len(self.read_to(after)) - len(self.read_to(before))})
         if old is not None:
             gone = [one for name, one in old.chunks.items() if name not in new.chunks and one.segment_us > new.done_us]
-            done["feed hours folded"] = max(0, new.done_us - old.done_us) // (HOUR_SECONDS * SECOND_US) if old.seen else int(new.seen)
+            done["feed hours folded"] = (
+                max(0, new.done_us - old.done_us) // (HOUR_SECONDS * SECOND_US) if old.seen else int(new.seen)
+            )
             done["feed hours lost"] = int(bool(gone) or (old.seen and not new.seen))
             done["feed watermark moved"] = int(new.as_of_us > old.as_of_us)
         return +done

@@ -90,7 +90,7 @@ class Oracle:
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
     """The users' writes that an object stands for."""
     deleted_by_engine: dict[tuple[Side, str], tuple[int, float]] = field(default_factory=dict)
-    """Last delete of a key by the engine: the time in its event, and virtual time."""
+    """Last delete of a key by the engine: time in its event, virtual time."""
     delete_times: dict[tuple[Side, str], list[int]] = field(default_factory=dict)
 
     def fail(self, what: str) -> None:
@@ -326,9 +326,10 @@ class Oracle:
 
     def may_be_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
         """As ``_kept_alone``; what is to be removed from a read-only zone may wait for a scan besides."""
-        foreign = [one for one in Side if now[one] is not None and not self.script.mode.writable(one)]
-        waits = len(foreign) == 1 and now[foreign[0].other] is None
-        return self._kept_alone(key, now) or (waits and any(one.side in foreign for one in self.embodied.get((foreign[0], key), [])))
+        if self._kept_alone(key, now):
+            return True
+        alone = [one for one in Side if now[one] is not None and now[one.other] is None and not self.script.mode.writable(one)]
+        return any(write.side is one for one in alone for write in self.embodied.get((one, key), []))
 
     def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
         content, metadata = write.value

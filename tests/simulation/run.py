@@ -12,13 +12,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 
 import structlog
 
 from tests.simulation.draw import draw
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.mutants.mutant import Mutant
-from tests.simulation.script import Script
+from tests.simulation.script import Rates, Script
 from tests.simulation.shrink import Run, shrink
 from tests.simulation.world import Outcome, World
 
@@ -31,6 +32,7 @@ EXERCISED = (
     "feed hours folded",
     "feed hours lost",
     "feed watermark moved",
+    "parked key tried again",
 )
 """What worlds must have met, or their checks were of nothing."""
 
@@ -77,15 +79,25 @@ def replay(script: Script, *, whole: bool) -> int:
         script = shrink(script, _run)
     outcome = simulate(script, traced=True)
     print("\n".join(outcome.trace))
-    print(f"\n{script.seed}: {script.mode}, tie winner {script.tie_winner}, {script.processes} process(es), {script.rates}")
-    print(f"skew {script.skew_us}, drift {script.drift_ppm}, conditions honoured {script.conditions}, stamps {script.stamps}")
-    print(f"deletes ignored on {script.deletes_ignored}, foreign {script.foreign}, revert limit {script.revert_limit}")
-    print(f"operator rejects {script.rejects}, scans {script.scans}, settings change {script.new_settings}")
+    print(f"\n{script.seed}: {_settings_text(script)}")
     print("schedule: " + _schedule_text(script, outcome))
     for act in sorted((*script.users, *script.faults), key=lambda act: act.at):
         print(f"  {act}")
     print("\n".join(outcome.violations) or "no violation")
     return 1 if outcome.violations else 0
+
+
+def _settings_text(script: Script) -> str:
+    """Everything that is not as it is without anybody's choosing, or has no such value."""
+    chosen = [one for one in fields(Script) if one.name not in {"seed", "users", "faults", "drawn", "rates"}]
+    told = {one.name: getattr(script, one.name) for one in chosen if getattr(script, one.name) != one.default}
+    noise = {one.name: getattr(script.rates, one.name) for one in fields(Rates)}
+    told |= {one.name: noise[one.name] for one in fields(Rates) if noise[one.name] != one.default}
+    return ", ".join(f"{name} {_plainly(value)}" for name, value in told.items())
+
+
+def _plainly(value: object) -> object:
+    return {str(side): one for side, one in value.items()} if isinstance(value, dict) else value
 
 
 def _schedule_text(script: Script, outcome: Outcome) -> str:

@@ -81,8 +81,10 @@ class World:
             self.servers[Side.VAST].capabilities = Capabilities(
                 conditional_put=False, conditional_delete=False, conditional_complete=False, min_part_bytes=1
             )
-        for server in self.servers.values():
-            server.capabilities = replace(server.capabilities, versioning=script.versioned)
+        vast = self.servers[Side.VAST]
+        vast.capabilities = replace(vast.capabilities, **dict.fromkeys(script.ignored, False))
+        for side, server in self.servers.items():
+            server.capabilities = replace(server.capabilities, versioning=script.keeps_versions(side))
         self.oracle.servers = self.servers
         self.progress = Progress(self.oracle, lambda: self.box.inner, lambda: self.box.losses)
         self.box = StateBox(script.shards, self.progress.heard, self.oracle.fail, self.oracle.lost)
@@ -147,7 +149,7 @@ class World:
         if server.side is Side.BLOB:
             self._tell_of_blob(key, before, after, at_us)
             return
-        gone = "ObjectRemoved:DeleteMarkerCreated" if self.script.versioned else "ObjectRemoved:Delete"
+        gone = "ObjectRemoved:DeleteMarkerCreated" if self.script.keeps_versions(Side.VAST) else "ObjectRemoved:Delete"
         name = "ObjectCreated:Put" if after is not None else gone
         body = channels.vast_event(key, name, after.etag if after else None, at_us)
         self.deliveries[Side.VAST].send(Told(Side.VAST, key, body, now))
@@ -160,7 +162,7 @@ class World:
             self.deliveries[Side.BLOB].send(told)
         if self.feed is not None:
             kind = "BlobPropertiesUpdated" if metadata_only else "BlobCreated" if after is not None else "BlobDeleted"
-            self.feed.note(told, kind, etag, at_us, versioned=self.script.versioned)
+            self.feed.note(told, kind, etag, at_us, versioned=self.script.keeps_versions(Side.BLOB))
 
     def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         """A state call took effect."""
