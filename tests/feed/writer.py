@@ -129,15 +129,16 @@ class Feed:
         told = {"version": 0, "lastModifiedTime": iso(modified or last_consumable), "data": {"aid": "a", "lfz": None}}
         self._put(INDEX, {"version": 0, "lastConsumable": iso(last_consumable), "storageDiagnostics": told})
 
-    def segment(self, begin: datetime, *, shards: int = 1, finalized: bool = False) -> None:
-        """A segment's manifest, new or changed."""
+    def segment(self, begin: datetime, *, shards: int = 1, finalized: bool = False, seconds: int = 3600) -> None:
+        """A segment's manifest, new or changed. *seconds*: how long it lasts."""
         paths = [f"{CONTAINER}/{shard_path(begin, shard)}" for shard in range(shards)]
-        self.manifest(begin, paths, finalized=finalized)
+        self.manifest(begin, paths, finalized=finalized, seconds=seconds)
 
-    def manifest(self, begin: datetime, paths: list[str], *, finalized: bool) -> None:
+    def manifest(self, begin: datetime, paths: list[str], *, finalized: bool, seconds: int = 3600) -> None:
         """The same, with any paths."""
         config = {"version": 1, "numShards": len(paths), "recordsFormat": "avro", "formatSchemaVersion": self.version}
-        told = {"version": 0, "begin": iso(begin), "intervalSecs": 3600, "status": "Finalized" if finalized else "Publishing"}
+        status = "Finalized" if finalized else "Publishing"
+        told = {"version": 0, "begin": iso(begin), "intervalSecs": seconds, "status": status}
         self._put(manifest_name(begin), told | {"config": config, "chunkFilePaths": paths})
 
     def placeholder(self) -> None:

@@ -36,6 +36,8 @@ class Told:
     body: bytes
     sent: float
     """Virtual time."""
+    at_us: int = 0
+    """As its side's clock told it."""
 
 
 def blob_event(key: str, etag: str | None, at_us: int) -> bytes:
@@ -155,6 +157,7 @@ class QueueEnd:
 
     async def _go(self) -> None:
         await asyncio.sleep(self._rng.uniform(0, 0.05))
+        await slowly(self._rng, self._rates().slow_broker, lambda: self._count("queue call slow"))
         if self._rng.random() < self._rates().broker:
             self._count("queue call failed")
             raise ServiceRequestError("queue away")
@@ -187,6 +190,13 @@ class QueueEnd:
         del self._queue.messages[message.id], self._queue.visible[message.id]
         self._deleted(message.told)
         await self._go()
+
+
+async def slowly(rng: Random, rate: float, count: Callable[[], None]) -> None:
+    """Now and then a call takes seconds, some more than a lease."""
+    if rate and rng.random() < rate:
+        count()
+        await asyncio.sleep(rng.choice([rng.uniform(0.5, 5), rng.uniform(5, 15)]))
 
 
 @dataclass(slots=True)
@@ -237,6 +247,7 @@ class TopicEnd:
 
     async def _go(self) -> None:
         await asyncio.sleep(self._rng.uniform(0, 0.05))
+        await slowly(self._rng, self._rates().slow_broker, lambda: self._count("broker call slow"))
         if self._rng.random() < self._rates().broker:
             self._count("broker call failed")
             raise KafkaConnectionError("broker away")

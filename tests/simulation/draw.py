@@ -6,6 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from federation.model import Foreign, Mode, Side
+from tests.simulation.feed import SLACK_SECONDS
 from tests.simulation.script import AWKWARD, KEYS, PROCESSES, Act, Rates, Script
 
 _USER_KINDS = (
@@ -56,7 +57,9 @@ def draw(seed: int) -> Script:
         return script
     rng = Random(f"options {seed}")
     script = _with_options(script, seed, rng)
-    return _fed(script, rng) if seed >= FED_FROM and rng.random() < 0.5 else script
+    if seed < FED_FROM:
+        return script
+    return _harsher(_fed(script, rng) if rng.random() < 0.5 else script, Random(f"harsher {seed}"))
 
 
 def _with_options(script: Script, seed: int, rng: Random) -> Script:
@@ -225,14 +228,53 @@ def _events_alone(script: Script, rng: Random) -> Script:
 
 
 def _fed(script: Script, rng: Random) -> Script:
-    """With a change feed, which tells of metadata too: no event of Blob is needed."""
-    script = replace(script, feed_lag_seconds=rng.choice([1.0, 10.0, 60.0]), grid_lost=rng.choice([0.0, 0.5, 1.0]))
-    if script.scans:
-        return script
-    acts = (
-        Act(rng.uniform(0, script.end), "metadata", key=rng.choice(KEYS[:2]), number=60 + n) for n in range(rng.randint(0, 5))
+    """With a change feed, which tells of metadata too: no event of Blob is needed. Hours of it end between the acts."""
+    alone = not script.scans
+    if not alone and rng.random() < 0.3:
+        script, alone = replace(_events_alone(_unoptioned(script), rng), scan_at_start=True), True
+    # The hours are sixty times shorter than they are; so is what a clock may be off by, or records would be of long ago.
+    skew_us = {**script.skew_us, Side.BLOB: int(script.skew_us[Side.BLOB] / 30 * SLACK_SECONDS / 2)}
+    script = replace(
+        script, feed_lag_seconds=rng.choice([1.0, 10.0, 60.0]), grid_lost=rng.choice([0.0, 0.5, 1.0]), skew_us=skew_us
     )
-    return replace(script, users=tuple(sorted((*script.users, *acts), key=lambda act: act.at)))
+    stretch = rng.choice([1.0, 2.0, 5.0])
+    users = tuple(replace(act, at=act.at * stretch) for act in script.users)
+    if alone:
+        acts = (
+            Act(rng.uniform(0, script.end), "metadata", key=rng.choice(KEYS[:2]), number=60 + n) for n in range(rng.randint(0, 5))
+        )
+        users = tuple(sorted((*users, *acts), key=lambda act: act.at))
+    faults = script.faults
+    if script.scans or script.scan_at_start:
+        taken = (
+            Act(40.0 + rng.choice([60.0, 120.0]) + rng.uniform(-5, 20), "retention") for _ in range(rng.choice([0, 1, 1, 2]))
+        )
+        faults = tuple(sorted((*faults, *taken), key=lambda act: act.at))
+    return replace(script, users=users, faults=faults)
+
+
+def _harsher(script: Script, rng: Random) -> Script:
+    """Slow ways to the state and the brokers, versions on one side only, conditions ignored singly, times of files to come."""
+
+    def now_and_then(most: float) -> float:
+        return rng.choice([0.0, 0.0, 0.0, rng.uniform(0, most)])
+
+    single = ("conditional_put", "conditional_delete", "conditional_complete")
+    ahead = rng.choice([0.0, 0.0, 0.0, 5.0, 3600.0])
+    users = tuple(replace(act, amount=ahead) if act.kind == "file_touch" else act for act in script.users)
+    return replace(
+        script,
+        users=users,
+        rates=replace(script.rates, slow_state=now_and_then(0.02), slow_broker=now_and_then(0.1)),
+        versioned_not=rng.choice([None, None, *Side]),
+        ignored=tuple(one for one in single if rng.random() < 0.1) if script.conditions else (),
+        retries=rng.random() < 0.3,
+    )
+
+
+def _unoptioned(script: Script) -> Script:
+    """Nothing that is left for a later scan to do."""
+    return replace(script, mode=Mode.TWO_WAY, deletes_ignored=(), foreign=Foreign.KEEP, delete_budget=1000, rejects=False)
 
 
 def _on_vast(act: Act) -> Act:

@@ -84,7 +84,7 @@ class Faults:
         for key, held in list(self._world.servers[act.side].objects.items()):
             self._world.users.supersede(act.side, key, held, how="delete")
             self._world.oracle.user_acts[act.side, key] += 1
-            self._world.convergence.act(key)
+            self._world.convergence.act(act.side, key, told=False)
         self._world.servers[act.side].watched.vanish()
 
     def _retention(self, act: Act, process: Process) -> None:

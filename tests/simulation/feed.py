@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -13,16 +14,20 @@ from typing import Any
 
 from federation.errors import NotPresent, RetryLater
 from federation.keys import encode, policy_for
-from federation.model import ListEntry, Side, Stamp
+from federation.model import SECOND_US, ListEntry, Side, Stamp
 from federation.progress import Cursor
 from federation.sources.change_feed_position import ChunkPosition, load
 from tests.feed.writer import Feed, header, record
 from tests.simulation.channels import ACCOUNT, CONTAINER, Told
 from tests.simulation.script import Rates
-from tests.simulation.sides import START_US, Server
+from tests.simulation.sides import Server
 
 SHARDS = 2
-_HOUR = timedelta(hours=1)
+HOUR_SECONDS = 60
+"""How long an hour of the feed is in a simulated world, so that many end within it."""
+SLACK_SECONDS = 5
+"""How early or late the hour is that a record falls into: a quarter of an hour in truth (facts/azure.md 2.2)."""
+_HOUR, _SLACK = timedelta(seconds=HOUR_SECONDS), timedelta(seconds=SLACK_SECONDS)
 _HEADER_BYTES = len(header())
 
 
@@ -35,9 +40,24 @@ class _Block:
     tolds: list[Told]
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Happened, and not yet in the feed."""
+
+    told: Told
+    record: dict[str, Any]
+    at: datetime
+    begin: datetime | None = None
+    """The hour it falls into; None: the one that is open when it is published."""
+
+
 @dataclass
 class FeedLog:
-    """What the service writes. *lag_seconds*: how late at most."""
+    """What the service writes. *lag_seconds*: how late at most.
+
+    An hour opens some time after its begin by the service's clock; its index moves then, and the hour before is finalized. What
+    happened within the slack around a begin falls into either hour, also just after the earlier one was finalized.
+    """
 
     rng: Random
     lag_seconds: float
@@ -46,18 +66,13 @@ class FeedLog:
     now_us: Callable[[], int]
     """Of the service."""
     feed: Feed = field(default_factory=Feed)
-    waiting: list[tuple[Told, dict[str, Any], datetime]] = field(default_factory=list)
-    """Not yet in the feed: what happened, its record, and the hour it belongs to."""
+    waiting: list[_Waiting] = field(default_factory=list)
     told: int = 0
     _blocks: dict[str, list[_Block]] = field(default_factory=dict)
     _hours: list[datetime] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Segments may begin at odd minutes (facts/azure.md 2.2); so an hour ends within many a world.
-        self._first = datetime.fromtimestamp(START_US // 1_000_000, UTC).replace(second=0) - timedelta(
-            minutes=self.rng.choice([5, 58, 59])
-        )
-        self._open(self._hour_of(self._time(self.now_us())))
+        self._open(self._time(self.now_us()).replace(second=0, microsecond=0))
 
     def note(self, told: Told, kind: str, etag: str | None, at_us: int, *, versioned: bool) -> None:
         """Something happened to a blob."""
@@ -66,10 +81,8 @@ class FeedLog:
         version = at.isoformat() if versioned and etag is not None else None
         named = encode(told.key, policy_for(Side.BLOB))
         one = record(self.told, named, at, container=CONTAINER, kind=kind, etag=etag or "0x0", blobVersion=version)
-        if not self.waiting:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self.rng.uniform(0, self.lag_seconds), self._publish, context=Context())
-        self.waiting.append((told, one | {"topic": ACCOUNT}, self._hour_of(at)))
+        self.waiting.append(_Waiting(told, one | {"topic": ACCOUNT}, at))
+        self._later(self.rng.uniform(0, self.lag_seconds), self._publish)
 
     def retention(self) -> None:
         """All hours but the last are taken away, read or not."""
@@ -79,8 +92,23 @@ class FeedLog:
         self._blocks = {name: blocks for name, blocks in self._blocks.items() if name in self.feed.blobs}
 
     def read_to(self, cursor: Cursor | None) -> list[Told]:
-        """What *cursor* has passed."""
-        return [told for name, at in self._positions(cursor) for told in self._passed(name, at)]
+        """What *cursor* has passed, of what it wants."""
+        from_us = load(cursor.position).from_us if cursor is not None else 0
+        passed = [told for name, at in self._positions(cursor) for told in self._passed(name, at)]
+        return [told for told in passed if told.at_us >= from_us]
+
+    def moved(self, before: Cursor | None, after: Cursor) -> Counter[str]:
+        """What a move of the cursor says was done: hours folded or found lost, records read."""
+        old, new = load(before.position) if before is not None else None, load(after.position)
+        done = Counter({"feed records read": len(self.read_to(after)) - len(self.read_to(before))})
+        if old is not None:
+            gone = [one for name, one in old.chunks.items() if name not in new.chunks and one.segment_us > new.done_us]
+            done["feed hours folded"] = (
+                max(0, new.done_us - old.done_us) // (HOUR_SECONDS * SECOND_US) if old.seen else int(new.seen)
+            )
+            done["feed hours lost"] = int(bool(gone) or (old.seen and not new.seen))
+            done["feed watermark moved"] = int(new.as_of_us > old.as_of_us)
+        return +done
 
     def unread(self, cursor: Cursor | None) -> bool:
         """Whether there is more than *cursor* has passed."""
@@ -88,16 +116,34 @@ class FeedLog:
 
     # ------------------------------------------------------------------------------------------------------------- writing
 
+    @staticmethod
+    def _later(seconds: float, step: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(seconds, step, context=Context())
+
     def _publish(self) -> None:
-        due, self.waiting = self.waiting, []
-        by_chunk: dict[tuple[datetime, int], list[tuple[Told, dict[str, Any]]]] = {}
-        for told, one, begin in due:
-            by_chunk.setdefault((begin, sum(told.key.encode()) % SHARDS), []).append((told, one))
+        """What waits, as far as it may be in an hour that is there."""
+        end = self._hours[-1] + _HOUR + _SLACK
+        due = [one for one in self.waiting if one.at < end]
+        self.waiting = [one for one in self.waiting if one.at >= end]
+        by_chunk: dict[tuple[datetime, int], list[_Waiting]] = {}
+        for one in due:
+            begin = one.begin if one.begin in self._hours else self._hours[-1]
+            by_chunk.setdefault((begin, sum(one.told.key.encode()) % SHARDS), []).append(one)
         for (begin, shard), some in sorted(by_chunk.items()):
-            if begin > self._hours[-1]:
-                self._open(begin)
-            self._append(begin, shard, some)
-        self.feed.index(self._hours[-1])
+            self._append(begin, shard, [(one.told, one.record) for one in some])
+
+    def _roll(self) -> None:
+        """The next hour opens; what happened clearly before its begin is in the one before."""
+        old, begin = self._hours[-1], self._hours[-1] + _HOUR
+        kept = [one for one in self.waiting if one.at >= begin + _SLACK or (one.at >= begin - _SLACK and self.rng.random() < 0.5)]
+        self.waiting = [one for one in self.waiting if one not in kept]
+        self._publish()
+        self.waiting = kept
+        self._open(begin)
+        for one in kept:
+            if one.at < begin + _SLACK and self.rng.random() < 0.5:
+                one.begin = old
+        self._later(self.rng.uniform(0, SLACK_SECONDS), self._publish)
 
     def _append(self, begin: datetime, shard: int, some: list[tuple[Told, dict[str, Any]]]) -> None:
         written = []
@@ -112,15 +158,14 @@ class FeedLog:
         blocks.append(_Block(start, len(self.feed.blobs[name]), [told for told, _ in written]))
 
     def _open(self, begin: datetime) -> None:
-        """A new hour; the one before gets no more records."""
+        """A new hour; the one before gets no more records, or hardly any."""
         if self._hours:
-            self.feed.segment(self._hours[-1], shards=SHARDS, finalized=True)
+            self.feed.segment(self._hours[-1], shards=SHARDS, finalized=True, seconds=HOUR_SECONDS)
         self._hours.append(begin)
-        self.feed.segment(begin, shards=SHARDS)
+        self.feed.segment(begin, shards=SHARDS, seconds=HOUR_SECONDS)
         self.feed.index(begin)
-
-    def _hour_of(self, at: datetime) -> datetime:
-        return self._first + ((at - self._first) // _HOUR) * _HOUR
+        left = (begin + _HOUR - self._time(self.now_us())).total_seconds()
+        self._later(max(0.0, left + self.rng.uniform(0, max(self.lag_seconds, SLACK_SECONDS))), self._roll)
 
     @staticmethod
     def _time(at_us: int) -> datetime:
@@ -163,10 +208,20 @@ class FeedEnd:
     async def _go(self) -> None:
         rates, rng = self._rates(), self._rng
         await asyncio.sleep(rng.uniform(0, rates.latency_seconds))
+        if rng.random() < rates.slow:
+            self._count("feed call slow")
+            await asyncio.sleep(rng.uniform(1, 20))
         away = asyncio.get_running_loop().time() < self._server.away_until
         if away or rng.random() < rates.call_before:
             self._count("feed call failed")
             raise RetryLater("no answer", reason="unreachable", side=Side.BLOB)
+
+    async def _back(self) -> None:
+        rates, rng = self._rates(), self._rng
+        await asyncio.sleep(rng.uniform(0, rates.latency_seconds))
+        if rng.random() < rates.call_after:
+            self._count("feed answer lost")
+            raise RetryLater("the answer was lost", reason="cut_short", side=Side.BLOB)
 
     async def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         """As in the protocol."""
@@ -174,12 +229,16 @@ class FeedEnd:
         data = self._log.feed.blobs.get(name)
         if data is None:
             raise NotPresent("not there", reason="not_present", key=name)
+        await self._back()
         return data[start:] if length is None else data[start : start + length]
 
     async def entries(self, prefix: str) -> AsyncIterator[ListEntry]:
         """As in the protocol."""
         await self._go()
         for name, data in sorted(self._log.feed.blobs.items()):
+            if self._rng.random() < self._rates().listing_cut / 8:
+                self._count("feed listing cut short")
+                raise RetryLater("the listing was cut short", reason="cut_short", side=Side.BLOB)
             if name.startswith(prefix):
                 yield ListEntry(name, md5(data, usedforsecurity=False).hexdigest(), len(data), Stamp(0))
 

@@ -90,7 +90,7 @@ class Oracle:
     embodied: dict[tuple[Side, str], list[Write]] = field(default_factory=dict)
     """The users' writes that an object stands for."""
     deleted_by_engine: dict[tuple[Side, str], tuple[int, float]] = field(default_factory=dict)
-    """Last delete of a key by the engine: the time in its event, and virtual time."""
+    """Last delete of a key by the engine: time in its event, virtual time."""
     delete_times: dict[tuple[Side, str], list[int]] = field(default_factory=dict)
 
     def fail(self, what: str) -> None:
@@ -323,6 +323,13 @@ class Oracle:
             return False
         foreign = key in self.concerned or any(write.side is side for write in self.embodied.get((side, key), []))
         return foreign and (self.script.foreign is Foreign.KEEP or (key, side) in self.rejected)
+
+    def may_be_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
+        """As ``_kept_alone``; what is to be removed from a read-only zone may wait for a scan besides."""
+        if self._kept_alone(key, now):
+            return True
+        alone = [one for one in Side if now[one] is not None and now[one.other] is None and not self.script.mode.writable(one)]
+        return any(write.side is one for one in alone for write in self.embodied.get((one, key), []))
 
     def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
         content, metadata = write.value

@@ -13,10 +13,18 @@ from unittest import mock
 
 from federation import wiring
 from federation.errors import FederationError
-from federation.model import Side
+from federation.model import SECOND_US, Side
 from federation.ports import Source, State
 from federation.settings import Settings
-from federation.sources import build, vast_kafka
+from federation.sources import (
+    build,
+    change_feed,
+    change_feed_index,
+    change_feed_layout,
+    change_feed_position,
+    change_feed_reader,
+    vast_kafka,
+)
 from federation.sources.common import OnGap
 from federation.sources.event_grid_queue import EventGridQueue
 from federation.sources.vast_kafka import VastKafka
@@ -26,7 +34,7 @@ from fedplane import pair_engine
 from fedplane.pair_engine import PairEngine
 from operations import heartbeat
 from tests.simulation.channels import ACCOUNT, BUCKET, CONTAINER, QueueEnd, TopicEnd, unit_name
-from tests.simulation.feed import FeedEnd
+from tests.simulation.feed import HOUR_SECONDS, SLACK_SECONDS, FeedEnd
 from tests.simulation.loop import UNIT, Unit
 from tests.simulation.script import Script
 from tests.simulation.sides import START_US, Client
@@ -116,7 +124,7 @@ class Process(Unit):
     def sources(self, runtime: PairRuntime, on_gap: OnGap) -> list[Source]:
         """Both sources, over the simulated queue and topic."""
         world, sink, clock = self.world, runtime.sink, runtime.context.clock
-        if not world.script.scans:
+        if not world.script.scans and not world.script.scan_at_start:
             on_gap = _no_scan  # a cursor that the other process moved is no gap: the events must do it alone
         ends = [
             QueueEnd(queue, self.rng, world.rates, world.count, world.progress.acknowledged)
@@ -183,7 +191,16 @@ def replaced() -> Iterator[None]:
             (heartbeat, "cpu_seconds", lambda: 0.0),
         ):
             stack.enter_context(mock.patch.object(where, name, what))
+        for module in (change_feed_layout, change_feed_index, change_feed_reader, change_feed_position, change_feed):
+            for name, seconds in (("INTERVAL_US", HOUR_SECONDS), ("SLACK_US", SLACK_SECONDS)):
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, seconds * SECOND_US))
         yield
+
+
+def _feed_start(script: Script) -> str:
+    """What was before a feed's cursor only a scan can find."""
+    return "now" if script.scans or script.scan_at_start else "start"
 
 
 def settings_of(script: Script, *, other: bool, later: bool) -> Settings:
@@ -202,7 +219,7 @@ def settings_of(script: Script, *, other: bool, later: bool) -> Settings:
                         "account_url": "https://sim.invalid",
                         "container": CONTAINER,
                         "events": {"queue_url": "https://sim.invalid/q", "account_id": ACCOUNT},
-                        "change_feed": {"enabled": bool(script.feed_lag_seconds)},
+                        "change_feed": {"enabled": bool(script.feed_lag_seconds), "from": _feed_start(script)},
                     },
                     "vast": {
                         "endpoint": "https://vast.invalid",
@@ -225,7 +242,7 @@ def settings_of(script: Script, *, other: bool, later: bool) -> Settings:
             "reconcile": {
                 "interval_seconds": script.scan_seconds if script.scans else NEVER_SECONDS,
                 "quiet_seconds": 6.0 if other else 4.0 if later else 5.0,
-                "on_start": script.scans and not other,
+                "on_start": (script.scans or script.scan_at_start) and not other,
             },
             "worker": {"shards": script.shards, "concurrency": 2 if other else 4, "lease_seconds": 10.0, "drain_seconds": 5.0},
             "transfer": {"small_object_bytes": 16 if later else 64, "part_bytes": 20 if later else 32, "parallel_parts": 2},

@@ -37,6 +37,8 @@ class Progress:
     """Keys that both sides held by the base, with the virtual time since when."""
     settled: dict[str, float] = field(default_factory=dict)
     """Keys whose absence both sides agreed on, with the virtual time since when."""
+    given_up: set[str] = field(default_factory=set)
+    """Keys parked last time; while one is tried again, status counts it as waiting since the retry."""
     _taken: dict[str, int] = field(default_factory=dict)
     _claimed: dict[str, int] = field(default_factory=dict)
     _claimed_at: dict[str, float] = field(default_factory=dict)
@@ -62,7 +64,9 @@ class Progress:
             self._taken[change.key] = next(self._serial)
             at, now_us = change.at, self.oracle.servers[change.side].clock.now_us()
             # Of a time in whole seconds any moment of that second may be the true one, and of none any of before its mark.
-            at_us = at.at_us + at.precision_us - 1 if at is not None else now_us + 2 * SKEW_ERROR_US
+            # A time in the future of its side's clock is no truth either.
+            marked_us = now_us + 2 * SKEW_ERROR_US
+            at_us = min(at.at_us + at.precision_us - 1, marked_us) if at is not None else marked_us
             self.outstanding.setdefault((change.side, change.key), []).append((at_us, self._taken[change.key]))
             if not dirty and change.deleted:
                 self._known_delete(change)
@@ -110,6 +114,7 @@ class Progress:
 
     def _ended(self, name: str, arguments: tuple[Any, ...], now: float) -> None:
         key = arguments[1]
+        (self.given_up.add if name == "park" else self.given_up.discard)(key)
         for side in Side:
             self.outstanding[side, key] = [one for one in self.outstanding.get((side, key), []) if self._is_newer(side, key, one)]
         news = self._taken.get(key, 0) > self._claimed.get(key, sys.maxsize)
@@ -143,11 +148,15 @@ class Progress:
         """The oldest change that was marked and not yet applied is never younger in the state than in truth (rule 9)."""
         dirty = self.state()._dirty.values()
         for side in Side:
-            waiting = [one for place, them in self.outstanding.items() if place[0] is side for one in them]
-            ours = min((at for at, _ in waiting), default=None)
+            ours = self.oldest_us(side)
             told = min((one.since_us[side] for one in dirty if side in one.since_us), default=None)
             if ours is not None and (told is None or told > ours):
                 self.oracle.fail(f"lag of {side} under-reported: a change of {ours} is waiting, the oldest told is {told}")
+
+    def oldest_us(self, side: Side) -> int | None:
+        """By the side's clock: the oldest change that was marked and not yet applied; None: there is none."""
+        self._forget_if_lost()
+        return min((at for place, them in self.outstanding.items() if place[0] is side for at, _ in them), default=None)
 
     def acknowledged(self, told: Told) -> None:
         """A source let go of an event: it must have been marked (rule 6)."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from federation.model import Side
 from federation.sources import change_feed
+from federation.state.memory_state import MemoryState
+from operations.heartbeat import clock_ahead_us, heartbeats
 from reconciler.report import Report
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ _QUIET_SECONDS = 60
 """Of a world without scans: how long nothing may be on its way."""
 _SCANS_UNDER_WAY = 2
 _LOOKS = 300
+_TRIES_EVERY_SECONDS = 5.0
+_TRIES = 4
 LIFTED_SECONDS = 60.0
 """How long an operator's word that a side may be empty may still be at work in a scan."""
 
@@ -32,6 +38,8 @@ class Rest:
         self._quiet = 0
         self._held_at: dict[str, float] = {}
         """Held deletes that wait for an answer, and since when."""
+        self._tried_at = 0.0
+        self._tries = 0
         self._told_off: set[str] = set()
         """Keys left as they are because their writer does not stop: every scan looks at them once more."""
 
@@ -77,6 +85,8 @@ class Rest:
         for verdict, keys in (("rejected", refused), ("released", [key for key in held if key not in refused])):
             if keys and world.processes:
                 self._judge(verdict, keys)
+        if world.processes:
+            self._try_again()
 
     def _judge(self, verdict: str, keys: list[str]) -> None:
         world, state = self._world, self._world.box.inner
@@ -87,11 +97,31 @@ class Rest:
             # Of what neither side holds any more nothing is left to keep.
             there = {key for key in keys if any(key in server.objects for server in world.servers.values())}
             world.oracle.rejected.update({(key, state._held[key].delete_on): now for key in there})
-        process = next(iter(world.processes.values()))
-        state._clock = process.clock
-        state.ahead_us = {side: server.clock.ahead_us() - process.clock.off_us for side, server in world.servers.items()}
         world.note(f"operator: {verdict} {keys}")
-        asyncio.get_running_loop().create_task(state.judge(keys, verdict=verdict, now_us=process.clock.now_us()))
+        self._command(lambda state, now_us: state.judge(keys, verdict=verdict, now_us=now_us))
+
+    def _try_again(self) -> None:
+        """Now and then a person tries again what is parked."""
+        world, now = self._world, asyncio.get_running_loop().time()
+        keys = sorted(world.box.inner._parked)
+        if not world.script.retries or not keys or now < self._tried_at + _TRIES_EVERY_SECONDS or self._tries >= _TRIES:
+            return
+        self._tried_at, self._tries = now, self._tries + 1
+        world.exercised["parked key tried again"] += len(keys)
+        world.note(f"operator: tries again {keys}")
+        self._command(lambda state, now_us: state.unpark(keys, now_us=now_us))
+
+    def _command(self, step: Callable[[MemoryState, int], Awaitable[object]]) -> None:
+        asyncio.get_running_loop().create_task(self._carry_out(step))
+
+    async def _carry_out(self, step: Callable[[MemoryState, int], Awaitable[object]]) -> None:
+        """As ``fedplane`` does (fedplane/commands/operator.py): what the sides' clocks show is known from the processes alone."""
+        state = self._world.box.inner
+        clock = state._clock = next(iter(self._world.processes.values())).clock
+        now_us = clock.now_us()
+        fresh = [beat for beat in await heartbeats(state) if beat.fresh(now_us)]
+        state._clock, state.ahead_us = clock, {side: clock_ahead_us(fresh, side) for side in Side}
+        await step(state, now_us)
 
     def _restless(self) -> str:
         """Why the world is not at rest: something on its way, dirty, or no whole scan since then that found nothing."""

@@ -12,15 +12,29 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 
 import structlog
 
 from tests.simulation.draw import draw
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.mutants.mutant import Mutant
-from tests.simulation.script import Script
+from tests.simulation.script import Rates, Script
 from tests.simulation.shrink import Run, shrink
 from tests.simulation.world import Outcome, World
+
+EXERCISED = (
+    "converged as of told",
+    "direction converged as of told",
+    "lag told",
+    "least lag told",
+    "feed records read",
+    "feed hours folded",
+    "feed hours lost",
+    "feed watermark moved",
+    "parked key tried again",
+)
+"""What worlds must have met, or their checks were of nothing."""
 
 
 def simulate(script: Script, *, traced: bool = False) -> Outcome:
@@ -65,15 +79,25 @@ def replay(script: Script, *, whole: bool) -> int:
         script = shrink(script, _run)
     outcome = simulate(script, traced=True)
     print("\n".join(outcome.trace))
-    print(f"\n{script.seed}: {script.mode}, tie winner {script.tie_winner}, {script.processes} process(es), {script.rates}")
-    print(f"skew {script.skew_us}, drift {script.drift_ppm}, conditions honoured {script.conditions}, stamps {script.stamps}")
-    print(f"deletes ignored on {script.deletes_ignored}, foreign {script.foreign}, revert limit {script.revert_limit}")
-    print(f"operator rejects {script.rejects}, scans {script.scans}, settings change {script.new_settings}")
+    print(f"\n{script.seed}: {_settings_text(script)}")
     print("schedule: " + _schedule_text(script, outcome))
     for act in sorted((*script.users, *script.faults), key=lambda act: act.at):
         print(f"  {act}")
     print("\n".join(outcome.violations) or "no violation")
     return 1 if outcome.violations else 0
+
+
+def _settings_text(script: Script) -> str:
+    """Everything that is not as it is without anybody's choosing, or has no such value."""
+    chosen = [one for one in fields(Script) if one.name not in {"seed", "users", "faults", "drawn", "rates"}]
+    told = {one.name: getattr(script, one.name) for one in chosen if getattr(script, one.name) != one.default}
+    noise = {one.name: getattr(script.rates, one.name) for one in fields(Rates)}
+    told |= {one.name: noise[one.name] for one in fields(Rates) if noise[one.name] != one.default}
+    return ", ".join(f"{name} {_plainly(value)}" for name, value in told.items())
+
+
+def _plainly(value: object) -> object:
+    return {str(side): one for side, one in value.items()} if isinstance(value, dict) else value
 
 
 def _schedule_text(script: Script, outcome: Outcome) -> str:
@@ -87,11 +111,12 @@ def many(seeds: Iterable[int]) -> int:
     """Run *seeds* on all cores; 0 when nothing was violated."""
     started = time.monotonic()
     faults: Counter[str] = Counter()
+    exercised: Counter[str] = Counter()
     count = steps = events = writes = conflicts = 0
     failed: list[int] = []
     for outcome in _pool(seeds):
         count += 1
-        faults += outcome.faults
+        faults, exercised = faults + outcome.faults, exercised + outcome.exercised
         steps, events, writes = steps + outcome.steps, events + outcome.events, writes + outcome.writes
         conflicts += outcome.conflicts
         if outcome.violations:
@@ -102,6 +127,9 @@ def many(seeds: Iterable[int]) -> int:
     print(f"{writes} user writes, {events} events, {conflicts} conflicts; faults injected:")
     for kind, number in sorted(faults.items()):
         print(f"  {kind}: {number}")
+    print("exercised:")
+    for kind in EXERCISED:
+        print(f"  {kind}: {exercised[kind]}")
     if failed:
         print(f"replay with: make simulate SEED={failed[0]}")
     return 1 if failed else 0

@@ -51,6 +51,10 @@ class Rates:
     latency_seconds: float = 0.02
     listing_cut: float = 0.0
     """A page of a listing breaks off."""
+    slow_state: float = 0.0
+    """State call takes seconds, now and then more than a lease."""
+    slow_broker: float = 0.0
+    """Call of the queue or the topic takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +86,37 @@ class Script:
     revert_limit: int = 1000
     rejects: bool = False
     """The operator refuses some of the held deletes."""
+    retries: bool = False
+    """The operator tries parked keys again, a few times."""
     patience_seconds: float = 0.0
     """How long a held delete waits for the operator."""
     rich: bool = False
     """Users write several metadata entries, and some that VAST has no room for."""
     versioned: bool = False
+    versioned_not: Side | None = None
+    """The side that keeps no versions where the other one does."""
+    ignored: tuple[str, ...] = ()
+    """Conditions of VAST's that are ignored by themselves, by the names of ``ports.Capabilities``."""
     feed_lag_seconds: float = 0.0
     """How late the change feed is at most; 0: there is none."""
     grid_lost: float = 0.0
     """Share of Event Grid's events that are lost besides: the change feed has them."""
     scans: bool = True
     """Without: what converges does so by events alone."""
+    scan_at_start: bool = False
+    """Without ``scans``: one scan at a start all the same, and those that a gap asks for."""
     drawn: Spans | None = None
     """Choices of the schedule that are drawn; None: all of them."""
+
+    def keeps_versions(self, side: Side) -> bool:
+        """Whether *side* does."""
+        return self.versioned and side is not self.versioned_not
 
     @property
     def end(self) -> float:
         """When the last act is done."""
-        return max((act.at + max(0.0, act.amount) for act in (*self.users, *self.faults)), default=0.0)
+        lasting = [(act.at, act.amount if act.kind != "file_touch" else 0.0) for act in (*self.users, *self.faults)]
+        return max((at + max(0.0, amount) for at, amount in lasting), default=0.0)
 
     def without_noise(self) -> Script:
         """The same with nothing failing by itself."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from federation.model import Side
+from federation.model import Mode, Side
 from tests.simulation.loop import Spans
 from tests.simulation.script import Act, Rates, Script
 
@@ -19,6 +19,9 @@ _PLAIN_SETTINGS = (
     "foreign",
     "revert_limit",
     "rejects",
+    "retries",
+    "versioned_not",
+    "ignored",
     "patience_seconds",
     "rich",
     "versioned",
@@ -80,6 +83,11 @@ def _smaller(script: Script) -> Iterator[Script]:
         replace(script, shards=1),
         replace(script, skew_us=dict.fromkeys(Side, 0), drift_ppm=dict.fromkeys(Side, 0)),
         replace(script, page=1000),
+        replace(script, feed_lag_seconds=0.0, grid_lost=0.0, scans=script.scans or script.scan_at_start, scan_at_start=False),
+        replace(script, stamps=True),
+        replace(script, conditions=True),
+        replace(script, delete_budget=1000),
+        replace(script, mode=Mode.TWO_WAY),
         *(replace(script, **{name: value}) for name, value in plain.items()),
     ):
         if candidate != script:

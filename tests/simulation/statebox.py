@@ -13,6 +13,7 @@ from federation.model import Change, Side
 from federation.ports import Clock
 from federation.progress import Lease
 from federation.state.memory_state import MemoryState
+from tests.simulation.channels import slowly
 from tests.simulation.script import Rates
 
 Heard = Callable[[Change, bool, bool], None]
@@ -142,6 +143,7 @@ class StateEnd:
     async def _call(self, name: str, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
         rates, rng = self._rates(), self._rng
         await asyncio.sleep(rng.uniform(0, 0.005))
+        await slowly(rng, rates.slow_state, lambda: self._count("state call slow"))
         if asyncio.get_running_loop().time() < self._box.away_until:
             self._count("state away")
             raise RetryLater("Redis away", reason="redis_unavailable")
@@ -153,6 +155,7 @@ class StateEnd:
         result = await getattr(inner, name)(*arguments, **named)
         self._observe(name, tuple(arguments), named, result)
         await asyncio.sleep(rng.uniform(0, 0.005))
+        await slowly(rng, rates.slow_state, lambda: self._count("state call slow"))
         if rng.random() < rates.state_after:
             self._count("state answer lost")
             raise RetryLater("the answer of Redis was lost", reason="redis_unavailable")

@@ -167,11 +167,12 @@ class Users:
         self._acknowledge(act, server, act.other)
 
     def _file_touch(self, act: Act, server: Server) -> None:
-        """Another time and ETag, the same bytes: nobody's write."""
+        """Another time and ETag, the same bytes: nobody's write. ``amount``: how far ahead the time is, in seconds."""
         held = server.objects.get(act.key)
         if held is None:
             return
         with server.untold():
             etag = f"{FILE_ETAG}{0xF << 80 | next(self._file_serial):022x}"
-            server.place(act.key, replace(held, etag=etag, modified=server._now()))
+            now = server._now()
+            server.place(act.key, replace(held, etag=etag, modified=replace(now, at_us=now.at_us + int(act.amount * 1e6))))
         self._world.oracle.again(server.side, act.key, server.objects[act.key])

@@ -56,6 +56,8 @@ class Outcome:
     writes: int
     conflicts: int
     choices: int
+    exercised: Counter[str]
+    """How often what is rare and must be looked at happened at all."""
     trace: list[str] = field(default_factory=list)
 
 
@@ -66,6 +68,7 @@ class World:
         self.script = script
         self.oracle = Oracle(script, lambda: self.box.inner)
         self.faults: Counter[str] = Counter()
+        self.exercised: Counter[str] = Counter()
         self.calm = False
         self.trace: list[str] | None = [] if traced else None
         self.servers = {
@@ -78,8 +81,10 @@ class World:
             self.servers[Side.VAST].capabilities = Capabilities(
                 conditional_put=False, conditional_delete=False, conditional_complete=False, min_part_bytes=1
             )
-        for server in self.servers.values():
-            server.capabilities = replace(server.capabilities, versioning=script.versioned)
+        vast = self.servers[Side.VAST]
+        vast.capabilities = replace(vast.capabilities, **dict.fromkeys(script.ignored, False))
+        for side, server in self.servers.items():
+            server.capabilities = replace(server.capabilities, versioning=script.keeps_versions(side))
         self.oracle.servers = self.servers
         self.progress = Progress(self.oracle, lambda: self.box.inner, lambda: self.box.losses)
         self.box = StateBox(script.shards, self.progress.heard, self.oracle.fail, self.oracle.lost)
@@ -133,7 +138,7 @@ class World:
         self.note(f"{server.side}:{key} {_short(before)} => {_short(after)}")
         if by_user:
             self.oracle.user_acts[server.side, key] += 1
-            self.convergence.act(key)
+            self.convergence.act(server.side, key)
         else:
             self.oracle.mutations += not key.startswith(PROBE_PREFIX)
             if not key.startswith(PRESERVED_PREFIX):
@@ -144,7 +149,7 @@ class World:
         if server.side is Side.BLOB:
             self._tell_of_blob(key, before, after, at_us)
             return
-        gone = "ObjectRemoved:DeleteMarkerCreated" if self.script.versioned else "ObjectRemoved:Delete"
+        gone = "ObjectRemoved:DeleteMarkerCreated" if self.script.keeps_versions(Side.VAST) else "ObjectRemoved:Delete"
         name = "ObjectCreated:Put" if after is not None else gone
         body = channels.vast_event(key, name, after.etag if after else None, at_us)
         self.deliveries[Side.VAST].send(Told(Side.VAST, key, body, now))
@@ -152,12 +157,12 @@ class World:
     def _tell_of_blob(self, key: str, before: _Object | None, after: _Object | None, at_us: int) -> None:
         metadata_only = before is not None and after is not None and after.data is before.data
         etag = after.etag if after is not None else None
-        told = Told(Side.BLOB, key, channels.blob_event(key, etag, at_us), asyncio.get_running_loop().time())
+        told = Told(Side.BLOB, key, channels.blob_event(key, etag, at_us), asyncio.get_running_loop().time(), at_us)
         if not metadata_only:  # of which Event Grid tells nothing
             self.deliveries[Side.BLOB].send(told)
         if self.feed is not None:
             kind = "BlobPropertiesUpdated" if metadata_only else "BlobCreated" if after is not None else "BlobDeleted"
-            self.feed.note(told, kind, etag, at_us, versioned=self.script.versioned)
+            self.feed.note(told, kind, etag, at_us, versioned=self.script.keeps_versions(Side.BLOB))
 
     def observe(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         """A state call took effect."""
@@ -166,7 +171,7 @@ class World:
             for change in arguments[0]:
                 self.note(f"mark {change.side}:{change.key} {change.source} {change.etag} deleted={change.deleted} {result}")
         elif name == "move_cursor" and result:
-            self._cursor_moved(arguments[0], arguments[2])
+            self._cursor_moved(*arguments)
         elif name == "put_note" and arguments[0] == LAST:
             self._scanned(msgspec.json.decode(arguments[1], type=Report))
             self.convergence.scanned()
@@ -195,8 +200,9 @@ class World:
             ):
                 self.oracle.fail(f"a scan believed that all of {side} is gone")
 
-    def _cursor_moved(self, name: str, cursor: Cursor) -> None:
+    def _cursor_moved(self, name: str, before: Cursor | None, cursor: Cursor) -> None:
         if self.feed is not None and name == change_feed.NAME:
+            self.exercised += self.feed.moved(before, cursor)
             for told in self.feed.read_to(cursor):
                 self.progress.acknowledged(told)
             return
@@ -229,6 +235,7 @@ class World:
             len(self.oracle.writes),
             len(self.box.inner._conflicts),
             loop.choices,
+            self.exercised,
             self.trace or [],
         )
 
