@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from federation.model import Side
 from federation.sources import change_feed
 from federation.state.memory_state import MemoryState
-from operations.heartbeat import clock_ahead_us, heartbeats
+from operations.heartbeat import tell_clocks
 from reconciler.report import Report
 
 if TYPE_CHECKING:
@@ -119,8 +118,8 @@ class Rest:
         state = self._world.box.inner
         clock = state._clock = next(iter(self._world.processes.values())).clock
         now_us = clock.now_us()
-        fresh = [beat for beat in await heartbeats(state) if beat.fresh(now_us)]
-        state._clock, state.ahead_us = clock, {side: clock_ahead_us(fresh, side) for side in Side}
+        await tell_clocks(state, now_us)
+        state._clock = clock
         await step(state, now_us)
 
     def _restless(self) -> str:

@@ -21,7 +21,7 @@ class _Change:
 
 
 def _scan_of(change_at: int, scans: list[ScanSpan], chance: st.DataObject, *, known: bool) -> tuple[int, int]:
-    """When the first of the scans that see the change marked it, and which age the state then has. Each that must has by its end."""
+    """When the first of the scans that see the change marked it, each by its end; and which age the state then has."""
     seen = [one for one in scans if one.started_us >= change_at]
     early = [one for one in scans if one.started_us < change_at <= one.finished_us]
     seen += early if chance.draw(st.booleans()) else []

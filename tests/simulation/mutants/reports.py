@@ -72,7 +72,7 @@ def _feed_folded_early() -> list[Swap]:
 
 
 def _clocks_taken_for_ours() -> list[Swap]:
-    return [Swap(status, "clock_ahead_us", lambda *_: 0)]
+    return [Swap(status, "clocks_ahead_us", lambda *_: [0])]
 
 
 def _converged(change: Callable[[Sequence[ScanSpan], int | None], tuple[Sequence[ScanSpan], int | None]]) -> list[Swap]:
