@@ -93,7 +93,9 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         dirty.generation = self._sequences[shard] = self._sequences.get(shard, 0) + 1
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
-        at_us = change.at.at_us if change.at is not None else now + self.ahead_us[change.side]
+        # A time that its side's clock has not reached (a file's may be anything) makes nothing younger than its mark.
+        marked_us = now + self.ahead_us[change.side]
+        at_us = min(change.at.at_us, marked_us) if change.at is not None else marked_us
         for since_us in (dirty.since_us, dirty.newer_us):
             since_us[change.side] = min(at_us, since_us.get(change.side, at_us))
         due_us = max(now - SCAN_BEHIND_US if only_scan else now, change.not_before_us)

@@ -59,6 +59,13 @@ async def test_what_has_no_time_waits_since_now_by_its_sides_clock(state: State,
     assert (await state.backlog()).oldest_us_by_side == {Side.BLOB: clock.us, Side.VAST: clock.us - 30_000_000}
 
 
+async def test_a_time_to_come_waits_since_its_mark(state: State, clock: TestClock) -> None:
+    """A file's time may be set to anything: what lies in the future of its side's clock hides no lag (rule 9)."""
+    state.ahead_us[Side.VAST] = -30_000_000
+    await state.mark([event("k", side, MD5, at_us=clock.us + 3_600_000_000) for side in Side])
+    assert (await state.backlog()).oldest_us_by_side == {Side.BLOB: clock.us, Side.VAST: clock.us - 30_000_000}
+
+
 async def test_settling_ends_the_lag_and_records_the_base(state: State, clock: TestClock) -> None:
     """After a settle nothing is dirty and the base is what was settled."""
     await state.mark([event("k")])

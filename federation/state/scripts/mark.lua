@@ -103,7 +103,8 @@ for n, change in ipairs(changes) do
     -- Of what was marked after the last claim the earliest time a side: entries of one version keep only the later one.
     if not hint[7] or tonumber(claimed or -1) == hint[1] then hint[7] = {-1, -1} end
     -- By the side's clock, as all times in there are: one that is behind ours would make a change look younger than it is (rule 9).
-    local told_at = at >= 0 and at or now_of[side]
+    -- A time that its side's clock has not reached (a file's may be anything) makes nothing younger than its mark.
+    local told_at = at >= 0 and math.min(at, now_of[side]) or now_of[side]
     if hint[7][1 + side] < 0 or told_at < hint[7][1 + side] then hint[7][1 + side] = told_at end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
     sequence = sequence + 1
