@@ -242,8 +242,10 @@ class Comparison:
         """Our time until which the VAST version may still be being written; 0 when it is quiet or agreed."""
         if entry is None or news(entry, base, Side.VAST) is not News.CHANGED:
             return 0
-        until = entry.modified.at_us + entry.modified.precision_us + self._quiet_us - vast_ahead_us
-        return until if until > self._clock.now_us() else 0
+        now_us = self._clock.now_us()
+        modified_us = min(entry.modified.at_us - vast_ahead_us, now_us)  # a file may say that it was written in the future
+        until = modified_us + entry.modified.precision_us + self._quiet_us
+        return until if until > now_us else 0
 
 
 async def _entry(store: ObjectStore, key: str) -> ListEntry | None:

@@ -75,15 +75,21 @@ def content_in_doubt(present: Present, base: Base | None, hint: Hint) -> bool:
     return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us + ECHO_SLACK_US
 
 
-def quiet_until_us(present: Present, hint: Hint, *, quiet_us: int) -> int:
+def quiet_until_us(present: Present, hint: Hint, *, quiet_us: int, now_us: int) -> int:
     """Earliest time, on VAST's clock, at which this VAST version may be read; 0 when it may be read now.
 
     A write over NFS or SMB has no close that an S3 reader could see (facts/vast.md 4), so a version that no event vouches for
-    must have been unchanged for *quiet_us*.
+    must have been unchanged for *quiet_us*. A file may say any time: from one that is still to come (*now_us* is VAST's clock)
+    nothing follows, and it counts since a scan marked this very ETag (``reconciler.drift.changes`` tells it as changed then).
     """
     if vouched(present, hint):
         return 0
-    return present.version.modified.at_us + present.version.modified.precision_us + quiet_us
+    modified = present.version.modified
+    if modified.at_us <= now_us:
+        return modified.at_us + modified.precision_us + quiet_us
+    etag = present.version.etag
+    seen = [one.at.at_us for one in hint.vast if one.etag == etag and one.at is not None and one.at.at_us <= now_us]
+    return max(seen, default=now_us) + quiet_us
 
 
 def changed_side(hint: Hint) -> Side | None:

@@ -345,6 +345,7 @@ async def _require_quiet(ctx: PairContext, scene: Scene, hint: Hint) -> None:
     known = scene.base is not None and here.version.etag == scene.base.vast_etag  # read and agreed on before
     if (known or copy_of(here, Side.BLOB)) and not content_in_doubt(here, scene.base, hint):
         return
-    wait_us = quiet_until_us(here, hint, quiet_us=ctx.quiet_us) - await ctx.vast_now_us()
+    now_us = await ctx.vast_now_us()
+    wait_us = quiet_until_us(here, hint, quiet_us=ctx.quiet_us, now_us=now_us) - now_us
     if wait_us > 0:
         raise NotQuiet(ctx.clock.now_us() + wait_us)

@@ -260,7 +260,7 @@ def _harsher(script: Script, rng: Random) -> Script:
         return rng.choice([0.0, 0.0, 0.0, rng.uniform(0, most)])
 
     single = ("conditional_put", "conditional_delete", "conditional_complete")
-    ahead = rng.choice([0.0, 0.0, 0.0, 5.0, 120.0])
+    ahead = rng.choice([0.0, 0.0, 0.0, 5.0, 3600.0])
     users = tuple(replace(act, amount=ahead) if act.kind == "file_touch" else act for act in script.users)
     return replace(
         script,

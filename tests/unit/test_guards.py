@@ -154,7 +154,7 @@ SCANNED = told(None, StampOrigin.SCAN)
 def test_only_an_event_that_names_this_version_vouches_for_it(hint: Hint, expected: bool) -> None:
     """Then it was written over S3, in one atomic step, and may be read at once; else it must have been quiet."""
     assert vouched(version(), hint) is expected
-    assert (quiet_until_us(version(), hint, quiet_us=5 * SECOND) == 0) is expected
+    assert (quiet_until_us(version(), hint, quiet_us=5 * SECOND, now_us=T0) == 0) is expected
 
 
 def test_one_voucher_among_several_hints_is_enough() -> None:
@@ -166,8 +166,18 @@ def test_one_voucher_among_several_hints_is_enough() -> None:
 @pytest.mark.parametrize("precision_us", [1, SECOND])
 def test_quiet_is_counted_from_the_latest_moment_the_time_allows(precision_us: int) -> None:
     """A time in whole seconds may hide a write just before the next."""
-    until = quiet_until_us(version(precision_us=precision_us), Hint("k", 1), quiet_us=5 * SECOND)
+    until = quiet_until_us(version(precision_us=precision_us), Hint("k", 1), quiet_us=5 * SECOND, now_us=T0)
     assert until == T0 + precision_us + 5 * SECOND
+
+
+def test_of_a_file_from_the_future_it_is_counted_since_a_scan_saw_this_version() -> None:
+    """Else a client with a wrong clock could keep a file from ever being copied; what nobody saw before is first seen now."""
+    now_us = T0 - 3600 * SECOND
+    seen = Stamp(now_us - 4 * SECOND, SECOND, StampOrigin.LAST_MODIFIED)
+    entries = (HintEntry("v2", at=seen), HintEntry("v1", at=replace(seen, at_us=now_us)), HintEntry(None))
+    quiet_us = 5 * SECOND
+    assert quiet_until_us(version(), Hint("k", 1, vast=entries), quiet_us=quiet_us, now_us=now_us) == now_us + SECOND
+    assert quiet_until_us(version(), Hint("k", 1, vast=entries[1:]), quiet_us=quiet_us, now_us=now_us) == now_us + quiet_us
 
 
 LATER = ECHO_SLACK_US + 1
