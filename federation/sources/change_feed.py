@@ -91,12 +91,13 @@ class ChangeFeed:
 
         ``newest_us``: time of the newest record marked. ``index_modified_us``: when the service last wrote its index.
         ``unread_bytes`` and ``unread_since_us``: what was found and is not marked yet (at least), and since when there is any.
-        ``as_of_us``: every change of before this that the service has published was marked, from ``from_us`` on.
+        ``as_of_us``: every change of before this that the service has published was marked, from ``from_us`` on: since then
+        nothing was missing that only a scan can find.
         """
         told = self._tell.as_dict() | self._lag
         if self._position is not None:
             told |= {"newest_us": self._position.newest_us or None, "as_of_us": self._position.as_of_us or None}
-            told["from_us"] = self._position.from_us or None
+            told["from_us"] = max(self._position.from_us, self._position.gap_us) or None
         return told | {"unread_since_us": self._unread_since_us}
 
     async def run(self) -> None:
@@ -172,6 +173,7 @@ class ChangeFeed:
     async def _take(self, batch: list[Item[Made]], cursor: Cursor | None) -> Cursor | None:
         position = self._position
         assert position is not None  # noqa: S101 - set by _begin
+        found_us = self._clock.now_us()  # before the scan is asked for: that one must have begun later
         changes: list[Change] = []
         for item in batch:
             match item:
@@ -183,10 +185,10 @@ class ChangeFeed:
                 case Damage():
                     await self._bury(f"{item.chunk} at {item.offset}: {item.reason}", item.raw)
                     await self._gap(f"{item.chunk}: {item.reason}")
-                    position = position.read({item.chunk: item.position})
+                    position = replace(position.read({item.chunk: item.position}), gap_us=found_us)
                 case Lost():
                     await self._gap(item.reason)
-                    position = position.without(item.chunks, unseen=item.unseen)
+                    position = replace(position.without(item.chunks, unseen=item.unseen), gap_us=found_us)
                 case Folded():
                     position = position.folded(item.begin_us)
         if changes:

@@ -10,7 +10,7 @@ from federation.sources.change_feed_layout import INTERVAL_US, SLACK_US
 RECENT_IDS = 4
 """Ids kept with a chunk's position: the doubles seen in real feeds follow each other (facts/azure.md 2.6)."""
 
-_DONE, _FROM, _SEEN, _NEWEST, _AS_OF, _CHUNK = "done_us", "from_us", "seen", "newest_us", "as_of_us", "chunk "
+_DONE, _FROM, _SEEN, _NEWEST, _AS_OF, _GAP, _CHUNK = "done_us", "from_us", "seen", "newest_us", "as_of_us", "gap_us", "chunk "
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class FeedPosition:
     """Every change of before this that the service tells of has been handed over; 0: not known."""
     chunks: Mapping[str, ChunkPosition] = field(default_factory=dict)
     """By name, of the segments after ``done_us``."""
+    gap_us: int = 0
+    """When something was last found missing, by our clock: what it held is known once a whole scan that began later ended."""
 
     @property
     def segments(self) -> set[int]:
@@ -68,6 +70,7 @@ class FeedPosition:
             _SEEN: int(self.seen),
             _NEWEST: self.newest_us,
             _AS_OF: self.as_of_us,
+            _GAP: self.gap_us,
         }
         for name, chunk in sorted(self.chunks.items()):
             flat[f"{_CHUNK}{chunk.segment_us} {chunk.index} {','.join(chunk.recent)} {name}"] = chunk.offset
@@ -93,4 +96,4 @@ def load(flat: Mapping[str, int]) -> FeedPosition:
         numbers = [flat[name] for name in (_DONE, _FROM, _SEEN, _NEWEST, _AS_OF)]
     except KeyError as missing:
         raise ValueError(f"a feed position without {missing}") from None
-    return FeedPosition(numbers[0], numbers[1], bool(numbers[2]), numbers[3], numbers[4], chunks)
+    return FeedPosition(numbers[0], numbers[1], bool(numbers[2]), numbers[3], numbers[4], chunks, flat.get(_GAP, 0))

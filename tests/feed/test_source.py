@@ -208,6 +208,26 @@ async def test_a_gap_asks_for_a_scan() -> None:
     assert (lab.gaps, source.health()["gaps"]) == (1, 1)
 
 
+async def test_what_is_complete_begins_anew_after_a_gap() -> None:
+    """Only a whole scan that began after something was found missing knows what that held: until then no watermark counts."""
+    lab = Lab()
+    lab.append(3)
+    async with running(lab.source()):
+        await eventually(lab.marked, "marked")
+    before_us = lab.clock.now_us()
+    lab.feed.drop(hour(1))
+    lab.blobs.blobs = lab.feed.blobs
+    lab.feed.segment(hour(30))
+    lab.feed.index(hour(30))
+    lab.append(2, segment=30)
+    whole_us = int(hour(30).timestamp()) * 1_000_000 - SLACK_US
+    for source in (lab.source(), lab.source()):
+        async with running(source):
+            await eventually(lambda told=source: bool(told.health().get("as_of_us") == whole_us), "read")  # type: ignore[misc]
+        assert int(source.health()["from_us"] or 0) >= before_us
+    assert lab.gaps == 1
+
+
 async def test_what_cannot_be_read_is_kept_and_the_stream_goes_on() -> None:
     """A broken block and a record that names no blob become dead letters with their reasons, and a scan is asked for."""
     lab = Lab()

@@ -15,7 +15,7 @@ from tests.simulation.loop import UNIT
 from tests.simulation.processes import ProcessClock
 from tests.simulation.script import PROCESSES
 from tests.simulation.sides import SKEW_ERROR_US, START_US
-from tests.simulation.values import value_of
+from tests.simulation.values import Value, value_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -145,7 +145,15 @@ class Convergence:
             return False
         held = {side: world.servers[side].objects.get(key) for side in Side}
         now = {side: value_of(one) if one is not None else None for side, one in held.items()}
-        return now[Side.BLOB] != now[Side.VAST] and not world.oracle.may_be_alone(key, now)
+        return not world.oracle.is_equal(key) and not self._may_be_alone(key, now)
+
+    def _may_be_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
+        """As the oracle has it at rest; what is to be removed from a read-only zone may wait for a scan besides."""
+        oracle, mode = self._world.oracle, self._world.script.mode
+        if oracle.kept_alone(key, now):
+            return True
+        alone = [one for one in Side if now[one] is not None and now[one.other] is None and not mode.writable(one)]
+        return any(write.side is one for one in alone for write in oracle.embodied.get((one, key), []))
 
 
 def _seconds(at_us: int | None) -> float | None:

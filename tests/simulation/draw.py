@@ -46,6 +46,8 @@ OPTIONED_FROM = 2_000_001
 """From here on settings and users' habits are drawn too that were not before."""
 FED_FROM = 3_000_001
 """From here on half of the worlds have a change feed."""
+MOST_TOLD_OFF = 2
+"""Up to so many times put back a stubborn writer's key is soon parked."""
 THEMED_FROM = 4001
 """Seeds below keep the scripts they had when they found something."""
 
@@ -268,7 +270,7 @@ def _harsher(script: Script, rng: Random) -> Script:
         rates=replace(script.rates, slow_state=now_and_then(0.02), slow_broker=now_and_then(0.1)),
         versioned_not=rng.choice([None, None, *Side]),
         ignored=tuple(one for one in single if rng.random() < 0.1) if script.conditions else (),
-        retries=rng.random() < 0.3,
+        retries=rng.random() < (0.8 if script.revert_limit <= MOST_TOLD_OFF else 0.2),
     )
 
 

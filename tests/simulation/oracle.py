@@ -91,6 +91,8 @@ class Oracle:
     """The users' writes that an object stands for."""
     deleted_by_engine: dict[tuple[Side, str], tuple[int, float]] = field(default_factory=dict)
     """Last delete of a key by the engine: time in its event, virtual time."""
+    retried: Counter[str] = field(default_factory=Counter)
+    """How often the operator tried a parked key again: each time it may be put back once more."""
     delete_times: dict[tuple[Side, str], list[int]] = field(default_factory=dict)
 
     def fail(self, what: str) -> None:
@@ -137,11 +139,8 @@ class Oracle:
     def _true_us(self, side: Side, held: _Object) -> int:
         """When it was written: now, unless its own time says that it is older (an NFS rename keeps the time)."""
         clock = self.servers[side].clock
-        return (
-            clock.now_us() - clock.ahead_us()
-            if clock.now_us() - held.modified.at_us < SECOND_US
-            else held.modified.at_us - clock.ahead_us()
-        )
+        now_us = clock.now_us()
+        return (now_us if now_us - held.modified.at_us < SECOND_US else held.modified.at_us) - clock.ahead_us()
 
     def superseding(self, side: Side, key: str, held: _Object | None, *, how: str, base: Base | None) -> None:
         """A user on *side* overwrites or deletes *held*."""
@@ -172,10 +171,14 @@ class Oracle:
         for write in self.embodied.get((side, key), []):
             write.raced = True
 
+    def is_equal(self, key: str) -> bool:
+        """Whether both sides hold one value, or neither any."""
+        held = [server.objects.get(key) for server in self.servers.values()]
+        return len({value_of(one) if one is not None else None for one in held}) == 1
+
     def equal(self, key: str) -> None:
         """Where both sides hold one value, each stands for the other's writes too: that is what adopting means."""
-        held = [server.objects.get(key) for server in self.servers.values()]
-        if all(one is not None and held[0] is not None and value_of(one) == value_of(held[0]) for one in held):
+        if self.is_equal(key) and key in self.servers[Side.BLOB].objects:
             both = {id(write): write for side in Side for write in self.embodied.get((side, key), [])}
             for side in Side:
                 self.embodied[side, key] = list(both.values())
@@ -198,10 +201,8 @@ class Oracle:
             write.gave_way = write.agreed_again  # a change on the other side goes before what is as agreed (docs/consistency.md)
         self.embodied[side, key] = list(self.values.get((key, value_of(after)), []))
         if (key, value_of(after)) not in self.values:
-            partial = (key, after.data) in self.partial
-            self.fail(
-                f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{' (a part of a file)' * partial}"
-            )
+            part = " (a part of a file)" * ((key, after.data) in self.partial)
+            self.fail(f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{part}")
 
     def _metadata_race(self, side: Side, key: str) -> None:
         """Metadata changed on VAST between the engine's look and its write: no condition on an S3 ETag sees that (ADR 0001)."""
@@ -231,8 +232,9 @@ class Oracle:
             return
         undone = self.undone.setdefault(key, set())
         undone.add((before.etag, before.modified.at_us))
-        if len(undone) > self.script.revert_limit:
-            self.fail(f"{side}:{key} was put back {len(undone)} times, {self.script.revert_limit} are allowed")
+        allowed = self.script.revert_limit + self.retried[key]
+        if len(undone) > allowed:
+            self.fail(f"{side}:{key} was put back {len(undone)} times, {allowed} are allowed")
 
     def _permitted(self, side: Side, key: str, *, foreign: bool) -> None:
         """A delete by the engine: one that the settings and the operator allow."""
@@ -284,7 +286,7 @@ class Oracle:
         told_off = parked is not None and parked.reason == "revert_limit"
         if told_off:
             self._told_off(key)
-        kept = self._kept_alone(key, now) or told_off
+        kept = self.kept_alone(key, now) or told_off
         if now[Side.BLOB] != now[Side.VAST] and not kept:
             self.fail(f"not equal: {key}: blob {now[Side.BLOB]!r}, vast {now[Side.VAST]!r}")
         gone = all(value is None for value in now.values())
@@ -307,7 +309,7 @@ class Oracle:
         if not any(self.user_acts[zone, key] > self.script.revert_limit for zone in zones):
             self.fail(f"parked as put back too often, which it was not: {key}")
 
-    def _kept_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
+    def kept_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
         """One side may hold what the other does not: where deletes are ignored, and what a read-only zone's users made."""
         present = [side for side in Side if now[side] is not None]
         if len(present) != 1:
@@ -324,13 +326,6 @@ class Oracle:
         foreign = key in self.concerned or any(write.side is side for write in self.embodied.get((side, key), []))
         return foreign and (self.script.foreign is Foreign.KEEP or (key, side) in self.rejected)
 
-    def may_be_alone(self, key: str, now: dict[Side, Value | None]) -> bool:
-        """As ``_kept_alone``; what is to be removed from a read-only zone may wait for a scan besides."""
-        if self._kept_alone(key, now):
-            return True
-        alone = [one for one in Side if now[one] is not None and now[one.other] is None and not self.script.mode.writable(one)]
-        return any(write.side is one for one in alone for write in self.embodied.get((one, key), []))
-
     def _preserved(self, write: Write, records: list[ConflictRecord]) -> bool:
         content, metadata = write.value
         for record in records:
@@ -340,10 +335,8 @@ class Oracle:
                     return True
             elif record.loser_metadata is not None and plain(record.loser_metadata) == metadata:
                 md5 = md5_of(content)
-                same = [
-                    one for one in self.writes if one.key == write.key and one.value[0] == content and one.value[1] != metadata
-                ]
-                if same or record.loser_etag == md5:
+                same = [one.value[1] for one in self.writes if (one.key, one.value[0]) == (write.key, content)]
+                if set(same) - {metadata} or record.loser_etag == md5:
                     return True
         return False
 
@@ -386,9 +379,8 @@ class Oracle:
         if tied and record.winner_side is not self.script.tie_winner:
             self.fail(f"wrong winner of a tie: {record.key}: {record.winner_side} ({record.reason})")
         if apart_us > LWW_SLACK_US:
-            self.fail(
-                f"wrong winner: {record.key}: {record.loser_side} wrote {apart_us / 1e6:.1f} s later and lost ({record.reason})"
-            )
+            later = f"{record.loser_side} wrote {apart_us / 1e6:.1f} s later and lost"
+            self.fail(f"wrong winner: {record.key}: {later} ({record.reason})")
 
     def _false(self, record: ConflictRecord) -> bool:
         """Whether the loser was no user's version but a copy of ours."""

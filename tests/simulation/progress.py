@@ -38,7 +38,7 @@ class Progress:
     settled: dict[str, float] = field(default_factory=dict)
     """Keys whose absence both sides agreed on, with the virtual time since when."""
     given_up: set[str] = field(default_factory=set)
-    """Keys parked last time; while one is tried again, status counts it as waiting since the retry."""
+    """Keys that were parked and have not been equal since: news of one side ends a parking, also where it is none."""
     _taken: dict[str, int] = field(default_factory=dict)
     _claimed: dict[str, int] = field(default_factory=dict)
     _claimed_at: dict[str, float] = field(default_factory=dict)
@@ -114,7 +114,10 @@ class Progress:
 
     def _ended(self, name: str, arguments: tuple[Any, ...], now: float) -> None:
         key = arguments[1]
-        (self.given_up.add if name == "park" else self.given_up.discard)(key)
+        if name == "park":
+            self.given_up.add(key)
+        elif self.oracle.is_equal(key):
+            self.given_up.discard(key)
         for side in Side:
             self.outstanding[side, key] = [one for one in self.outstanding.get((side, key), []) if self._is_newer(side, key, one)]
         news = self._taken.get(key, 0) > self._claimed.get(key, sys.maxsize)

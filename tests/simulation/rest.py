@@ -107,6 +107,7 @@ class Rest:
             return
         self._tried_at, self._tries = now, self._tries + 1
         world.exercised["parked key tried again"] += len(keys)
+        world.oracle.retried.update(keys)
         world.note(f"operator: tries again {keys}")
         self._command(lambda state, now_us: state.unpark(keys, now_us=now_us))
 
