@@ -136,6 +136,7 @@ class Client:
         self.side = server.side
         self.capabilities = Capabilities()
         self.race_windows = 0
+        self.ordered = True
         self.listings_failed = listings_failed
         self._server = server
         self._rng = rng
