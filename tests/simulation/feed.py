@@ -25,7 +25,7 @@ from tests.simulation.sides import Server
 SHARDS = 2
 HOUR_SECONDS = 60
 """How long an hour of the feed is in a simulated world, so that many end within it."""
-SLACK_SECONDS = 5
+SLACK_SECONDS = 10
 """How early or late the hour is that a record falls into: a quarter of an hour in truth (facts/azure.md 2.2)."""
 _HOUR, _SLACK = timedelta(seconds=HOUR_SECONDS), timedelta(seconds=SLACK_SECONDS)
 _HEADER_BYTES = len(header())

@@ -219,7 +219,11 @@ def settings_of(script: Script, *, other: bool, later: bool) -> Settings:
                         "account_url": "https://sim.invalid",
                         "container": CONTAINER,
                         "events": {"queue_url": "https://sim.invalid/q", "account_id": ACCOUNT},
-                        "change_feed": {"enabled": bool(script.feed_lag_seconds), "from": _feed_start(script)},
+                        "change_feed": {
+                            "enabled": bool(script.feed_lag_seconds),
+                            "from": _feed_start(script),
+                            "poll_seconds": 4.0,
+                        },
                     },
                     "vast": {
                         "endpoint": "https://vast.invalid",
