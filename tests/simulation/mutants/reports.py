@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from federation.model import SECOND_US
-from federation.sources import change_feed_layout
 from federation.sources.change_feed import ChangeFeed
 from federation.sources.change_feed_chunk import Piece
-from federation.sources.change_feed_index import FeedIndex
 from federation.sources.change_feed_reader import FeedReader
 from federation.sync.context import PairContext
 from operations import status
@@ -42,16 +40,6 @@ def _feed_open_hour_unread() -> list[Swap]:
     return [Swap(FeedReader, "_start", start)]
 
 
-def _feed_watermark_without_slack() -> list[Swap]:
-    original = FeedReader._read
-
-    async def read(self: Any, *arguments: Any) -> None:
-        await original(self, *arguments)
-        self.progress.as_of_us += change_feed_layout.SLACK_US
-
-    return [Swap(FeedReader, "_read", read)]
-
-
 def _feed_gap_unheeded() -> list[Swap]:
     original = ChangeFeed._gap
 
@@ -60,15 +48,6 @@ def _feed_gap_unheeded() -> list[Swap]:
             await original(self, reason)
 
     return [Swap(ChangeFeed, "_gap", gap)]
-
-
-def _feed_folded_early() -> list[Swap]:
-    original = FeedIndex.open
-
-    async def opened(self: Any, *arguments: Any) -> Any:
-        return [replace(one, closing=one.finalized) for one in await original(self, *arguments)]
-
-    return [Swap(FeedIndex, "open", opened)]
 
 
 def _clocks_taken_for_ours() -> list[Swap]:
@@ -106,11 +85,7 @@ REPORTS = [
     Mutant("waiting_by_our_clock", "what has no time waits since now by our clock, not by its side's", _waiting_by_our_clock),
     Mutant("feed_cursor_before_marks", "the feed's cursor moves before the marks", _feed_cursor_before_marks, first=FED_FROM),
     Mutant("feed_open_hour_unread", "of the change feed only closed hours are read", _feed_open_hour_unread, first=FED_FROM),
-    Mutant(
-        "feed_watermark_without_slack", "the feed is complete to its last hour", _feed_watermark_without_slack, first=FED_FROM
-    ),
     Mutant("feed_gap_unheeded", "hours that retention took are passed over", _feed_gap_unheeded, first=FED_FROM),
-    Mutant("feed_folded_early", "an hour is done with as soon as it is finalized", _feed_folded_early, first=FED_FROM),
     Mutant("clocks_taken_for_ours", "status takes the sides' clocks for its own", _clocks_taken_for_ours, first=FED_FROM),
     Mutant("converged_from_the_end", "a scan is believed to have seen what changed while it ran", _converged_from_the_end),
     Mutant("converged_despite_dirty", "waiting changes are no matter to what is said to be equal", _converged_despite_dirty),
