@@ -9,7 +9,6 @@ from typing import Any
 from federation.model import SECOND_US
 from federation.sources.change_feed import ChangeFeed
 from federation.sources.change_feed_chunk import Piece
-from federation.sources.change_feed_reader import FeedReader
 from federation.sync.context import PairContext
 from operations import status
 from reconciler.converged import ScanSpan, converged_us
@@ -28,16 +27,6 @@ def _feed_cursor_before_marks() -> list[Swap]:
         return await original(self, batch, await self._move(cursor, position))
 
     return [Swap(ChangeFeed, "_take", take)]
-
-
-def _feed_open_hour_unread() -> list[Swap]:
-    original = FeedReader._start
-
-    def start(self: Any, tasks: Any, segment: Any, *rest: Any) -> None:
-        shards = segment.shards if segment.finalized else ()
-        original(self, tasks, replace(segment, shards=shards), *rest)
-
-    return [Swap(FeedReader, "_start", start)]
 
 
 def _feed_gap_unheeded() -> list[Swap]:
@@ -84,7 +73,6 @@ def _waiting_by_our_clock() -> list[Swap]:
 REPORTS = [
     Mutant("waiting_by_our_clock", "what has no time waits since now by our clock, not by its side's", _waiting_by_our_clock),
     Mutant("feed_cursor_before_marks", "the feed's cursor moves before the marks", _feed_cursor_before_marks, first=FED_FROM),
-    Mutant("feed_open_hour_unread", "of the change feed only closed hours are read", _feed_open_hour_unread, first=FED_FROM),
     Mutant("feed_gap_unheeded", "hours that retention took are passed over", _feed_gap_unheeded, first=FED_FROM),
     Mutant("clocks_taken_for_ours", "status takes the sides' clocks for its own", _clocks_taken_for_ours, first=FED_FROM),
     Mutant("converged_from_the_end", "a scan is believed to have seen what changed while it ran", _converged_from_the_end),
