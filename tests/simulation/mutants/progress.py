@@ -8,7 +8,6 @@ from federation.model import Base, Change, Side
 from federation.sources import event_grid_queue, vast_kafka
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_state import MemoryState
-from federation.sync import sync_key as sync_key_module
 from federation.sync.worker import Worker
 from reconciler import scan as scan_module
 from tests.simulation.mutants.mutant import Mutant, Swap
@@ -81,14 +80,6 @@ def _echo_by_etag_alone() -> list[Swap]:
     return [Swap(Base, "told_by", told_by)]
 
 
-def _intent_forgotten() -> list[Swap]:
-    def recovered(base: Base | None, intent: Base | None, scene: Any) -> Base | None:
-        del intent, scene
-        return base
-
-    return [Swap(sync_key_module, "recovered", recovered)]
-
-
 def _tombstone_forgotten() -> list[Swap]:
     original = MemoryState.settle
 
@@ -146,7 +137,6 @@ PROGRESS = [
     Mutant("acknowledged_before_marks", "queue messages are deleted before the marks", _acknowledged_before_marks),
     Mutant("echo_by_timer", "whatever comes soon after our write is its echo", _echo_by_timer),
     Mutant("echo_by_etag_alone", "on VAST the ETag alone makes an echo", _echo_by_etag_alone),
-    Mutant("intent_forgotten", "what a dead worker was about to do is not looked at", _intent_forgotten),
     Mutant("tombstone_forgotten", "agreed deletes are not remembered", _tombstone_forgotten),
     Mutant("budget_ignored", "deletes are not counted", _budget_ignored),
     Mutant("claims_never_reclaimed", "claims forgotten by a failover stay claimed", _claims_never_reclaimed),

@@ -207,13 +207,6 @@ def _scan_finds_nothing() -> list[Swap]:
     return [Swap(comparison, "changes", changes)]
 
 
-def _looks_apart() -> list[Swap]:
-    async def at_one_moment(*_: Any) -> bool:
-        return True
-
-    return [Swap(sync_key_module, "_at_one_moment", at_one_moment)]
-
-
 STORAGE = [
     Mutant("condition_dropped", "writes are sent without their condition", _condition_dropped),
     Mutant("preserve_skipped", "a loser is overwritten without being kept", _preserve_skipped),
@@ -236,7 +229,6 @@ STORAGE = [
         "an older delete takes the agreed content along that was written again",
         _written_again_is_nothing,
     ),
-    Mutant("looks_apart", "what was equal at different moments is agreed on", _looks_apart, first=2300700),
     Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write, first=5500),
     Mutant("emptied_side_believed", "a side found empty was emptied on purpose", _emptied_side_believed),
     Mutant("delete_of_what_changed", "whatever is there now is deleted", _delete_of_what_changed),
