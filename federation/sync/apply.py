@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from federation import metadata as mapping
 from federation.errors import Park
-from federation.model import SECOND_US, Absent, Base, ETagKind, Present, Side, Stamp, StampOrigin
+from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Reason, Rules
@@ -84,23 +84,10 @@ class Scene:
             room.close()
 
 
-def _know_the_future(scene: Scene) -> None:
-    """A file that says it is of the future is known until then: its ETag is no content hash and changes when it is written.
-
-    Else its time would be later than what is known of it until it has come, and each scan would read it anew.
-    """
-    here = scene.vast
-    if isinstance(here, Present) and here.version.etag_kind is ETagKind.FILE_SIDE:
-        modified = here.version.modified
-        if modified.at_us > scene.vast_as_of_us + SECOND_US:
-            scene.vast_as_of_us = modified.at_us + modified.precision_us
-
-
 async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | None:
     """Do it. Returns the base to settle with; None forgets the key. Raises Reobserve, DeleteHeld and the stores' errors."""
     if decision.reverts and not scene.by_person:
         await _reserve_revert(ctx, scene, decision.destination)
-    _know_the_future(scene)
     match decision.action:
         case Action.NOTHING:
             return _seen_again(scene)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from federation.errors import NotPresent, Reobserve, RetryLater
-from federation.model import Absent, Base, ETagKind, Hint, HintEntry, Present, Side, Source
+from federation.model import Absent, Base, Change, ETagKind, Hint, HintEntry, Present, Side, Source
 from federation.progress import Claim, Held, Lease
 from federation.rules.decide import Since, decide, since_base
 from federation.rules.decision import Action, Decision, Reason
@@ -348,4 +348,9 @@ async def _require_quiet(ctx: PairContext, scene: Scene, hint: Hint) -> None:
     now_us = await ctx.vast_now_us()
     wait_us = quiet_until_us(here, hint, quiet_us=ctx.quiet_us, now_us=now_us) - now_us
     if wait_us > 0:
+        modified, etag = here.version.modified, here.version.etag
+        if modified.at_us > now_us and all(entry.etag != etag for entry in hint.vast):
+            # A file of the future, seen first: from now on it counts (rules.guards.quiet_until_us).
+            seen = replace(modified, at_us=now_us)
+            await ctx.mark([Change(scene.key, Side.VAST, Source.RECONCILER, etag=etag, at=seen)])
         raise NotQuiet(ctx.clock.now_us() + wait_us)

@@ -256,17 +256,14 @@ def _fed(script: Script, rng: Random) -> Script:
 
 
 def _harsher(script: Script, rng: Random) -> Script:
-    """Slow ways to the state and the brokers, versions on one side only, conditions ignored singly, times of files to come."""
+    """Slow ways to the state and the brokers, versions on one side only, conditions ignored singly."""
 
     def now_and_then(most: float) -> float:
         return rng.choice([0.0, 0.0, 0.0, rng.uniform(0, most)])
 
     single = ("conditional_put", "conditional_delete", "conditional_complete")
-    ahead = rng.choice([0.0, 0.0, 0.0, 5.0, 3600.0])
-    users = tuple(replace(act, amount=ahead) if act.kind == "file_touch" else act for act in script.users)
     return replace(
         script,
-        users=users,
         rates=replace(script.rates, slow_state=now_and_then(0.02), slow_broker=now_and_then(0.1)),
         versioned_not=rng.choice([None, None, *Side]),
         ignored=tuple(one for one in single if rng.random() < 0.1) if script.conditions else (),

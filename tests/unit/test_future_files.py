@@ -1,4 +1,4 @@
-"""A file that says it was written in the future is copied once it was seen unchanged, and then left alone."""
+"""A file that says it was written in the future is copied once it was seen unchanged, and then costs a look a scan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def _scanned(world: World) -> list[Change]:
     return found
 
 
-async def test_a_file_of_the_future_is_copied_and_then_left_alone() -> None:
+async def test_a_file_of_the_future_is_copied_and_then_looked_at() -> None:
     """Neither young until its time has come, nor read anew by each scan until then; written again it is news."""
     world = World()
     store = world.raw[Side.VAST]
@@ -43,9 +43,31 @@ async def test_a_file_of_the_future_is_copied_and_then_left_alone() -> None:
     assert await world.text(Side.BLOB, "a") == "one"
 
     world.clock.us += 60 * SECOND
-    assert await _scanned(world) == []
+    [look] = await _scanned(world)
+    assert look.etag is None
+    store.calls.clear()
+    await world.step()
+    assert {call for call, _ in store.calls} == {"head"}
     store.write_file("a", b"two")
     assert await _scanned(world)
     world.clock.us += 10 * SECOND
     await world.step()
     assert await world.text(Side.BLOB, "a") == "two"
+
+
+async def test_a_file_of_the_future_that_no_scan_told_of_counts_since_it_was_first_seen() -> None:
+    """A change on Blob does not wait for the next scan because of it."""
+    world = World()
+    store = world.raw[Side.VAST]
+    store.write_file("a", b"one")
+    held = store.objects["a"]
+    store.objects["a"] = replace(held, modified=replace(held.modified, at_us=held.modified.at_us + HOUR_US))
+    world.clock.us += 60 * SECOND
+    await world.write(Side.BLOB, "a", "two")
+    with pytest.raises(NotQuiet):
+        await world.step()
+    await world.crash()
+    world.clock.us += 10 * SECOND
+    await world.step()
+    blob, vast = await world.both("a")
+    assert blob == vast
