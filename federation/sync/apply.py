@@ -155,6 +155,7 @@ def _keep(scene: Scene, side: Side) -> Base:
         metadata_digest=here.metadata_digest,
         written=logical_stamp(here, side, scene.rules),
         size_bytes=here.version.size_bytes,
+        lossy=_too_much(here, side),
         vast_as_of_us=scene.vast_as_of_us,
     )
     if side is Side.BLOB:

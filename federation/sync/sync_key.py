@@ -299,6 +299,8 @@ def _by_stamp(there: Present, intent: Base, source: Side) -> bool:
     stamp = there.origin
     if stamp is None or stamp.side is not source or stamp.etag != intent.etag(source):
         return False
+    if there.metadata_digest != intent.metadata_digest:
+        return False  # under one ETag of VAST metadata changes: that is our copy of before
     # A multipart ETag is no content hash, and of a large file none was known when the stamp was made: but an intent for this very
     # version stands behind the stamp. Not so where a file may have been written under it, which keeps metadata (facts/vast.md 3).
     unhashed = there.version.etag_kind is ETagKind.MULTIPART or (stamp.md5 is None and source is Side.VAST)

@@ -72,7 +72,7 @@ class Convergence:
         as_of = _seconds(status.converged_as_of_us)
         if as_of is not None:
             self._world.exercised["converged as of told"] += 1
-            for key in {key for _, key in self.acted}:
+            for key in {key for _, key in self.acted} - {key for _, key in self._untold}:
                 self._equal(key, max(self.acted.get((side, key), 0.0) for side in Side), as_of, "both sides")
         for side in Side:
             as_of = _seconds(status.directions[f"{side}_to_{side.other}"].converged_as_of_us)

@@ -78,6 +78,12 @@ def test_an_unrecorded_copy_that_was_to_be_replaced_is_still_ours(source: Side, 
         assert (found.etag(source), found.etag(source.other), found.size_bytes, found.written) == ("new", known, 7, AT)
 
 
+def test_a_copy_of_before_its_source_s_metadata_changed_is_not_the_intended_one() -> None:
+    """On VAST the ETag stays when metadata changes: the earlier copy has the same stamp, sealed with other metadata."""
+    scene = seen(Side.VAST, ETagKind.OPAQUE, md5="m", stamp_md5="m")
+    assert recovered(None, replace(intent(Side.VAST), metadata_digest=b"other"), scene) is None
+
+
 def test_a_word_on_one_side_s_delete_is_none_on_the_other_s() -> None:
     """What was released for VAST does not release a delete on Blob (rule 8)."""
     held = Held("k", Side.VAST, "over the budget", 0, "released")
