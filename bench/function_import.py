@@ -12,28 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.functions_host.settings import EVERY_SOURCE
+
 ROUNDS = 9
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = """
-[redis]
-url = "redis://127.0.0.1:1/0"
-[[pair]]
-name = "one"
-[pair.blob]
-account_url = "https://acct.blob.core.windows.net"
-container = "c"
-change_feed = { enabled = true }
-[pair.blob.events]
-queue_url = "https://acct.queue.core.windows.net/q"
-[pair.vast]
-endpoint = "https://vast.example"
-bucket = "c"
-access_key_env = "A"
-secret_key_env = "S"
-[pair.vast.events]
-bootstrap = ["b:9092"]
-topic = "t"
-"""
 FLOOR = "import azure.functions, pydantic; pydantic.BaseModel"
 INDEXED = "import function_app; function_app.app.get_functions()"
 FIRST = f"{INDEXED}; import function_app.process, function_app.sweeping, function_app.readers, function_app.scans"
@@ -59,7 +41,7 @@ def main() -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as home:
         file = Path(home, "federation.toml")
-        file.write_text(SETTINGS)
+        file.write_text(EVERY_SOURCE)
         environment = os.environ | {"FEDERATION_CONFIG": str(file), "PYTHONPATH": str(ROOT)}
         cases = {"azure.functions and pydantic": FLOOR, "the app, indexed": INDEXED, "with its first invocation": FIRST}
         found = {name: seconds(code, environment) for name, code in cases.items()}

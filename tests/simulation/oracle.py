@@ -16,6 +16,7 @@ from federation.progress import ConflictRecord
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import _Object
 from federation.sync.preserve import CONFLICTS_PREFIX
+from tests.simulation.conflicts import is_false
 from tests.simulation.script import Script
 from tests.simulation.sides import Server
 from tests.simulation.values import Value, agreed_digest, has_big, kept_as, md5_of, plain, value_of
@@ -366,7 +367,7 @@ class Oracle:
             if not self.script.mode.writable(record.winner_side):
                 self.fail(f"conflict {record.key}: the read-only zone won")
             return
-        if self._false(record):
+        if is_false(self, record):
             self.fail(f"false conflict: {record.key}: no user wrote {record.loser_etag} on {record.loser_side} ({record.reason})")
         losses = self._written(record.key, record.loser_side, record.loser_etag)
         wins = self._written(record.key, record.winner_side, record.winner_etag)
@@ -381,17 +382,6 @@ class Oracle:
         if apart_us > LWW_SLACK_US:
             later = f"{record.loser_side} wrote {apart_us / 1e6:.1f} s later and lost"
             self.fail(f"wrong winner: {record.key}: {later} ({record.reason})")
-
-    def _false(self, record: ConflictRecord) -> bool:
-        """Whether the loser was no user's version but a copy of ours."""
-        if record.key in self.concerned or not self.script.stamps or not record.loser_etag:
-            return False
-        let_go = record.loser_side in self.script.deletes_ignored and (record.winner_side, record.key) in self.gone
-        if let_go and "-" in record.loser_etag:
-            # Once its delete was ignored nothing is agreed on, and no hash proves that a large object is our copy: it is kept.
-            return False
-        users = {(one.side, one.key, etag) for one in self.writes for etag in one.etags}
-        return (record.loser_side, record.key, record.loser_etag) not in users | self.rewritten
 
     def _written(self, key: str, side: Side, etag: str) -> list[int]:
         """When users wrote what *side* held under *etag*; empty when that cannot be told for sure."""

@@ -19,6 +19,7 @@ from federation.settings import Settings
 from function_app.event_functions import PUSH_SECONDS
 from function_app.visit import GRACE_SECONDS
 from operations.exporters import FLUSH_SECONDS
+from tests.functions_host.settings import EVERY_SOURCE
 from tests.unit.function_index import index
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,26 +128,7 @@ def test_settings_that_cannot_be_read_leave_health() -> None:
 def indexed(tmp_path: Path, code: str, python: str = sys.executable) -> list[str]:
     """What *code* prints in *python* after the app was indexed as the worker does, with settings that name every source."""
     file = tmp_path / "federation.toml"
-    file.write_text("""
-[redis]
-url = "redis://127.0.0.1:1/0"
-[[pair]]
-name = "one"
-[pair.blob]
-account_url = "https://acct.blob.core.windows.net"
-container = "c"
-change_feed = { enabled = true }
-[pair.blob.events]
-queue_url = "https://acct.queue.core.windows.net/q"
-[pair.vast]
-endpoint = "https://vast.example"
-bucket = "c"
-access_key_env = "A"
-secret_key_env = "S"
-[pair.vast.events]
-bootstrap = ["b:9092"]
-topic = "t"
-""")
+    file.write_text(EVERY_SOURCE)
     begin = """
 import importlib, socket, sys
 socket.socket.connect = lambda *_: sys.exit("the network was asked for")

@@ -7,12 +7,22 @@ from dataclasses import replace
 import pytest
 
 from federation.model import Change, ListEntry, Side
+from federation.stores.memory import MemoryStore
 from federation.sync.sync_key import NotQuiet
 from reconciler.drift import News, changes, news
 from reconciler.merge import Row
 from tests.unit.world import SECOND, World
 
 HOUR_US = 3600 * SECOND
+
+
+def _with_a_file_of_the_future() -> tuple[World, MemoryStore]:
+    world = World()
+    store = world.raw[Side.VAST]
+    store.write_file("a", b"one")
+    held = store.objects["a"]
+    store.objects["a"] = replace(held, modified=replace(held.modified, at_us=held.modified.at_us + HOUR_US))
+    return world, store
 
 
 async def _scanned(world: World) -> list[Change]:
@@ -29,11 +39,7 @@ async def _scanned(world: World) -> list[Change]:
 
 async def test_a_file_of_the_future_is_copied_and_then_looked_at() -> None:
     """Neither young until its time has come, nor read anew by each scan until then; written again it is news."""
-    world = World()
-    store = world.raw[Side.VAST]
-    store.write_file("a", b"one")
-    held = store.objects["a"]
-    store.objects["a"] = replace(held, modified=replace(held.modified, at_us=held.modified.at_us + HOUR_US))
+    world, store = _with_a_file_of_the_future()
     assert await _scanned(world)
     with pytest.raises(NotQuiet):
         await world.step()
@@ -57,11 +63,7 @@ async def test_a_file_of_the_future_is_copied_and_then_looked_at() -> None:
 
 async def test_a_file_of_the_future_that_no_scan_told_of_counts_since_it_was_first_seen() -> None:
     """A change on Blob does not wait for the next scan because of it."""
-    world = World()
-    store = world.raw[Side.VAST]
-    store.write_file("a", b"one")
-    held = store.objects["a"]
-    store.objects["a"] = replace(held, modified=replace(held.modified, at_us=held.modified.at_us + HOUR_US))
+    world, _ = _with_a_file_of_the_future()
     world.clock.us += 60 * SECOND
     await world.write(Side.BLOB, "a", "two")
     with pytest.raises(NotQuiet):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from federation.progress import GAP_NOTE
@@ -34,8 +36,8 @@ class Forgetful(MemoryState):
         self.lost = ()
 
 
-async def test_lost_marks_lead_to_one_scan_and_a_note_until_it_is_done() -> None:
-    """A scan that began before the loss was seen makes up for nothing; the next does."""
+def watched() -> tuple[HandClock, Forgetful, list[int], Callable[[], Awaitable[None]]]:
+    """A clock, a state, who was asked for a scan, and a look ten seconds later."""
     clock = HandClock()
     state = Forgetful("pair", shards=1, clock=clock)
     asked: list[int] = []
@@ -45,6 +47,12 @@ async def test_lost_marks_lead_to_one_scan_and_a_note_until_it_is_done() -> None
         clock.seconds += 10
         await watch.look()
 
+    return clock, state, asked, look
+
+
+async def test_lost_marks_lead_to_one_scan_and_a_note_until_it_is_done() -> None:
+    """A scan that began before the loss was seen makes up for nothing; the next does."""
+    clock, state, asked, look = watched()
     await look()
     assert asked == []
     state.lost = ("vast_events",)
@@ -65,15 +73,7 @@ async def test_lost_marks_lead_to_one_scan_and_a_note_until_it_is_done() -> None
 
 async def test_a_second_loss_under_a_scan_wants_a_scan_of_its_own() -> None:
     """The scan that makes up for the first may have passed the keys whose marks the second took."""
-    clock = HandClock()
-    state = Forgetful("pair", shards=1, clock=clock)
-    asked: list[int] = []
-    watch = LostMarks(state, clock, lambda: asked.append(1))
-
-    async def look() -> None:
-        clock.seconds += 10
-        await watch.look()
-
+    clock, state, asked, look = watched()
     state.lost = ("",)
     await look()
     begun_us = clock.now_us()
