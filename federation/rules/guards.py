@@ -61,7 +61,7 @@ def vouched(present: Present, hint: Hint) -> bool:
     )
 
 
-def content_in_doubt(present: Present, base: Base | None, hint: Hint) -> bool:
+def content_in_doubt(present: Present, base: Base | None, hint: Hint, *, now_us: int) -> bool:
     """Whether a VAST version that has the agreed ETag may hold other content all the same.
 
     Some servers keep an S3-written object's ETag when the file below it is overwritten in place. Size tells, and a time that is
@@ -71,8 +71,10 @@ def content_in_doubt(present: Present, base: Base | None, hint: Hint) -> bool:
         return False
     if present.version.size_bytes != base.size_bytes:
         return True
-    if present.version.etag_kind is ETagKind.FILE_SIDE:
-        return False  # made of the file's own metadata: no write leaves it (facts/vast.md 3 ETag), whatever time the file says
+    if present.version.etag_kind is ETagKind.FILE_SIDE and present.version.modified.at_us > now_us:
+        # A time that is still to come (*now_us* is VAST's clock) is no write's, which would have set its own; the ETag is made of
+        # the file's metadata (facts/vast.md 3 ETag). Else each scan would read the file anew until then.
+        return False
     untouched = present.metadata_digest == base.metadata_digest
     return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us + ECHO_SLACK_US
 

@@ -119,7 +119,7 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
     try:
         here = scene.of(side)
         if isinstance(here, Present):
-            if side is Side.VAST and content_in_doubt(here, scene.base, claim.hint):
+            if side is Side.VAST and content_in_doubt(here, scene.base, claim.hint, now_us=await ctx.vast_now_us()):
                 return None
             await _require_quiet(ctx, scene, claim.hint)
             scene.learn(side, await _with_small_content(ctx, scene, side, here))
@@ -246,7 +246,7 @@ def _recall_delete(scene: Scene, held: Held | None) -> None:
 async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
     """Read a VAST version whose agreed ETag is in doubt; if it is another content, neither ETag nor origin stamp speak for it."""
     here = scene.vast
-    if isinstance(here, Absent) or not content_in_doubt(here, scene.base, hint):
+    if isinstance(here, Absent) or not content_in_doubt(here, scene.base, hint, now_us=await ctx.vast_now_us()):
         return
     md5 = await ctx.transfer.hash_object(ctx.stores[Side.VAST], scene.key, here)
     if scene.base is None or md5 != scene.base.md5:
@@ -345,9 +345,9 @@ async def _require_quiet(ctx: PairContext, scene: Scene, hint: Hint) -> None:
     if isinstance(here, Absent):
         return
     known = scene.base is not None and here.version.etag == scene.base.vast_etag  # read and agreed on before
-    if (known or copy_of(here, Side.BLOB)) and not content_in_doubt(here, scene.base, hint):
-        return
     now_us = await ctx.vast_now_us()
+    if (known or copy_of(here, Side.BLOB)) and not content_in_doubt(here, scene.base, hint, now_us=now_us):
+        return
     wait_us = quiet_until_us(here, hint, quiet_us=ctx.quiet_us, now_us=now_us) - now_us
     if wait_us > 0:
         modified, etag = here.version.modified, here.version.etag

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.model import ECHO_SLACK_US, Base, Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
+from federation.model import ECHO_SLACK_US, Base, ETagKind, Hint, HintEntry, Present, Side, Stamp, StampOrigin, Version
 from federation.rules.guards import (
     DELETE_FLOOR,
     PAIR_OPTIONS_CHANGED,
@@ -217,7 +217,17 @@ def test_an_agreed_etag_is_doubted_where_size_or_time_say_that_a_file_was_writte
     here: Present, base: Base | None, hint: Hint, doubt: bool
 ) -> None:
     """Some servers keep an ETag when the file below is overwritten in place (docs/adr/0005)."""
-    assert content_in_doubt(here, base, hint) is doubt
+    assert content_in_doubt(here, base, hint, now_us=T0 + 10 * SECOND) is doubt
+
+
+@pytest.mark.parametrize(("kind", "doubt"), [(ETagKind.FILE_SIDE, False), (ETagKind.MD5, True)])
+def test_a_time_that_is_still_to_come_is_no_write_s_on_a_file(kind: ETagKind, doubt: bool) -> None:
+    """Once it has come it may be one's; another size always is; an S3 ETag may outlive a write to the file below."""
+    here = held(later_us=LATER)
+    here = replace(here, version=replace(here.version, etag_kind=kind))
+    assert content_in_doubt(here, AGREED, SCANNED, now_us=T0) is doubt
+    assert content_in_doubt(here, AGREED, SCANNED, now_us=T0 + LATER)
+    assert content_in_doubt(replace(here, version=replace(here.version, size_bytes=4)), AGREED, SCANNED, now_us=T0)
 
 
 NEWS = (HintEntry("e"),)
