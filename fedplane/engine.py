@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 from federation.clock import SystemClock
-from federation.errors import RetryLater
 from federation.ports import Clock
 from federation.settings import Settings
 from federation.state.embedded import EmbeddedRedis
 from federation.sync.budget import ByteBudget
 from federation.sync.stopping import end
 from federation.telemetry import logger
-from federation.wiring import PairRuntime, gate_book, open_pair
+from federation.wiring import gate_book, open_pair
 from fedplane.pair_engine import PairEngine
+from fedplane.patience import patiently
 from operations.exporters import Exporters, exporting
 from operations.publish import Publisher, publish
 
-REDIS_PATIENCE_SECONDS = 30.0
-"""How long a start waits for Redis before it gives up."""
 _log = logger("fedplane.engine")
 
 
@@ -81,7 +77,8 @@ async def open_engine(settings: Settings, stop: asyncio.Event) -> AsyncIterator[
             stack.callback(keeper.cancel)
         pairs = []
         for pair in settings.pair:
-            runtime = await _patiently(stack, lambda pair=pair: open_pair(settings, pair, clock, budget, book))  # type: ignore[misc]
+            opening = partial(open_pair, settings, pair, clock, budget, book)
+            runtime = await patiently(lambda opening=opening: stack.enter_async_context(opening()), clock)  # type: ignore[misc]
             pairs.append(PairEngine(runtime, settings.reconcile))
         exporters = stack.enter_context(exporting(settings.metrics))
         yield Engine(pairs, stop, keeper, _publishing(pairs, exporters, clock) if exporters is not None else None)
@@ -94,21 +91,6 @@ def _publishing(pairs: list[PairEngine], exporters: Exporters, clock: Clock) -> 
         pair.runtime.worker.stats.on_line = publisher.line
         publishers.append((publisher, partial(getattr, pair, "last")))
     return partial(publish, publishers, exporters, clock)
-
-
-async def _patiently(
-    stack: AsyncExitStack, opening: Callable[[], contextlib.AbstractAsyncContextManager[PairRuntime]]
-) -> PairRuntime:
-    """Open, waiting for Redis to come up within a bound."""
-    until = time.monotonic() + REDIS_PATIENCE_SECONDS
-    while True:
-        try:
-            return await stack.enter_async_context(opening())
-        except RetryLater as error:
-            if time.monotonic() >= until:
-                raise
-            _log.warning("waiting for Redis", error=str(error))
-            await asyncio.sleep(1.0)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

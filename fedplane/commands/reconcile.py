@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
 
 from federation.clock import SystemClock
-from federation.errors import UsageError
+from federation.errors import RetryLater, UsageError
 from federation.keys import excluded
 from federation.model import Side
+from federation.ports import Clock
 from federation.progress import Backlog
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
@@ -22,6 +24,7 @@ from federation.wiring import PairRuntime, open_pair, open_state
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
 from fedplane.output import emit, size
+from fedplane.patience import patiently
 from fedplane.progress import Tell, progress
 from operations import capabilities
 from operations.scanning import scanner_of
@@ -106,20 +109,42 @@ def _text(outcome: Outcome) -> str:
     return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
 
 
-async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell) -> Report:
-    if part.keys:
-        return await scanner.scan_keys(part.keys)
+class _CutShortError(RetryLater):
+    """A scan that ended before its end, for a reason that passes; tried again, it goes on where it was kept."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(f"the scan is incomplete: {report.error}", reason="scan_incomplete")
+        self.report = report
+
+
+async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clock) -> Report:
     total = None if part.prefix else known or None
-    return await scanner.scan(prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences"))
+
+    async def once() -> Report:
+        if part.keys:
+            report = await scanner.scan_keys(part.keys)
+        else:
+            report = await scanner.scan(
+                prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences")
+            )
+        if not report.complete and not report.halted:
+            raise _CutShortError(report)
+        return report
+
+    try:
+        return await patiently(once, clock)
+    except _CutShortError as short:
+        return short.report
 
 
 async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_seconds: float, *, quiet: bool) -> Outcome:
     clock = SystemClock()
-    async with open_pair(settings, pair, clock) as runtime:
-        await capabilities.know(runtime, probe_again=False)
-        before = await runtime.state.backlog()
+    async with AsyncExitStack() as stack:
+        runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock)), clock)
+        await patiently(lambda: capabilities.know(runtime, probe_again=False), clock)
+        before = await patiently(runtime.state.backlog, clock)
         with progress(f"scanning {pair.name}", quiet=quiet) as tell:
-            report = await _scan(scanner_of(runtime, settings.reconcile, yields=False), part, before.objects, tell)
+            report = await _scan(scanner_of(runtime, settings.reconcile, yields=False), part, before.objects, tell, clock)
         outstanding = 0
         if report.complete:
             # Leases decide who works: this process, or one that runs already.
@@ -130,7 +155,7 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
             finally:
                 worker.cancel()
                 await asyncio.gather(worker, return_exceptions=True)
-        after = await runtime.state.backlog()
+        after = await patiently(runtime.state.backlog, clock)
         outstanding += max(0, after.parked - before.parked) + max(0, after.held - before.held)
         return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
 
@@ -148,7 +173,7 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
     while True:
         if worker.done():
             worker.result()
-        backlog = await runtime.state.backlog()
+        backlog = await patiently(runtime.state.backlog, runtime.context.clock)
         if not waits(backlog, runtime.state.ahead_us, report.finished_us):
             return 0
         most = max(most, backlog.dirty)
@@ -157,7 +182,8 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
         here = (backlog.dirty, runtime.worker.stats.outcomes.total())
         if here != last:
             moved_at, last = now, here
-        if now >= until or now - moved_at > _STUCK_SECONDS or await runtime.state.halts():
+        halts = await patiently(runtime.state.halts, runtime.context.clock)
+        if halts or now >= until or now - moved_at > _STUCK_SECONDS:
             return backlog.dirty
         await asyncio.sleep(_LOOK_SECONDS)
 

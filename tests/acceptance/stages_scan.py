@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from tests.acceptance import verify
@@ -36,14 +37,18 @@ class Crew:
         self._lab = the
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.kills: Counter[str] = Counter()
-        self.endings: Counter[str] = Counter()
+        self.endings: Counter[tuple[str, ...]] = Counter()
+        """Of those that ended by themselves: name, exit status, and what they said last."""
 
     def start(self, name: str) -> None:
         """Start it, or start it again."""
         words = [*_COMMANDS[name], "--config", str(self._lab.config)]
-        with (self._lab.home / "crew.log").open("ab") as out:
+        with self._log(name).open("ab") as out:
             command = [sys.executable, "-m", "fedplane.cli", *words]
             self._processes[name] = subprocess.Popen(command, env=self._lab.environment, stdout=out, stderr=out, cwd=ROOT)
+
+    def _log(self, name: str) -> Path:
+        return self._lab.home / f"{name}.log"
 
     def kill(self, name: str) -> None:
         """SIGKILL; one that ended by itself is only started again, and its ending noted."""
@@ -52,7 +57,8 @@ class Crew:
             process.send_signal(signal.SIGKILL)
             self.kills[name] += 1
         else:
-            self.endings[f"{name}: {process.returncode}"] += 1
+            said = self._log(name).read_text(errors="replace").splitlines()[-1:]
+            self.endings[f"{name}: {process.returncode}", *said] += 1
         process.wait(30)
 
     def stop(self) -> None:
@@ -92,7 +98,7 @@ def scan_killed(results: Results) -> None:
         written = crowd.join()
         results.figure("kills", dict(crew.kills))
         results.figure("changes", written.changes)
-        ended = {ending: count for ending, count in crew.endings.items() if not ending.endswith((": 0", ": 1"))}
+        ended = {ending: count for ending, count in crew.endings.items() if not ending[0].endswith((": 0", ": 1"))}
         results.check("no process ended by a fault of its own", not ended, ended)
         expect_all(the, written, seconds=300)
         scans = the.ask("reconcile", "--history")["scans"]

@@ -229,6 +229,7 @@ def test_reconcile_reads_all_contents_when_told_to_and_keeps_a_history(bench: Be
 
 def test_a_scan_may_be_interrupted_and_run_again(bench: Bench, user: User) -> None:
     """Ctrl-C in its middle ends it without a traceback and leaves no difference out: the next one finds all."""
+    bench.ask("reconcile")  # what the servers can do is known from now on: trying it out is no scan, and lists too
     user.put_blob("interrupted/a.txt", b"interrupted", "text/plain")
     bench.control("PUT", "/faults/vast", {"requests": {"list_pages": 0, "client": "fedplane"}})
     process = subprocess.Popen([*FEDPLANE, "reconcile"], env=bench.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
@@ -241,6 +242,18 @@ def test_a_scan_may_be_interrupted_and_run_again(bench: Bench, user: User) -> No
     outcome = bench.ask("reconcile")
     assert (outcome["report"]["complete"], outcome["outstanding"]) == (True, 0)
     assert user.read_s3("interrupted/a.txt") == b"interrupted"
+
+
+@pytest.mark.parametrize("fault", [{"error": 1.0, "status": 503}, {"cut": 1.0}], ids=["overloaded", "cut"])
+def test_a_scan_rides_over_a_fault_that_passes(bench: Bench, user: User, fault: dict[str, Any]) -> None:
+    """A side that answers nothing for some seconds costs a reconcile those seconds; its exit status says done."""
+    user.put_blob("ridden/over.txt", b"ridden over", "text/plain")
+    bench.control("PUT", "/faults/vast", {"requests": {**fault, "for_seconds": 4.0, "client": "fedplane"}})
+    injected = sum(bench.control("GET", "/stats")["vast"]["injected"].values())
+    done = bench.cli("reconcile", "--json")
+    assert done.returncode == exit_codes.OK, done.stderr
+    assert sum(bench.control("GET", "/stats")["vast"]["injected"].values()) > injected
+    assert user.read_s3("ridden/over.txt") == b"ridden over"
 
 
 def test_a_second_signal_ends_at_once(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from federation.progress import UNION_NOTE
 from federation.sources import change_feed
 from federation.state.memory_state import MemoryState
 from operations.heartbeat import tell_clocks
@@ -39,6 +40,8 @@ class Rest:
         """Held deletes that wait for an answer, and since when."""
         self._tried_at = 0.0
         self._tries = 0
+        self._commands: set[asyncio.Task[None]] = set()
+        """Words of the operator that did not reach the state yet."""
         self._told_off: set[str] = set()
         """Keys left as they are because their writer does not stop: every scan looks at them once more."""
 
@@ -112,7 +115,9 @@ class Rest:
         self._command(lambda state, now_us: state.unpark(keys, now_us=now_us))
 
     def _command(self, step: Callable[[MemoryState, int], Awaitable[object]]) -> None:
-        asyncio.get_running_loop().create_task(self._carry_out(step))
+        task = asyncio.get_running_loop().create_task(self._carry_out(step))
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
 
     async def _carry_out(self, step: Callable[[MemoryState, int], Awaitable[object]]) -> None:
         """As ``fedplane`` does (fedplane/commands/operator.py): what the sides' clocks show is known from the processes alone."""
@@ -136,6 +141,7 @@ class Rest:
             "topic not read": behind,
             "change feed not read": world.feed is not None and world.feed.unread(state._cursors.get(change_feed.NAME)),
             "dirty": state._dirty.keys() - self._told_off,
+            "an operator's command": self._commands,
             "halted": state._halts,
             "held": state._held,
             "parked": [one for one in state._parked.values() if one.reason != "revert_limit"],
@@ -150,6 +156,8 @@ class Rest:
             return "a scan has marked what is left as it is"
         self._quiet += 1
         if not world.script.scans:
+            if world.script.scan_at_start and state._notes.get(UNION_NOTE):
+                return "the first scan is not over"
             return "" if self._quiet > _QUIET_SECONDS else "not quiet for long"
         return "" if self._scanned() else "no quiet scan yet"
 

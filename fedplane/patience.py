@@ -1,0 +1,28 @@
+"""Riding over a passing fault: a command that works for hours does not end at the first answer that comes late."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from federation.backoff import backoff_seconds
+from federation.errors import RetryLater
+from federation.ports import Clock
+from federation.telemetry import logger
+
+_PAUSES = 10
+_LONGEST_PAUSE_SECONDS = 5.0
+_T = TypeVar("_T")
+_log = logger("fedplane")
+
+
+async def patiently(step: Callable[[], Awaitable[_T]], clock: Clock) -> _T:
+    """What *step* returns, tried again for about half a minute while it says to come back later. Raises its last refusal."""
+    for attempt in range(_PAUSES):
+        try:
+            return await step()
+        except RetryLater as error:
+            pause = max(error.after_seconds or 0.0, backoff_seconds(attempt, first_seconds=0.5))
+            _log.warning("trying again", error=str(error), reason=error.reason)
+            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, pause))
+    return await step()
