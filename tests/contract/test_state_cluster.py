@@ -14,6 +14,7 @@ from federation.model import Base, Side, Stamp
 from federation.ports import State
 from federation.progress import Cursor, Held
 from federation.settings import RedisSettings
+from federation.state.calls import AT_ONCE
 from federation.state.client import remote
 from federation.state.redis_state import RedisState
 from tests.contract import redis_servers
@@ -78,6 +79,23 @@ async def test_a_cycle_over_all_nodes_is_that_of_one_server(nodes: list[Server],
     assert await state.move_cursor("s", None, Cursor({"0": 1}, "", 1))
     assert await state.cursor("s") == Cursor({"0": 1}, "", 1)
     await state.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_connections_to_each_node_are_bounded_however_many_tasks_ask(nodes: list[Server], clock: TestClock) -> None:
+    """A thousand at once share a pool a node; each waits its turn and is answered."""
+    state = await opened(nodes[0], "pool", clock)
+    before = [await _connections_received(node) for node in nodes]
+    results = await asyncio.gather(*(state.mark([event(f"k{number}")]) for number in range(1_000)))
+    assert sum(result.marked for result in results) == 1_000
+    more = [await _connections_received(node) - earlier for node, earlier in zip(nodes, before, strict=True)]
+    assert max(more) <= AT_ONCE + 1, more  # and the one that counts them
+    await state.close()
+
+
+async def _connections_received(server: Server) -> int:
+    async with server.client() as client:
+        return int((await client.info("stats"))["total_connections_received"])
 
 
 @pytest.mark.asyncio(loop_scope="module")

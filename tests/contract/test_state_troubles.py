@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from federation.errors import RetryLater, UsageError
 from federation.settings import RedisSettings
 from federation.state import faults
+from federation.state.calls import AT_ONCE
 from federation.state.client import remote
 from federation.state.redis_state import RedisState
 from tests.contract import redis_servers
@@ -168,7 +169,17 @@ async def test_dropped_connections_are_replaced(tmp_path: Path, clock: TestClock
             return False
 
         await redis_servers.until(works)
-        assert (await client.info("clients"))["connected_clients"] <= 64 + 1
+        assert (await client.info("clients"))["connected_clients"] <= AT_ONCE + 1
+
+
+async def test_connections_are_bounded_however_many_tasks_ask(tmp_path: Path, clock: TestClock) -> None:
+    """A thousand at once share one pool; each waits its turn and is answered."""
+    async with redis_servers.running(tmp_path / "redis") as server, state_on(server, clock) as state, server.client() as client:
+        await state.open()
+        before = (await client.info("stats"))["total_connections_received"]
+        results = await asyncio.gather(*(state.mark([event(f"k{number}")]) for number in range(1_000)))
+        assert sum(result.marked for result in results) == 1_000
+        assert (await client.info("stats"))["total_connections_received"] - before <= AT_ONCE
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
