@@ -36,5 +36,5 @@ def same_content(blob: Present, vast: Present) -> bool | None:
 def content_as_agreed(present: Present, base: Base) -> bool:
     """Whether the content is proved to be the base's, whatever the ETag says (an NFS touch changes VAST's ETag)."""
     if base.md5 is not None and present.version.md5 is not None:
-        return base.md5 == present.version.md5
+        return (base.md5, base.size_bytes) == (present.version.md5, present.version.size_bytes)
     return base.size_bytes == 0 == present.version.size_bytes

@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 from federation.errors import RetryLater
 from federation.model import SECOND_US, ETagKind, ListEntry, Side, Stamp, s3_etag_kind
 from federation.stores.lane import http_date_us, unquote_etag
-from federation.stores.wire import from_url_form, md5_hex_of, version_token
+from federation.stores.wire import from_url_form, keeps_md5, md5_hex_of, version_token
 
 _UNUSUAL = ("<!", "\r", "\0")
 _ENTITY = re.compile(r"&(?:#x([0-9A-Fa-f]{1,6})|#([0-9]{1,7})|([a-z]+));|&")
@@ -63,12 +63,14 @@ def _azure_text(body: bytes) -> Page | None:
         etag, at = _field(piece, "<Etag>", "</Etag>", at)
         size, _ = _field(piece, "<Content-Length>", "</Content-Length>", at)
         md5, _ = _field(piece, "<Content-MD5>", "</Content-MD5>", at)
+        kind, _ = _field(piece, "<BlobType>", "</BlobType>", at)
         if not (raw and date and etag and size and piece.rstrip().endswith("</Blob>")):
             return None
         if "<ResourceType>directory<" in piece:
             continue
         name = from_url_form(_text(raw)) if encoded else _text(raw)
-        entries.append(ListEntry(name, unquote_etag(_text(etag)), int(size), _date(date), md5_hex_of(md5) if md5 else None))
+        known = md5_hex_of(md5) if md5 and keeps_md5(kind) else None
+        entries.append(ListEntry(name, unquote_etag(_text(etag)), int(size), _date(date), known))
     return Page(entries, _text(tail[1] or ""))
 
 
@@ -90,7 +92,7 @@ def _azure_tree(body: bytes) -> Page:
                 unquote_etag(text("Etag") or ""),
                 int(text("Content-Length") or -1),
                 Stamp(http_date_us(text("Last-Modified") or "")),
-                md5_hex_of(text("Content-MD5")),
+                md5_hex_of(text("Content-MD5")) if keeps_md5(text("BlobType")) else None,
             )
         )
     marker = root.find("NextMarker")

@@ -94,6 +94,11 @@ def version_id(headers: Mapping[str, str], side: Side) -> str | None:
     return None if told == "null" else told
 
 
+def keeps_md5(blob_type: str | None) -> bool:
+    """Whether a blob of this type has no other content than its Content-MD5 says: appends and page writes leave it as it was."""
+    return blob_type in (None, "BlockBlob")
+
+
 def present(headers: Mapping[str, str], side: Side) -> Present:
     """The version that a HEAD or GET answer describes. Raises KeyError or ValueError when it is no such answer."""
     content_range = headers.get("Content-Range")
@@ -101,7 +106,8 @@ def present(headers: Mapping[str, str], side: Side) -> Present:
     modified = Stamp(http_date_us(headers["Last-Modified"]))
     if side is Side.BLOB:
         etag, kind = unquote_etag(headers["ETag"]), ETagKind.OPAQUE
-        md5 = md5_hex_of(headers.get("x-ms-blob-content-md5") or (None if content_range else headers.get("Content-MD5")))
+        told_md5 = headers.get("x-ms-blob-content-md5") or (None if content_range else headers.get("Content-MD5"))
+        md5 = md5_hex_of(told_md5) if keeps_md5(headers.get("x-ms-blob-type")) else None
     else:
         told = unquote_etag(headers.get("ETag", ""))
         etag, kind = version_token(told, modified.at_us, size_bytes), s3_etag_kind(told) if told else ETagKind.FILE_SIDE

@@ -14,7 +14,10 @@ from federation.sync.sync_key import NotQuiet
 NOT_THE_KEYS_FAULT = frozenset(
     {"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable", "bulk_busy"}
 )
-"""Reasons of RetryLater that say nothing about the key: they are retried for ever and never count as attempts."""
+"""Reasons of RetryLater that say nothing about the key: they are retried for ever and never count as attempts, but for what
+lies with the key alone (``blame``): that counts, so that it waits longer and longer, and is retried for ever too."""
+_LEFT_FOR_OTHER_REASONS = 3
+"""Attempts that such a key has left, when something else fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,11 @@ Ending = Deferred | ToPark | ToHold | ToHalt
 _HALT_RECHECK_SECONDS = 10.0
 
 
-def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int) -> Ending:
-    """What to do with the key whose work raised *error*. Unknown exceptions are bugs: retried, then parked, never dropped."""
+def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int, alone: bool = False) -> Ending:
+    """What to do with the key whose work raised *error*, *alone* among the keys of its side.
+
+    Unknown exceptions are bugs: retried, then parked, never dropped.
+    """
     match error:
         case NotQuiet():
             return Deferred(error.until_us, "", count_attempt=False)
@@ -69,8 +75,10 @@ def ending(error: Exception, *, attempts: int, max_attempts: int, now_us: int) -
             back = Deferred(_later(now_us, _HALT_RECHECK_SECONDS), str(error), count_attempt=False)
             return ToHalt(name, str(error), name in SELF_LIFTING_HALTS, back)
         case RetryLater() if error.reason in NOT_THE_KEYS_FAULT:
-            wait = error.after_seconds if error.after_seconds is not None else backoff_seconds(0)
-            return Deferred(_later(now_us, wait), str(error), count_attempt=False)
+            own = backoff_seconds(attempts, first_seconds=0.2) if alone else backoff_seconds(0)
+            wait = error.after_seconds if error.after_seconds is not None else own
+            counts = alone and attempts < max_attempts - _LEFT_FOR_OTHER_REASONS
+            return Deferred(_later(now_us, wait), str(error), count_attempt=counts)
     if isinstance(error, Park) or attempts >= max_attempts:
         return _to_park(error)
     told = error.after_seconds if isinstance(error, RetryLater) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -105,6 +106,9 @@ class PacedStore:
             raise
         except FederationError:
             self.gate.succeeded()  # an answer, if not the one hoped for
+            raise
+        except asyncio.CancelledError:
+            self.gate.abandoned()
             raise
         finally:
             place.close()

@@ -95,6 +95,10 @@ class Gate:
         if self.tripped:
             self._probe_until_seconds = self.clock.monotonic_seconds() + PROBE_SECONDS
 
+    def abandoned(self) -> None:
+        """A call was cancelled before its answer: if it was the probe, the next caller is."""
+        self._probe_until_seconds = 0.0
+
     def succeeded(self) -> None:
         """A call was answered."""
         self.failures = self.trips = 0

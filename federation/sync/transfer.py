@@ -38,6 +38,8 @@ _REMEMBERED = 1024
 _AGAIN_SECONDS = 1.0
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
+_LONGEST_PATIENCE_SECONDS = 600.0
+"""The same while a gate lets nothing through: its room in memory is not kept for ever."""
 _DAMAGED = frozenset({"checksum_mismatch", "foreign_blocks"})
 """Faults after which no part that was sent is believed. After a damaged reading they are: the next attempt reads everything
 again, compares each part with what was sent, and commits only when the whole is what the source holds."""
@@ -299,16 +301,24 @@ async def _read_part(passage: _Passage, start: int, length: int) -> bytes:
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:
-    """Repeat one part's step for a while: a throttle or a cut costs that part, not a transfer of hours."""
-    for attempt in range(_PATIENCE):
+    """Repeat one part's step for a while: a throttle or a cut costs that part, not a transfer of hours.
+
+    Refusals of the gate are no attempts: while another part tries whether the side is back, this one comes again in a moment.
+    """
+    attempt, since_seconds = 0, None
+    while True:
         try:
             return await step()
         except RetryLater as error:
             if passage.journal is None:
                 raise
+            clock = passage.journal.clock
+            since_seconds = since_seconds if since_seconds is not None else clock.monotonic_seconds()
+            if attempt >= _PATIENCE or clock.monotonic_seconds() - since_seconds > _LONGEST_PATIENCE_SECONDS:
+                raise
             pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(attempt)
-            await passage.journal.clock.sleep(pause)
-    return await step()
+            attempt += error.reason != "paced"
+            await clock.sleep(pause)
 
 
 def _make_room(room: Room, lanes: asyncio.Semaphore, part: asyncio.Task[None]) -> None:

@@ -20,6 +20,7 @@ from federation.model import Change, Side, Source
 from federation.progress import Claim, HaltRecord, Held, Lease
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
+from federation.sync.blame import Blame
 from federation.sync.budget import flow
 from federation.sync.bulk import Slot, give_way
 from federation.sync.context import PairContext
@@ -73,6 +74,7 @@ class Worker:
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
         self._claiming: int | None = None
+        self._blame = Blame(ctx.stores, ctx.clock)
         self._reclaimed: dict[Lease, float] = {}
         self._halts: tuple[float, list[HaltRecord]] = (float("-inf"), [])
         self._log = logger(DECISION_LOGGER).bind(pair=ctx.name)
@@ -260,6 +262,8 @@ class Worker:
         except Exception as caught:  # noqa: BLE001 - a record that cannot be written is a bug; the key must not vanish with it
             error = caught
             outcome = await self._park_bug(lease, claim, caught)
+        if outcome != "deferred":
+            self._blame.acquit(claim.hint.key)
         self._report(claim, synced, error, _Spent(outcome, cost, trace.trace_id, self._ctx.clock.monotonic_seconds() - started))
 
     async def _record(self, lease: Lease, claim: Claim, synced: Synced | None, error: Exception | None) -> str:
@@ -274,7 +278,9 @@ class Worker:
             return "settled"
         now = self._ctx.clock.now_us()
         failure = error if error is not None else AssertionError("no outcome")
-        what = ending(failure, attempts=claim.hint.attempts, max_attempts=self._limits.max_attempts, now_us=now)
+        alone = await self._blame.lies_with(key, failure)
+        most = self._limits.max_attempts
+        what = ending(failure, attempts=claim.hint.attempts, max_attempts=most, now_us=now, alone=alone)
         return await self._end(lease, claim, what, now)
 
     async def _park_bug(self, lease: Lease, claim: Claim, error: Exception) -> str:

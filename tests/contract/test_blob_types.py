@@ -7,7 +7,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from azure.storage.blob import BlobClient
+from azure.storage.blob import BlobClient, ContentSettings
 from structlog.testing import capture_logs
 
 from federation.errors import Park, Reobserve
@@ -46,6 +46,20 @@ async def test_read_as_content_and_replaced_in_one_request(case: Case, store: Az
         assert blob.get_blob_properties().blob_type == "BlockBlob"
     assert await get(store, "k") == b"new"
     assert [(line["event"], line["key"], line["was"]) for line in said] == [("recreated as a block blob", "k", kind)]
+
+
+@pytest.mark.parametrize("kind", ["BlockBlob", *OTHER_TYPES])
+async def test_only_a_block_blob_s_md5_tells_of_its_content(case: Case, store: AzureBlobStore, kind: str) -> None:
+    """Appends and page writes leave Content-MD5 as it was once set: believed, they would look as if nothing had changed."""
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type=kind)
+        blob.set_http_headers(ContentSettings(content_md5=bytearray(hashlib.md5(OLD, usedforsecurity=False).digest())))
+    known = hashlib.md5(OLD, usedforsecurity=False).hexdigest() if kind == "BlockBlob" else None
+    assert (await store.head("k")).version.md5 == known
+    reader = await store.open("k")
+    assert reader.present.version.md5 == known
+    await reader.close()
+    assert [entry.md5 async for entry in store.list()] == [known]
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)

@@ -99,6 +99,7 @@ def test_a_stamp_that_names_its_own_side_proves_nothing_of_the_peer() -> None:
         (obj(size=0), Base(md5="m", size_bytes=0), True),
         (obj(size=0), Base(md5="m", size_bytes=3), False),
         (obj(size=3), Base(md5=None, size_bytes=0), False),
+        (obj(md5="m", size=4), Base(md5="m", size_bytes=3), False),
     ],
     ids=[
         "same",
@@ -111,6 +112,7 @@ def test_a_stamp_that_names_its_own_side_proves_nothing_of_the_peer() -> None:
         "empty_hashed_then",
         "emptied",
         "filled",
+        "grown_beside_its_hash",
     ],
 )
 def test_content_is_the_agreed_one_only_by_hash_or_by_being_empty(present: Present, base: Base, agreed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,7 +16,9 @@ from federation.errors import RetryLater, UsageError
 from federation.model import Side
 from federation.settings import load
 from federation.state.memory_state import MemoryState
+from federation.stores.memory import MemoryStore
 from federation.sync.gates import NOTE, GateBook, PaceShare
+from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import PROBE_SECONDS, SMALL_BODY_BYTES, TRIP_FAILURES, Gate, PaceLimits
 from federation.sync.rates import AdaptiveLimit, TokenBucket
 from tests.unit.world import FakeClock
@@ -189,6 +192,26 @@ def test_after_the_pause_one_probe_is_let_through_and_its_answer_opens_the_gate(
     gate.succeeded()
     for _ in range(3):
         gate.admit()
+
+
+def test_a_probe_that_is_cancelled_makes_room_for_the_next() -> None:
+    """Nobody waits for an answer that cannot come."""
+    clock = FakeClock()
+    gate = Gate(Side.VAST, clock)
+    gate.failed(RetryLater("503", reason="throttled", after_seconds=5))
+    clock.us += 5_000_001
+    store = PacedStore(MemoryStore(Side.VAST, clock=clock, hook=lambda *_: asyncio.sleep(3600)), gate)
+
+    async def scenario() -> None:
+        probe = asyncio.create_task(store.head("k"))
+        await asyncio.sleep(0)
+        with pytest.raises(RetryLater):
+            gate.admit()
+        probe.cancel()
+        await asyncio.wait([probe])
+        gate.admit()
+
+    asyncio.run(scenario())
 
 
 def test_a_probe_that_fails_closes_the_gate_for_longer() -> None:

@@ -109,6 +109,19 @@ async def test_one_throttle_costs_one_part(side: Side) -> None:
     assert _sent(world, side.other) - before == 8 + 1
 
 
+async def test_while_the_gate_lets_nothing_through_no_part_loses_its_patience(side: Side) -> None:
+    """Another part tries whether the side is back; that takes longer than a few looks at a closed gate."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    for _ in range(30):
+        world.raw[side.other].fail_next("put_part", RetryLater("closed", reason="paced", after_seconds=0.1))
+    before = _sent(world, side.other)
+    await world.step()
+
+    assert await world.both("big") == (BIG, BIG)
+    assert _sent(world, side.other) - before == 8 + 30
+
+
 async def test_a_source_that_changed_meanwhile_starts_over_and_the_old_upload_is_aborted(side: Side) -> None:
     """Nothing of the old version is used; its parts are cleared away before the new ones are sent."""
     world = await _agreed_small(side)
