@@ -265,10 +265,10 @@ class State(Records, Transfers, Protocol):
         ...
 
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
-        """Note, before a copy to a side that has no agreed version yet, the base that will hold once it is done.
+        """Note, before a delete, or a copy to a side that has no agreed version yet, the base that will hold once it is done.
 
-        The destination's ETag in it is empty, or that of an unrecorded copy of ours that is replaced. If the writer dies before
-        ``settle``, the next claim carries it, and the stamp of what is found there proves what was done. Dropped by ``settle``.
+        The destination's ETag in it is empty, or that of an unrecorded copy of ours that is replaced, or of what is deleted. If
+        the writer dies before ``settle``, the next claim carries it, and what is found there proves what was done; then it goes.
         """
         ...
 

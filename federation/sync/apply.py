@@ -276,10 +276,15 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     if not scene.delete_released:
         await _reserve_delete(ctx, scene, on)
     await _preserve(ctx, scene, decision, copy_bytes=True)
-    await ctx.stores[on].delete(scene.key, expected_etag=target.version.etag)
     gone = scene.of(on.other)
     when = gone.deleted if isinstance(gone, Absent) else None
-    return Base(deleted=True, written=when or Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN))
+    tombstone = Base(deleted=True, written=when or Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN))
+    # Should we die after it, this tells our delete from a user's: without it, it would beat an older object put back meanwhile.
+    etag = target.version.etag
+    intent = replace(tombstone, blob_etag=etag) if on is Side.BLOB else replace(tombstone, vast_etag=etag)
+    await ctx.state.intend(scene.lease, scene.key, intent)
+    await ctx.stores[on].delete(scene.key, expected_etag=etag)
+    return tombstone
 
 
 async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:

@@ -269,8 +269,12 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
     """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there.
 
     Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since. An intent
-    over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there.
+    over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there. A delete's
+    names what was to go.
     """
+    if intent is not None and intent.deleted:
+        carried_out = any(intent.etag(on) and isinstance(scene.of(on), Absent) for on in Side)
+        return replace(intent, blob_etag="", vast_etag="") if carried_out else base
     for source in Side:
         there = scene.of(source.other)
         if intent is None or not intent.etag(source) or isinstance(there, Absent) or there.origin is None:

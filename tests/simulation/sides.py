@@ -75,6 +75,9 @@ class _Objects(dict[str, _Object]):
             super().pop(key)
 
 
+SLOW_SECONDS = 1.0
+
+
 class Server(MemoryStore):
     """One service. Users work on it directly and at once; processes through a ``Client``."""
 
@@ -86,6 +89,8 @@ class Server(MemoryStore):
         self.away_until = 0.0
         self.looked: dict[str, tuple[float, object]] = {}
         """When the engine last looked at a key, and in which task."""
+        self.slow: dict[str, tuple[float, float]] = {}
+        """When the engine's last slow request about a key was sent, and when it arrived."""
         self._raced = raced
 
     async def _race(self, call: str, key: str) -> None:
@@ -153,7 +158,7 @@ class Client:
         delay = rng.expovariate(1 / rates.latency_seconds) if rates.latency_seconds else 0.0
         if rng.random() < rates.slow:
             self._count("store call slow")
-            delay += rng.uniform(1, 20)
+            delay += rng.uniform(SLOW_SECONDS, 20)
         await asyncio.sleep(delay)
         if asyncio.get_running_loop().time() < self._server.away_until:
             self._count("store away")
@@ -179,7 +184,11 @@ class Client:
     async def _call(self, call: Callable[[], Awaitable[_T]], key: str = "") -> _T:
         if key:
             self.asked(key)
+        sent = asyncio.get_running_loop().time()
         await self._go()
+        arrived = asyncio.get_running_loop().time()
+        if arrived - sent >= SLOW_SECONDS:
+            self._server.slow[key] = (sent, arrived)
         try:
             result = await call()
         except FederationError:

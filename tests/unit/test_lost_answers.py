@@ -7,7 +7,7 @@ from hashlib import md5
 
 import pytest
 
-from federation.model import Side
+from federation.model import Change, Side, Source, Stamp, StampOrigin
 from tests.unit.world import World
 
 ONE, TWO = "one" * 40, "two" * 40
@@ -17,8 +17,8 @@ class _Killed(Exception):
     """The process is gone."""
 
 
-async def _killed_before(world: World, store_call: str = "") -> None:
-    """One pass that is killed before its *store_call* on VAST, else before it can record what it did."""
+async def _killed_before(world: World, store_call: str = "", on: Side = Side.VAST) -> None:
+    """One pass that is killed before its *store_call* on one side, else before it can record what it did."""
 
     async def hook(name: str, key: str) -> None:
         del key
@@ -28,12 +28,12 @@ async def _killed_before(world: World, store_call: str = "") -> None:
     async def settle(*_: object) -> bool:
         raise _Killed
 
-    world.raw[Side.VAST]._hook = hook
+    world.raw[on]._hook = hook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.state, "settle", settle)
         with pytest.raises((_Killed, BaseExceptionGroup)):
             await world.step()
-    world.raw[Side.VAST]._hook = None
+    world.raw[on]._hook = None
     await world.crash()
 
 
@@ -51,6 +51,46 @@ async def test_our_unrecorded_copy_stays_ours_however_often_its_successor_fails(
         await _killed_before(world, "complete")
     await world.step()
     assert await world.both("a") == (TWO, TWO)
+    assert await world.state.conflicts() == []
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_our_unrecorded_delete_is_no_user_s(side: Side) -> None:
+    """It was carried out and not recorded, and its event is later than what is put back meanwhile: that stays."""
+    world = World()
+    await world.write(side, "a", ONE)
+    await world.step()
+    await world.remove(side, "a")
+    world.later()
+    await _killed_before(world)
+    assert await world.both("a") == (None, None)
+    ours = Stamp(world.clock.us, 1, StampOrigin.EVENT)
+    world.later(-5)
+    await world.write(side, "a", TWO)
+    world.later()
+    source = Source.EVENT_GRID if side.other is Side.BLOB else Source.VAST_EVENTS
+    await world.state.mark([Change("a", side.other, source, deleted=True, at=ours)])
+    await world.step()
+    assert await world.both("a") == (TWO, TWO)
+    assert await world.state.conflicts() == []
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_a_delete_of_which_nothing_came_proves_nothing(side: Side) -> None:
+    """The process died before it: what is there is deleted by the next one, unless it was put back on the other side."""
+    world = World()
+    for key in ("a", "b"):
+        await world.write(side, key, ONE)
+    await world.step()
+    for key in ("a", "b"):
+        await world.remove(side, key)
+    await _killed_before(world, "delete", on=side.other)
+    assert await world.both("a") == ((None, ONE) if side is Side.BLOB else (ONE, None))
+    world.later()
+    await world.write(side, "b", TWO)
+    await world.step()
+    assert await world.both("a") == (None, None)
+    assert await world.both("b") == (TWO, TWO)
     assert await world.state.conflicts() == []
 
 

@@ -28,15 +28,14 @@ def test_a_far_end_fault_never_counts_against_the_key(reason: str) -> None:
 def test_a_key_that_alone_is_not_answered_for_waits_longer_and_longer_and_is_never_parked() -> None:
     """It costs the side little then, and comes back by itself once it is answered for; other faults have attempts left."""
     error = RetryLater("500", reason="server_error")
-    counts, waits = [], []
+    counts = []
     for attempts in (0, 1, 2, 9, 99):
         what = ending(error, attempts=attempts, max_attempts=5, now_us=NOW, alone=True)
         assert isinstance(what, Deferred)
         counts.append(what.count_attempt)
-        waits.append(what.at_us - NOW)
+        full_us = min(200_000 * 2**attempts, 120_000_000)
+        assert full_us / 2 <= what.at_us - NOW <= full_us
     assert counts == [True, True, False, False, False]
-    assert waits == sorted(waits)
-    assert waits[-1] <= 120_000_000
 
 
 def test_a_key_that_keeps_failing_is_parked_with_its_last_reason() -> None:

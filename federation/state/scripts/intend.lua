@@ -1,4 +1,4 @@
--- Note the base that will hold once a first copy is done (docs/adr/0002).
+-- Note the base that will hold once a first copy or a delete is done (docs/adr/0002).
 -- KEYS  1 lease, 2 intent HASH
 -- ARGV  1 token, 2 key, 3 base record
 -- Returns false when the token is refused, else 1.
