@@ -109,10 +109,10 @@ async def test_a_connection_that_was_given_up_does_not_stay(
         return made[-1]
 
     monkeypatch.setattr(lanes, "_socket", kept)
-    with pytest.raises(RetryLater):
-        await lane.call("PUT", url_of(deaf), {}, LARGE)
-    [connection] = made
     async with asyncio.timeout(30):
+        with pytest.raises(RetryLater):
+            await lane.call("PUT", url_of(deaf), {}, LARGE)
+        [connection] = made
         while connection.fileno() >= 0:
             await asyncio.sleep(0.01)
     assert connection.fileno() < 0
