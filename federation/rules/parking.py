@@ -70,7 +70,7 @@ REASONS: Mapping[str, Parking] = {
     ),
     "too_large": Parking(
         "The object is larger than the side takes, in one piece or in the parts allowed.",
-        "Split the object, or raise transfer.part_bytes if it is the number of parts. " + _RETRY,
+        "Raise transfer.memory_bytes if the detail says so (a part is held whole); else split the object. " + _RETRY,
     ),
     "name_refused": Parking(
         "The side refuses the name, though the name policy allows it.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from federation.errors import FederationError, Halt, RetryLater, UsageError
 from federation.model import SECOND_US, Side
+from federation.telemetry import logger
 
 if TYPE_CHECKING:
     from azure.storage.blob import UserDelegationKey
@@ -22,6 +24,11 @@ _RENEW_AT = 0.8
 _SAS_BACKDATED = timedelta(minutes=5)
 """So that a clock behind ours takes it."""
 _TOKEN_EARLY_US = 300 * SECOND_US
+_LAST_US = 60 * SECOND_US
+"""So long before its end nothing is sent with it any more: what the service finds expired stops the pair."""
+_AGAIN_US = 30 * SECOND_US
+"""Between attempts to renew what still serves."""
+_log = logger("fedplane.stores")
 _EMULATOR_ACCOUNT = "devstoreaccount1"
 _EMULATOR_URL = f"http://127.0.0.1:10000/{_EMULATOR_ACCOUNT}"
 # The emulator's published key, the same for everybody: no secret.
@@ -114,24 +121,52 @@ DelegationKey = Callable[[datetime, datetime], Awaitable["UserDelegationKey"]]
 """Asks the service for a key of our identity, valid from and until."""
 
 
-class DelegationAuth:
+class _Renewed(ABC):
+    """Something of our identity's that ends, and is made anew before: the old one serves until then when that fails."""
+
+    def __init__(self, now_us: Callable[[], int]) -> None:
+        self._now_us = now_us
+        self._renew_at_us = 0
+        self._ends_us = 0
+        self._lock = asyncio.Lock()
+
+    @abstractmethod
+    async def _renew(self) -> None:
+        """Make it anew, and say when it ends and is to be renewed. Raises Halt (credentials_refused) or RetryLater."""
+
+    async def _keep(self) -> None:
+        """Renew it if it is time. Raises as ``_renew``, once there is nothing left that serves."""
+        if self._now_us() < self._renew_at_us or (self._lock.locked() and self._serves()):
+            return
+        async with self._lock:
+            if self._now_us() < self._renew_at_us:
+                return
+            try:
+                await self._renew()
+            except FederationError as error:
+                if not self._serves():
+                    raise
+                self._renew_at_us = self._now_us() + _AGAIN_US
+                left_seconds = (self._ends_us - self._now_us()) // SECOND_US
+                _log.warning("not renewed; the old one serves until it ends", error=str(error), left_seconds=left_seconds)
+
+    def _serves(self) -> bool:
+        return self._now_us() < self._ends_us - _LAST_US
+
+
+class DelegationAuth(_Renewed):
     """A user delegation SAS of one container, made with a key of our own identity and renewed at 80 % of its life."""
 
     def __init__(self, account: str, container: str, key: DelegationKey, now_us: Callable[[], int]) -> None:
+        super().__init__(now_us)
         self._account = account
         self._container = container
         self._key = key
-        self._now_us = now_us
         self._sas = ""
-        self._renew_at_us = 0
-        self._lock = asyncio.Lock()
 
     async def query(self) -> str:
         """As in the protocol."""
-        if self._now_us() >= self._renew_at_us:
-            async with self._lock:
-                if self._now_us() >= self._renew_at_us:
-                    await self._renew()
+        await self._keep()
         return self._sas
 
     async def headers(self) -> dict[str, str]:
@@ -156,6 +191,7 @@ class DelegationAuth:
             self._account, self._container, user_delegation_key=key, permission=allowed, start=start, expiry=end
         )
         self._renew_at_us = _renewal_us(now_us)
+        self._ends_us = int(end.timestamp() * SECOND_US)
 
 
 def delegation_key(account_url: str, credential: Any) -> DelegationKey:  # noqa: ANN401 - of azure-identity, async
@@ -170,15 +206,13 @@ def delegation_key(account_url: str, credential: Any) -> DelegationKey:  # noqa:
     return ask
 
 
-class TokenAuth:
+class TokenAuth(_Renewed):
     """Bearer tokens of an azure-identity credential, of its async or its blocking kind. The caller closes the credential."""
 
     def __init__(self, credential: Any, now_us: Callable[[], int]) -> None:  # noqa: ANN401 - two unrelated SDK protocols
+        super().__init__(now_us)
         self._credential = credential
-        self._now_us = now_us
         self._token = ""
-        self._renew_at_us = 0
-        self._lock = asyncio.Lock()
 
     async def query(self) -> str:
         """Nothing."""
@@ -186,10 +220,7 @@ class TokenAuth:
 
     async def headers(self) -> dict[str, str]:
         """As in the protocol."""
-        if self._now_us() >= self._renew_at_us:
-            async with self._lock:
-                if self._now_us() >= self._renew_at_us:
-                    await self._renew()
+        await self._keep()
         return {"Authorization": f"Bearer {self._token}"}
 
     async def _renew(self) -> None:
@@ -204,7 +235,8 @@ class TokenAuth:
         except (AzureError, OSError) as error:
             raise token_fault(error) from None
         self._token = token.token
-        self._renew_at_us = int(token.expires_on) * SECOND_US - _TOKEN_EARLY_US
+        self._ends_us = int(token.expires_on) * SECOND_US
+        self._renew_at_us = self._ends_us - _TOKEN_EARLY_US
 
 
 def authorisation(

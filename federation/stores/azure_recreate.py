@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from federation import metadata as mapping
 from federation.model import PRESERVED_PREFIX, Side
@@ -48,9 +47,9 @@ class OtherTypes:
             _log.warning("recreated as a block blob", key=key, was=kind)
 
 
-def staging_key() -> str:
-    """A name of our own for the blocks."""
-    return f"{STAGING_PREFIX}{uuid4().hex}"
+def staging_key(upload_id: str) -> str:
+    """A name of our own for the blocks, which whoever goes on with the upload, or clears it away, knows too."""
+    return f"{STAGING_PREFIX}{upload_id}"
 
 
 def holding(stored: mapping.Stored) -> mapping.Stored | None:

@@ -31,16 +31,19 @@ class AzureUpload:
         self._name = name
         self._stored = stored
         self.upload_id = upload_id or uuid4().hex
+        self._resumed = bool(upload_id)
         self._numbers = set(numbers)
-        self._staged = ""
-        """Key of our own under which the blocks are, where a blob of another type is under the right one."""
+        self._staged = azure_recreate.staging_key(self.upload_id)
+        """Key of our own for the blocks, where a blob of another type is under the right one."""
+        self._holder: mapping.Stored | None = None
+        """What holds the name while it changes its type, once the blocks are under the other."""
 
     async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
         try:
             await self._put_block(number, data, md5)
         except Park as error:
-            if error.reason != "not_a_block_blob" or not self._stage_elsewhere():
+            if error.reason != "not_a_block_blob" or self._stage_elsewhere() is None:
                 raise
             await self._put_block(number, data, md5)
         self._numbers.add(number)
@@ -51,26 +54,31 @@ class AzureUpload:
         headers = {"Content-MD5": wire.content_md5(md5 or await hashing.md5(data))}
         await self._store.call(Request("PUT", "Put Block", self._name, query, headers, data, self._key))
 
-    def _stage_elsewhere(self) -> bool:
-        """Go on under a name of our own: a page or append blob is under this one. False where that would not be safe."""
-        if azure_recreate.holding(self._stored) is None:
-            return False
-        self._staged = self._staged or azure_recreate.staging_key()
-        self._name = self._store.written_name(self._staged)
-        return True
+    def _stage_elsewhere(self) -> mapping.Stored | None:
+        """Go on under a name of our own: a page or append blob is under this one. None where that would not be safe."""
+        self._holder = azure_recreate.holding(self._stored)
+        if self._holder is not None:
+            self._name = self._store.written_name(self._staged)
+        return self._holder
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         """As in the port."""
         store = self._store
         honoured = store.capabilities.conditional_complete
         conditions = await store.conditions(self._key, expected_etag, honoured=honoured) or {}
-        holder = azure_recreate.holding(self._stored) if self._staged else None
-        if holder is not None:
-            await self.commit({}, base64.b64encode(bytes.fromhex(md5_hex)).decode())
-            result = await azure_recreate.take_over(store, self._key, self._staged, holder, conditions)
-            return replace(result, lossy=self._stored.lossy)
-        answer = await self.commit(conditions, base64.b64encode(bytes.fromhex(md5_hex)).decode())
-        return store.result(answer, lossy=self._stored.lossy)
+        content_md5 = base64.b64encode(bytes.fromhex(md5_hex)).decode()
+        holder = self._holder
+        if holder is None:
+            try:
+                return store.result(await self.commit(conditions, content_md5), lossy=self._stored.lossy)
+            except Park as error:
+                # Gone on with when all parts had been sent: the first of our requests that the blob's type can refuse.
+                holder = self._stage_elsewhere() if error.reason == "not_a_block_blob" else None
+                if holder is None:
+                    raise
+        await self.commit({}, content_md5)
+        result = await azure_recreate.take_over(store, self._key, self._staged, holder, conditions)
+        return replace(result, lossy=self._stored.lossy)
 
     async def commit(self, conditions: Mapping[str, str], content_md5: str) -> Answer:
         """Put Block List of all parts in order of their numbers. Raises Reobserve."""
@@ -84,7 +92,7 @@ class AzureUpload:
     async def abort(self) -> None:
         """As in the port; the service drops blocks that nobody commits after a week, or at the next commit."""
         self._numbers.clear()
-        if self._staged:
+        if self._holder is not None or self._resumed:
             try:
                 await self._store.delete(self._staged, expected_etag=(await self._store.head(self._staged)).version.etag)
             except NotPresent:

@@ -1,7 +1,8 @@
 """The services' error codes and what each means to the caller: one table for each service. Pure data.
 
 Codes: facts/azure.md 3.2, 3.6 and 3.7, ``azure.storage.blob.StorageErrorCode``; facts/vast.md 3, the S3 model of botocore, the S3
-error list, and what S3 servers beside AWS send. tests/unit/test_store_codes.py fails on one that an SDK knows and no table names.
+error list, and what MinIO, SeaweedFS, versitygw and Ceph RGW add to it. tests/unit/test_store_codes.py fails on one that an SDK
+knows and no table names.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ S3: Mapping[str, Meaning] = _table(
             MISSING,
             """NoSuchBucket InvalidBucketName InvalidBucketState BucketAlreadyExists BucketAlreadyOwnedByYou
             PermanentRedirect Redirect IncorrectEndpoint EndpointNotFound NoSuchAccessPoint
-            IllegalLocationConstraintException InvalidRegion""",
+            IllegalLocationConstraintException InvalidRegion InvalidLocationConstraint""",
         ),
         (
             CREDENTIALS,
@@ -153,7 +154,7 @@ S3: Mapping[str, Meaning] = _table(
             AuthorizationQueryParametersError CredentialsNotSupported ExpiredToken InvalidAccessKeyId InvalidPayer
             InvalidSecurity InvalidSessionException InvalidSignature InvalidToken MissingAuthenticationToken
             MissingSecurityElement MissingSecurityHeader NotSignedUp SignatureDoesNotMatch TokenRefreshRequired
-            UnauthorizedAccess UnauthorizedAccessError UnsupportedSignature""",
+            UnauthorizedAccess UnauthorizedAccessError UnsupportedSignature InvalidTokenId UserSuspended""",
         ),
         ((Halt, "clock_skewed"), "RequestTimeTooSkewed RequestExpired"),
         (
@@ -165,13 +166,20 @@ S3: Mapping[str, Meaning] = _table(
         ((Park, "rehydrating"), "RestoreAlreadyInProgress ObjectAlreadyInActiveTierError"),
         (WORM, "InvalidRetentionPeriod ObjectLocked ObjectLockConfigurationNotFoundError NoSuchObjectLockConfiguration"),
         (LEGAL_HOLD, "ObjectOnLegalHold"),
-        (QUOTA, "InsufficientCapacity InsufficientStorage QuotaExceeded XMinioStorageFull"),
+        (QUOTA, "InsufficientCapacity InsufficientStorage QuotaExceeded XMinioStorageFull XMinioAdminBucketQuotaExceeded"),
         (TOO_LARGE, "EntityTooLarge InlineDataTooLarge MaxMessageLengthExceeded TooManyParts"),
-        (NAME, "InvalidObjectName InvalidURI KeyTooLongError InvalidPrefix"),
+        (
+            NAME,
+            "InvalidObjectName InvalidURI KeyTooLongError InvalidPrefix XMinioInvalidObjectName XMinioInvalidResourceName",
+        ),
         (METADATA, "MetadataTooLarge RequestHeaderSectionTooLarge"),
         (TAGS, "InvalidTag InvalidTagError TagPolicyException NoSuchTagSet"),
         (TIER, "InvalidStorageClass"),
-        (CLASH, "DirectoryObjectContainsData ErrDirectoryNotEmpty ExistingObjectIsDirectory ObjectParentIsFile"),
+        (
+            CLASH,
+            """DirectoryObjectContainsData ErrDirectoryNotEmpty ExistingObjectIsDirectory ExistingObjectIsFile
+            ObjectParentIsFile XMinioObjectExistsAsDirectory XMinioParentIsObject""",
+        ),
         (CUSTOMER_KEY, "EncryptionTypeMismatch UserKeyMustBeSpecified ServerSideEncryptionConfigurationNotFoundError"),
         (
             ENCRYPTION,
@@ -184,18 +192,21 @@ S3: Mapping[str, Meaning] = _table(
             """AccessControlListNotSupported BadRequest EntityTooSmall InvalidAddressingHeader InvalidArgument
             InvalidChunkSizeError InvalidDigest InvalidHostHeader InvalidHttpMethod InvalidPartNumber
             InvalidRedirectLocation InvalidRequest InvalidWriteOffset MalformedACLError MalformedTrailerError MalformedXML
-            MissingContentLength MissingRequestBodyError UnexpectedContent UnsupportedMediaType""",
+            MissingContentLength MissingRequestBodyError UnexpectedContent UnsupportedMediaType MalformedDate
+            XMinioInsecureClientRequest XMinioRequestBodyParse""",
         ),
-        (DAMAGED, "BadDigest IncompleteBody XAmzContentSHA256Mismatch"),
+        (DAMAGED, "BadDigest IncompleteBody XAmzContentChecksumMismatch XAmzContentSHA256Mismatch"),
         ((RetryLater, "bad_listing"), "InvalidContinuationToken"),
         (
             SERVER,
-            "InternalError OperationAborted RequestTimeout TemporaryRedirect ConnectionClosedByRequester ResponseInterrupted",
+            """InternalError OperationAborted RequestTimeout TemporaryRedirect ConnectionClosedByRequester ResponseInterrupted
+            XMinioBackendDown XMinioBucketMetadataNotInitialized XMinioIAMNotInitialized XMinioServerNotInitialized""",
         ),
         (
             BUSY,
             """Busy BandwidthLimitExceeded RequestLimitExceeded ServiceUnavailable SlowDown SlowDownRead SlowDownWrite
-            Throttling ThrottlingException ThrottledException TooManyRequests TooManyRequestsException""",
+            Throttling ThrottlingException ThrottledException TooManyRequests TooManyRequestsException ErrTooManyRequest
+            ErrRequestBytesExceed""",
         ),
     )
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +22,9 @@ from federation.model import SECOND_US, UNMEASURED_US, ClockSkew, Present, Side,
 USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
+"""Patience with a peer that sends nothing, or takes nothing of what is sent to it."""
+_LET_GO_SECONDS = 3 * READ_SECONDS
+"""After this the kernel drops a connection whose peer takes nothing; later than we give up, so that we can say why."""
 _IDLE_SECONDS = 4.0
 """Kept connections are let go before the servers that end theirs first (after 5 s) do: a request must not meet their end."""
 _BUFFER_BYTES = 256 * 1024
@@ -137,22 +142,33 @@ class HttpLane:
         sent_us = self._now_us()
         if (at_work := trace.current.get()) is not None:
             headers = {**headers, **self._traced(at_work)}
-        large = body is not None and len(body) > _BUFFER_BYTES
-        if large:
-            headers = {**headers, "Content-Length": str(len(body or b""))}
         try:
-            response = await self._ready().request(
-                method,
-                URL(url, encoded=True),
-                headers=headers,
-                data=_slices(body or b"") if large else body,
-                allow_redirects=False,
-                skip_auto_headers=("Content-Type",),
-            )
+            response = await self._send(method, url, headers, body)
         except (aiohttp.ClientError, OSError) as error:
             raise network_fault(self.side, error) from None
         self.skew.note(response.headers.get("Date"), sent_us, self._now_us())
         return response
+
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> aiohttp.ClientResponse:
+        """The head of the answer. Raises TimeoutError, also where aiohttp would wait: its clock starts after the body."""
+        data: bytes | _Slices | None = body
+        # Once for a piece of the body and once for the answer, which is all of a small request.
+        async with asyncio.timeout(2 * READ_SECONDS) as patience:
+            if body is not None and len(body) > _BUFFER_BYTES:
+                headers = {**headers, "Content-Length": str(len(body))}
+                data = _Slices(body, patience)
+            try:
+                return await self._ready().request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=headers,
+                    data=data,
+                    allow_redirects=False,
+                    skip_auto_headers=("Content-Type",),
+                )
+            finally:
+                if isinstance(data, _Slices):
+                    data.watched = False
 
     def _traced(self, at_work: Trace) -> dict[str, str]:
         """Not signed, so that a proxy on the way may put its own span in. Azure logs the client's id, S3 has none."""
@@ -183,7 +199,7 @@ class HttpLane:
         if self._session is None:
             tls = ssl.create_default_context(cafile=self._ca_file or None)
             session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, ssl=tls),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, ssl=tls, socket_factory=_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
@@ -199,11 +215,36 @@ class HttpLane:
         return self._session
 
 
-async def _slices(body: bytes) -> AsyncIterator[memoryview]:
-    """A large body bit by bit and without a copy of it, so that neither memory nor the event loop is held up."""
-    view = memoryview(body)
-    for start in range(0, len(body), _BUFFER_BYTES):
-        yield view[start : start + _BUFFER_BYTES]
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that does not outlive its request by long: what was given up would wait for a peer that takes nothing."""
+    made = socket.socket(*address[:3])
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: elsewhere such a connection stays until its peer ends it
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_LET_GO_SECONDS * 1_000))
+    return made
+
+
+class _Slices:
+    """A large body bit by bit and without a copy of it, so that neither memory nor the event loop is held up.
+
+    A piece that is asked for says that those before it were taken, and renews *patience* while the request is ``watched``: an
+    answer may come before all of the body went.
+    """
+
+    def __init__(self, body: bytes, patience: asyncio.Timeout) -> None:
+        self.watched = True
+        self._body = body
+        self._patience = patience
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        view = memoryview(self._body)
+        for start in range(0, len(view), _BUFFER_BYTES):
+            self._renew(READ_SECONDS)
+            yield view[start : start + _BUFFER_BYTES]
+        self._renew(2 * READ_SECONDS)
+
+    def _renew(self, seconds: float) -> None:
+        if self.watched and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def network_fault(side: Side, error: Exception) -> FederationError:

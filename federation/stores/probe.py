@@ -70,11 +70,13 @@ class Probe:
             return False
 
     async def _checksums(self) -> bool:
-        """Whether damaged content is refused."""
+        """Whether damaged content is refused. Raises RetryLater: what is busy has not said no, and what is found is kept."""
         try:
             await self._put(self._key, {"Content-MD5": _WRONG_MD5})
         except RetryLater as error:
-            return error.reason == "checksum_mismatch"
+            if error.reason != "checksum_mismatch":
+                raise
+            return True
         except (Park, Reobserve):
             return True
         return False
@@ -83,7 +85,11 @@ class Probe:
         try:
             await self._store.write_tags(self._key, {"probe": "1"})
             return await self._store.read_tags(self._key) == (("probe", "1"),)
-        except (Park, NotPresent, RetryLater):
+        except (Park, NotPresent):
+            return False
+        except RetryLater as error:
+            if error.reason != "bad_answer":  # a server that knows no tags may answer anything
+                raise
             return False
 
     async def _listing(self, found: Capabilities) -> Capabilities:

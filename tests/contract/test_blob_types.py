@@ -10,8 +10,9 @@ import pytest
 from azure.storage.blob import BlobClient, ContentSettings
 from structlog.testing import capture_logs
 
-from federation.errors import Park, Reobserve
+from federation.errors import Park, Reobserve, RetryLater
 from federation.model import Metadata, Side
+from federation.stores import azure_recreate
 from federation.stores.azure_blob import AzureBlobStore
 from tests.contract.conftest import Case
 from tests.contract.store_support import FULL, STAMP, get, listed_keys
@@ -19,6 +20,7 @@ from tests.contract.store_support import FULL, STAMP, get, listed_keys
 pytestmark = pytest.mark.servers
 OTHER_TYPES = ["AppendBlob", "PageBlob"]
 OLD = b"o" * 512
+MD5 = hashlib.md5(b"one-two", usedforsecurity=False).hexdigest()
 
 
 @pytest.fixture
@@ -65,7 +67,6 @@ async def test_only_a_block_blob_s_md5_tells_of_its_content(case: Case, store: A
 @pytest.mark.parametrize("kind", OTHER_TYPES)
 async def test_a_large_version_takes_its_place_whole(case: Case, store: AzureBlobStore, kind: str) -> None:
     """Blocks, metadata, stamp and MD5 arrive under the name, under the expected condition, and nothing is left behind."""
-    md5 = hashlib.md5(b"one-two", usedforsecurity=False).hexdigest()
     with client(case) as blob, capture_logs() as said:
         blob.upload_blob(OLD, blob_type=kind)
         stale, upload = [await store.begin_upload("k", FULL, stamp=STAMP, size_bytes=7) for _ in range(2)]
@@ -73,17 +74,63 @@ async def test_a_large_version_takes_its_place_whole(case: Case, store: AzureBlo
             await one.put_part(2, b"two")
             await one.put_part(1, b"one-")
         with pytest.raises(Reobserve):
-            await stale.complete(expected_etag="0x0", md5_hex=md5)
+            await stale.complete(expected_etag="0x0", md5_hex=MD5)
         assert await get(store, "k") == OLD
         await stale.abort()
-        result = await upload.complete(expected_etag=(await store.head("k")).version.etag, md5_hex=md5)
+        result = await upload.complete(expected_etag=(await store.head("k")).version.etag, md5_hex=MD5)
         assert blob.get_blob_properties().blob_type == "BlockBlob"
     head = await store.head("k")
-    assert (head.version.etag, head.version.md5, head.origin) == (result.etag, md5, STAMP)
+    assert (head.version.etag, head.version.md5, head.origin) == (result.etag, MD5, STAMP)
     assert head.metadata == replace(FULL, user=tuple(sorted(FULL.user)))
     assert await get(store, "k") == b"one-two"
     assert await listed_keys(store, prefix=".federation/") == []
     assert [(line["event"], line["key"]) for line in said] == [("recreated as a block blob", "k")]
+
+
+async def interrupted(store: AzureBlobStore, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[int, str]]:
+    """A large write that staged and committed everything, and was throttled as it took the name: its id and parts."""
+    upload = await store.begin_upload("k", FULL, stamp=STAMP, size_bytes=7)
+    parts = {number: await upload.put_part(number, data) for number, data in ((1, b"one-"), (2, b"two"))}
+
+    async def throttled(*_: object) -> None:
+        raise RetryLater("503", reason="throttled", side=Side.BLOB)
+
+    etag = (await store.head("k")).version.etag
+    with monkeypatch.context() as patched:
+        patched.setattr(azure_recreate, "take_over", throttled)
+        with pytest.raises(RetryLater):
+            await upload.complete(expected_etag=etag, md5_hex=MD5)
+    assert await listed_keys(store, prefix=".federation/") == [f".federation/staging/{upload.upload_id}"]
+    return upload.upload_id, parts
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+async def test_one_that_was_interrupted_as_it_took_the_name_is_gone_on_with(
+    case: Case, store: AzureBlobStore, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Another process, whose parts are all there already, finds the staged ones, and leaves nothing behind."""
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type=kind)
+    upload_id, parts = await interrupted(store, monkeypatch)
+    again = store.resume_upload("k", FULL, stamp=STAMP, upload_id=upload_id, parts=parts)
+    result = await again.complete(expected_etag=(await store.head("k")).version.etag, md5_hex=MD5)
+    head = await store.head("k")
+    assert (head.version.etag, head.version.md5, head.origin) == (result.etag, MD5, STAMP)
+    assert await get(store, "k") == b"one-two"
+    assert await listed_keys(store, prefix=".federation/") == []
+
+
+async def test_one_that_nobody_goes_on_with_leaves_nothing(
+    case: Case, store: AzureBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sweep does, which knows the upload's id only: the staged copy goes, the blob stays."""
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type="PageBlob")
+    upload_id, _ = await interrupted(store, monkeypatch)
+    for _ in range(2):
+        await store.resume_upload("k", Metadata(), stamp=None, upload_id=upload_id, parts={}).abort()
+    assert await listed_keys(store, prefix=".federation/") == []
+    assert await get(store, "k") == OLD
 
 
 async def test_without_a_stamp_a_large_one_is_parked(case: Case, store: AzureBlobStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 from multidict import CIMultiDict
 
-from federation.errors import NotPresent, Park, Reobserve
+from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.metadata import FORMS
 from federation.model import Metadata, Side
 from federation.ports import ObjectStore
@@ -48,6 +49,32 @@ async def test_the_probe_works_where_nothing_may_be_deleted(case: Made, monkeypa
 
     monkeypatch.setattr(store, "delete_probe", kept)
     assert await store.probe() == replace(PROBED[case.kind], conditional_delete=False)
+
+
+@pytest.mark.parametrize("busy", ["Content-MD5", "tagging"])
+async def test_a_throttle_ends_the_probe(case: Made, monkeypatch: pytest.MonkeyPatch, busy: str) -> None:
+    """A server that is busy has not said that it cannot: nothing is found then, and nothing is left behind."""
+    store = case.make()
+    if not isinstance(store, HttpStore):
+        pytest.skip("memory is never busy")
+    before, put_probe = store.capabilities, store.put_probe
+
+    async def throttled(key: str, headers: Mapping[str, str]) -> Answer:
+        if busy == "tagging" or busy not in headers:
+            return await put_probe(key, headers)
+        raise RetryLater("503", reason="throttled", side=store.side)
+
+    async def no_tags(*_: object) -> None:
+        raise RetryLater("503", reason="throttled", side=store.side)
+
+    monkeypatch.setattr(store, "put_probe", throttled)
+    if busy == "tagging":
+        monkeypatch.setattr(store, "write_tags", no_tags)
+    with pytest.raises(RetryLater) as raised:
+        await store.probe()
+    assert raised.value.reason == "throttled"
+    assert store.capabilities == before
+    assert await listed_keys(store, prefix=".federation/probe/") == []
 
 
 # --------------------------------------------------------------------------------------------------------------- versions

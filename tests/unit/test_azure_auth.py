@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs
 
 import pytest
+from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
 from azure.storage.blob import UserDelegationKey
 
 from federation.errors import FederationError, Halt, RetryLater, UsageError
 from federation.settings import BlobSettings
-from federation.stores.azure_auth import DelegationAuth, SasAuth, account_name
+from federation.stores.azure_auth import AzureAuth, DelegationAuth, SasAuth, TokenAuth, account_name
 from federation.stores.azure_blob import AzureBlobStore
 
 HOUR_US = 3_600_000_000
@@ -35,18 +36,33 @@ class Service:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.asked: list[tuple[datetime, datetime]] = []
-        self._error = error
+        self.error = error
 
     async def key(self, start: datetime, end: datetime) -> UserDelegationKey:
         """A key for that time."""
         self.asked.append((start, end))
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         found = UserDelegationKey()  # type: ignore[no-untyped-call]
         found.signed_oid = found.signed_tid = "00000000-0000-0000-0000-000000000000"
         found.signed_start, found.signed_expiry = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, end))
         found.signed_service, found.signed_version, found.value = "b", "2025-11-05", KEY
         return found
+
+
+class Identity(Service):
+    """Hands out tokens of one hour, or raises."""
+
+    def __init__(self, clock: Hand) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def get_token(self, *_: str) -> AccessToken:
+        """The next one."""
+        self.asked.append((datetime.now(UTC), datetime.now(UTC)))
+        if self.error is not None:
+            raise self.error
+        return AccessToken(f"token {len(self.asked)}", self._clock.us // 1_000_000 + 3600)
 
 
 def expiry(query: str) -> datetime:
@@ -94,6 +110,33 @@ async def test_a_refused_delegation_is_a_halt_and_an_outage_is_not(fault: Except
     with pytest.raises(kind) as error:
         await DelegationAuth("acct", "data", Service(fault).key, Hand().now_us).query()
     assert "abc" not in str(error.value)
+
+
+async def sent(auth: AzureAuth) -> tuple[str, dict[str, str]]:
+    """All that authorises a request."""
+    return await auth.query(), await auth.headers()
+
+
+@pytest.mark.parametrize("fault", [ClientAuthenticationError("no"), ServiceRequestError("host")], ids=["refused", "away"])
+@pytest.mark.parametrize(("kind", "soon_us", "late_us"), [("sas", 3.25, 3.99), ("token", 56 / 60, 59.5 / 60)])
+async def test_what_cannot_be_renewed_serves_until_it_ends(fault: Exception, kind: str, soon_us: float, late_us: float) -> None:
+    """A renewal that fails early stops nothing, is tried again, not with every request, and is told once the old one is over."""
+    clock = Hand()
+    service = Identity(clock)
+    auth: DelegationAuth | TokenAuth = TokenAuth(service, clock.now_us)
+    if kind == "sas":
+        auth = DelegationAuth("acct", "data", service.key, clock.now_us)
+    first = await sent(auth)
+    service.error = fault
+    clock.us = START_US + int(soon_us * HOUR_US)
+    assert [await sent(auth) for _ in range(3)] == [first] * 3
+    assert len(service.asked) == 2
+    clock.us = START_US + int(late_us * HOUR_US)
+    with pytest.raises(FederationError) as raised:
+        await sent(auth)
+    assert isinstance(raised.value, Halt if isinstance(fault, ClientAuthenticationError) else RetryLater)
+    service.error = None
+    assert await sent(auth) != first
 
 
 async def test_a_given_sas_is_sent_as_it_is_until_it_ends() -> None:

@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
 
+import aiohttp
 import pytest
 
 from federation.errors import RetryLater
 from federation.model import Side
+from federation.stores import lane as lanes
 from federation.stores.lane import HttpLane
+
+LARGE = bytes(8 * 1024**2)
+"""More than the buffers of both ends hold."""
+
+
+@pytest.fixture
+async def lane() -> AsyncIterator[HttpLane]:
+    """Closed at the end."""
+    made = HttpLane(Side.VAST)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A peer that is there, answers nothing and takes nothing, and little patience with it."""
+    monkeypatch.setattr(lanes, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(lanes, "_LET_GO_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where *listening* listens."""
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/"
 
 
 @pytest.mark.parametrize("metadata", [{"n": "v" * 8191}, {f"n{number:04d}": "" for number in range(1638)}], ids=["one", "many"])
@@ -56,3 +85,62 @@ async def test_no_request_is_repeated_unseen(method: str) -> None:
         await lane.close()
     assert raised.value.reason == "unreachable"
     assert [head.split()[0].decode() for head in sent] == ["HEAD", method]
+
+
+@pytest.mark.parametrize("body", [None, b"small", LARGE], ids=["none", "small", "large"])
+async def test_a_peer_that_stops_reading_is_a_timeout(lane: HttpLane, deaf: socket.socket, body: bytes | None) -> None:
+    """A body that nobody takes is given up like an answer that nobody gives: the key, its memory and its turn come free."""
+    async with asyncio.timeout(30):
+        with pytest.raises(RetryLater) as raised:
+            await lane.call("PUT", url_of(deaf), {}, body)
+    assert (raised.value.reason, raised.value.side) == ("timeout", Side.VAST)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel ends such connections on Linux only")
+async def test_a_connection_that_was_given_up_does_not_stay(
+    lane: HttpLane, deaf: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that were never taken hold no connection open."""
+    made: list[socket.socket] = []
+    make = lanes._socket
+
+    def kept(address: aiohttp.AddrInfoType) -> socket.socket:
+        made.append(make(address))
+        return made[-1]
+
+    monkeypatch.setattr(lanes, "_socket", kept)
+    async with asyncio.timeout(30):
+        with pytest.raises(RetryLater):
+            await lane.call("PUT", url_of(deaf), {}, LARGE)
+        [connection] = made
+        while connection.fileno() >= 0:
+            await asyncio.sleep(0.01)
+    assert connection.fileno() < 0
+
+
+async def test_patience_is_renewed_by_every_piece_that_is_taken() -> None:
+    """A slow peer that goes on reading is waited for, and after the last piece for its answer too."""
+    async with asyncio.timeout(None) as patience:
+        started = asyncio.get_running_loop().time()
+        seen = [patience.when() or 0.0 async for _ in lanes._Slices(LARGE, patience)]
+        last = patience.when() or 0.0
+    assert len(set(seen)) == len(seen) > 1
+    assert started + lanes.READ_SECONDS <= seen[0]
+    assert sorted(seen) == seen
+    assert last >= seen[-1] + lanes.READ_SECONDS
+
+
+async def test_an_answer_that_comes_before_the_body_went_is_read(lane: HttpLane) -> None:
+    """A refusal by the head alone: what is still sent after it disturbs nothing."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\n")
+        await reader.readexactly(len(LARGE))
+        writer.write(b"busy")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(30):
+        found = await lane.call("PUT", url_of(server.sockets[0]), {}, LARGE)
+    assert (found.status, found.body) == (503, b"busy")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from federation.errors import Park
 from federation.model import Side
 from federation.ports import Capabilities
+from federation.rules.parking import parking
 from federation.stores.azure_blob import MAX_BLOCK_BYTES, MAX_BLOCKS
 from federation.sync.parts import PartPlan, plan_parts
 
@@ -72,3 +73,16 @@ def test_what_cannot_be_sent_is_parked_with_a_way_out() -> None:
 def test_an_empty_object_is_one_empty_part() -> None:
     """Nothing to read is still something to write."""
     assert list(PartPlan(0, 8).ranges()) == [(1, 0, 0)]
+
+
+def test_what_helps_where_a_part_is_larger_than_the_memory() -> None:
+    """Both the detail and the way back name the setting that lets it through: memory, and no other size of parts."""
+    size, held = 2 * _TIB, 192 * _MIB
+    for preferred in (8 * _MIB, _GIB):
+        with pytest.raises(Park) as error:
+            plan_parts(size, preferred, SIDES[Side.VAST], memory_bytes=held)
+        way_back = parking(error.value.reason).way_back
+        assert "transfer.memory_bytes" in str(error.value)
+        assert "transfer.memory_bytes" in way_back
+        assert "part_bytes" not in way_back
+    assert plan_parts(size, 8 * _MIB, SIDES[Side.VAST], memory_bytes=_GIB).count <= SIDES[Side.VAST].max_parts

@@ -46,6 +46,16 @@ ROWS = [
     (Side.VAST, 403, "", Halt, "credentials_refused"),
     (Side.VAST, 416, "", Reobserve, "precondition"),
     (Side.VAST, 304, "", Reobserve, "precondition"),
+    (Side.VAST, 400, "XMinioParentIsObject", Park, "name_clash"),
+    (Side.VAST, 409, "XMinioObjectExistsAsDirectory", Park, "name_clash"),
+    (Side.VAST, 409, "ExistingObjectIsFile", Park, "name_clash"),
+    (Side.VAST, 400, "XMinioInvalidObjectName", Park, "name_refused"),
+    (Side.VAST, 400, "XMinioInvalidResourceName", Park, "name_refused"),
+    (Side.VAST, 400, "XMinioAdminBucketQuotaExceeded", Park, "quota_full"),
+    (Side.VAST, 503, "XMinioServerNotInitialized", RetryLater, "server_error"),
+    (Side.VAST, 400, "XAmzContentChecksumMismatch", RetryLater, "checksum_mismatch"),
+    (Side.VAST, 429, "ErrTooManyRequest", RetryLater, "throttled"),
+    (Side.VAST, 403, "UserSuspended", Halt, "credentials_refused"),
 ]
 
 
