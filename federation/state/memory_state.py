@@ -42,10 +42,11 @@ class _Owner:
 
 
 class MemoryState(MemoryRecords, MemoryTransfers):
-    """``ports.State`` in plain dictionaries; lives as long as the object."""
+    """``ports.State`` in plain dictionaries; lives as long as the object. *marker*: as of ``RedisState``."""
 
-    def __init__(self, pair: str, *, shards: int, clock: Clock) -> None:
+    def __init__(self, pair: str, *, shards: int, clock: Clock, marker: str = "") -> None:
         super().__init__()
+        self._marker = marker
         self._transfers = {}
         self.pair = pair
         self.shards = shards
@@ -78,6 +79,8 @@ class MemoryState(MemoryRecords, MemoryTransfers):
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As in the port."""
         marked = sum(self._mark(change) for change in changes)
+        if self._marker:
+            self._count_calls({self.shard_of(change.key) for change in changes})
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     def _mark(self, change: Change) -> bool:

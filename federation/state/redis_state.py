@@ -103,17 +103,23 @@ class RedisState(RecordQueries, RedisTransfers):
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     async def _mark(self, parts: Sequence[tuple[int, list[tuple[Change, bytes]]]], now: int) -> int:
-        replies = await self.calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
-        for (shard, _), (_, count) in zip(parts, replies, strict=True):
-            self._marks.made(shard, count)
+        known = [self._marks.sent(shard) for shard, _ in parts]
+        counts = [0] * len(parts)
+        try:
+            calls = [self._marking(shard, part, now, least) for (shard, part), least in zip(parts, known, strict=True)]
+            replies = await self.calls.run_all("mark", calls)
+            counts = [reply[1] for reply in replies]
+        finally:
+            for (shard, _), least, count in zip(parts, known, counts, strict=True):
+                self._marks.ended(shard, least, count)
         return sum(reply[0] for reply in replies)
 
-    def _marking(self, shard: int, batch: list[tuple[Change, bytes]], now: int) -> Call:
+    def _marking(self, shard: int, batch: list[tuple[Change, bytes]], now: int, known: int) -> Call:
         keys = [self.layout.of_shard(shard, name) for name in _MARK_KEYS]
         places: dict[str, int] = {}
         buckets = [places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1) for _, digest in batch]
         now_of = [now + self.ahead_us[side] for side in (Side.BLOB, Side.VAST)]
-        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets), *now_of]
+        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets), *now_of, known]
 
     # ------------------------------------------------------------------------------------------------------------ leases
 
