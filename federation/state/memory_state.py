@@ -332,14 +332,15 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
         return len(known)
 
-    async def held(self) -> list[Held]:
+    async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
         """As in the port."""
-        return sorted(self._held.values(), key=lambda one: (one.since_us, one.key))
+        found = self._held.values() if keys is None else [self._held[key] for key in set(keys) if key in self._held]
+        return sorted(found, key=lambda one: (one.since_us, one.key))
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
         """As in the port."""
         del now_us
-        known = [key for key in keys if key in self._held]
+        known = [key for key in dict.fromkeys(keys) if key in self._held]
         for key in known:
             self._held[key] = replace(self._held[key], verdict=verdict)
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])

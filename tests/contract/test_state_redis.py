@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from federation.errors import RetryLater, UsageError
+from federation.model import Side
+from federation.progress import Held
 from federation.settings import RedisSettings
 from federation.state.embedded import EmbeddedRedis, connect
 from federation.state.redis_state import RedisState
@@ -68,3 +73,29 @@ async def test_two_processes_on_one_directory_share_one_server(tmp_path: Path) -
     assert await owners[0]._answers()
     await owners[0].stop()
     assert not await owners[0]._answers()
+
+
+async def test_a_thousand_held_deletes_cost_a_few_round_trips(clock: TestClock, tmp_path: Path) -> None:
+    """To look at them and to judge them: not one trip, or two, for each key."""
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    state = RedisState(client, "pair", shards=4, clock=clock)
+    keys = [f"k{number}" for number in range(1_000)]
+    records = {key: msgspec.json.encode(Held(key, Side.VAST, "delete_budget", 7)) for key in keys}
+    await state.calls.pipe([("HSET", state._of(key, "held"), key, record) for key, record in records.items()])
+    trips, send = 0, state.calls._send
+
+    async def counted(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        nonlocal trips
+        trips += 1
+        return await send(commands)
+
+    state.calls._send = counted  # type: ignore[method-assign]
+    assert len(await state.held(keys)) == 1_000
+    assert trips == 1
+    assert await state.judge(keys, verdict="released", now_us=clock.us) == 1_000
+    # To read, to write and to load its script, to mark likewise.
+    assert trips <= 1 + 3 + 8
+    assert {one.verdict for one in await state.held(keys)} == {"released"}
+    await state.close()
+    await server.stop()
