@@ -84,7 +84,7 @@ class Marks:
         # Not what was answered meanwhile: it is known from its answer.
         self._made |= {shard: count for shard, count in _less(ours, there).items() if self._made[shard] == ours.shards[shard]}
         self._answered = {}
-        left = {name: Counted(one.marker, one.shards | _less(one, there)) for name, one in known.items()}
+        left = {name: Counted(one.marker, one.shards | less) for name, one in known.items() if (less := _less(one, there))}
         await self._calls.pipe([("HSET", self.key, name, msgspec.json.encode(one)) for name, one in left.items()])
 
     async def _known(self) -> dict[str, Counted]:
