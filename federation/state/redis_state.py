@@ -27,6 +27,7 @@ from federation.progress import (
     Parked,
 )
 from federation.rules.guards import DELETE_FLOOR
+from federation.settings import WorkerSettings
 from federation.state.calls import Call, Client
 from federation.state.layout import Layout
 from federation.state.marks import Marks
@@ -38,8 +39,7 @@ from federation.state.settling import Ended, Replies, Settling
 
 RENAME_INDEX_FIELDS = 1_024
 """Contents remembered per shard and window; past it renames are called deletes, so their number is a lower bound."""
-DEFAULT_BUCKETS = 160
-"""Base hashes per shard: about 100 records each at a million objects and 64 shards; the compact encoding's limit is 512."""
+DEFAULT_BUCKETS = WorkerSettings().buckets
 
 _MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq", "marks")
 _SETTLE_KEYS = ("lease", "due", "since:blob", "since:vast", "hint", "claimed", "held", "intent", "count")
