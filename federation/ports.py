@@ -341,12 +341,12 @@ class State(Records, Transfers, Protocol):
         """Make parked keys dirty again (source: operator). Returns how many."""
         ...
 
-    async def held(self) -> list[Held]:
-        """All held deletes."""
+    async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
+        """Held deletes, oldest first: all, or those of *keys* (some thousands at most), without a look at the others."""
         ...
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
-        """Set the verdict ("released", "rejected") of held deletes and make them dirty. Returns how many."""
+        """Set the verdict ("released", "rejected") of held deletes and make them dirty. Returns how many. May be repeated."""
         ...
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:

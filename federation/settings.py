@@ -216,7 +216,8 @@ class WorkerSettings(_Section):
     """The worker pool of one process."""
 
     shards: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Fixed when the pair's state is created."""
+    buckets: Annotated[int, Field(ge=1, le=4096)] = 160
+    """Base hashes of each shard. Both are fixed when the pair's state is created (``federation.state.layout.room``)."""
     concurrency: PositiveInt = 32
     lease_seconds: Positive = 10.0
     drain_seconds: Annotated[float, Field(ge=0)] = 20.0

@@ -81,7 +81,8 @@ async def open_state(
     from federation.state.redis_state import RedisState  # noqa: PLC0415
 
     client, server = await connect(settings.redis)
-    state = RedisState(client, pair.name, shards=settings.worker.shards, clock=clock or SystemClock(), marker=marker)
+    worker, clock = settings.worker, clock or SystemClock()
+    state = RedisState(client, pair.name, shards=worker.shards, buckets=worker.buckets, clock=clock, marker=marker)
     try:
         yield state
     finally:

@@ -13,10 +13,12 @@ from redis.exceptions import RedisError
 from federation.errors import FederationError, Halt, NotPresent, RetryLater
 from federation.model import PRESERVED_PREFIX, ListEntry, Metadata, Side
 from federation.ports import Capabilities, ObjectStore
-from federation.settings import PairSettings, Settings
+from federation.settings import PairSettings, Settings, WorkerSettings
 from federation.state.embedded import connect
+from federation.state.layout import room
 from federation.wiring import PairRuntime
 from fedplane.output import ago
+from fedplane.status_text import CROWDED
 from operations import capabilities
 
 _SAMPLE = 200
@@ -68,6 +70,15 @@ async def _emptied(runtime: PairRuntime, which: Side) -> list[Finding]:
     then = "nothing is deleted on the other side before a person lifts the halt. If it is not mounted, mount it"
     told = f"lists no object at all, yet both sides agreed on {known:,}"
     return [Finding(what=f"{which}: objects", level="broken", found=told, then=then)]
+
+
+async def layout(runtime: PairRuntime, worker: WorkerSettings) -> Finding:
+    """Whether the state's layout has room for the objects there are."""
+    known, most = (await runtime.state.backlog()).objects, room(worker.shards, worker.buckets)
+    told = f"{known:,} objects in {worker.shards} shards of {worker.buckets} buckets, room for {most:,}"
+    crowded = known > most
+    then = CROWDED.format(room=most) if crowded else ""
+    return Finding(what="state: layout", level="note" if crowded else "ok", found=told, then=then)
 
 
 async def _rights(store: ObjectStore, which: Side) -> list[Finding]:

@@ -19,6 +19,11 @@ _WORDS = {
     "unknown": "unknown",
 }
 
+CROWDED = (
+    "above {room:,} objects (worker.shards x worker.buckets x 400) a record takes nearly twice the memory; "
+    "move the state to more worker.buckets with `fedplane state export` and `import`"
+)
+
 
 def page(status: PairStatus) -> str:
     """Everything, most urgent first."""
@@ -32,6 +37,8 @@ def page(status: PairStatus) -> str:
         lines.append("  union mode: the state was empty, nothing is deleted until a whole scan has run")
     lines += [f"  {name.replace('_', ' ')}: {_direction(one)}" for name, one in status.directions.items()]
     lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
+    if status.room is not None and status.objects > status.room:
+        lines.append(f"  NO ROOM: {CROWDED.format(room=status.room)}")
     dead = f"{status.dead_letters}" + (f" ({status.dead_letters_dropped} more dropped)" if status.dead_letters_dropped else "")
     lines.append(f"  parked {status.parked}, held {status.held}, conflicts {status.conflicts}, dead letters {dead}")
     lines += [

@@ -16,7 +16,7 @@ async def statuses(process: Process, name: str) -> bytes:
     for settings in process.config.pair:
         if name in ("", settings.name):
             pair = await process.pair(settings.name)
-            found.append(await pair_status(pair.state, settings, pair.clock.now_us()))
+            found.append(await pair_status(pair.state, settings, pair.clock.now_us(), worker=process.config.worker))
     if not found:
         raise _no_such_pair(process)
     return msgspec.json.encode(found)

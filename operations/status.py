@@ -10,8 +10,9 @@ import msgspec
 from federation.model import Side, Source
 from federation.ports import State
 from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
-from federation.settings import PairSettings
+from federation.settings import PairSettings, WorkerSettings
 from federation.sources import canary
+from federation.state.layout import room
 from operations import feed_status
 from operations.feed_status import FeedLag
 from operations.heartbeat import Heartbeat, clocks_ahead_us, heartbeats
@@ -61,6 +62,8 @@ class PairStatus(msgspec.Struct, kw_only=True):
     dead_letters_dropped: int
     """Beyond the bounds of what is kept."""
     objects: int
+    room: int | None
+    """So many the state's layout holds compactly (``federation.state.layout.room``); None: the layout is not known here."""
     halts: list[HaltRecord]
     union_mode: bool
     converged_as_of_us: int | None
@@ -78,7 +81,7 @@ class PairStatus(msgspec.Struct, kw_only=True):
         return dict(self.processes[0].sources) if self.processes else {}
 
 
-async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStatus:
+async def pair_status(state: State, pair: PairSettings, now_us: int, *, worker: WorkerSettings | None = None) -> PairStatus:
     """Read everything and conclude. Raises RetryLater when the state cannot be read."""
     beats = await heartbeats(state)
     fresh = [beat for beat in beats if beat.fresh(now_us)]
@@ -86,8 +89,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
     scans, union = await whole_scans(state), bool(await state.note(UNION_NOTE))
     ahead_us = {side: max(clocks_ahead_us(beats, side, now_us), default=None) for side in Side}
     backlog = _on_our_clock(await state.backlog(), ahead_us)
-    whole, last = await kept(state, COMPLETE), await kept(state, LAST)
-    halts = await state.halts()
+    whole, last, halts = await kept(state, COMPLETE), await kept(state, LAST), await state.halts()
     general, unread = general_doubts(fresh, halts, last, whole, union=union), _unread(backlog.dead, whole)
     proof = await _proof(state, pair, now_us)
     unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
@@ -112,6 +114,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int) -> PairStat
         dead_letters=backlog.dead.kept,
         dead_letters_dropped=backlog.dead.dropped,
         objects=backlog.objects,
+        room=room(worker.shards, worker.buckets) if worker is not None else None,
         halts=halts,
         union_mode=union,
         converged_as_of_us=both_us([one.converged_as_of_us for one in directions.values()]),

@@ -53,10 +53,11 @@ class Withheld:
             if limit is not None and many > limit:
                 report.mass_delete = sorted({*report.mass_delete, side})
                 await self._state.put_note(f"{MASS_DELETE}{side}", b"1")
-        # What is held already waits for a person's word: marked anew it would slip from under a verdict on all of them.
-        held = {(one.key, one.delete_on.other) for one in await self._state.held()} if withheld else set()
         for at in range(marked, len(withheld), _MARK_AT_ONCE):
-            news = [gone for gone in withheld[at : at + _MARK_AT_ONCE] if (gone.key, gone.side) not in held]
+            piece = withheld[at : at + _MARK_AT_ONCE]
+            # What is held already waits for a person's word: marked anew it would slip from under a verdict on all of them.
+            held = {(one.key, one.delete_on.other) for one in await self._state.held([gone.key for gone in piece])}
+            news = [gone for gone in piece if (gone.key, gone.side) not in held]
             marks = [Change(gone.key, gone.side, Source.RECONCILER, deleted=True) for gone in news]
             report.marked += (await self._sink.mark(marks)).marked if marks else 0
             if told is not None:

@@ -11,6 +11,17 @@ from dataclasses import dataclass
 from federation.model import Side
 from federation.state.records import key_digest
 
+COMPACT_RECORDS = 400
+"""Of a base hash on average: then no hash has more than the 512 up to which Redis keeps its compact encoding."""
+
+
+def room(shards: int, buckets: int) -> int:
+    """How many objects a state of that layout holds at 85 bytes each; beyond, hashes change one by one and a record takes 150.
+
+    Tombstones count as well, and a record of more than 64 bytes counts twice: where these are many, the room is less.
+    """
+    return shards * buckets * COMPACT_RECORDS
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

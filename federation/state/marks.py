@@ -3,6 +3,10 @@
 Every process counts its calls of ``mark`` by shard, in Redis, under a name of its own (the *marker*), in the same step as the
 marks. Nobody else moves that count: so when it is lower than the process remembers, or than a cursor remembers that the
 process moved, a fail-over or a restored snapshot of that shard took marks back, however many others were made since.
+
+Nor do our own later marks hide it. Each call carries the count that was known when it was sent; one that finds less does not
+count, so that what is there stays lower until the loss is accepted. Calls that were under way together over the fail-over know
+no better, but then a count comes twice.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from federation.state.layout import Layout
 
 OURS = ""
 """Stands for this process among the names of sources."""
+_NEVER_THERE = 1 << 40
+"""More than any count: remembered of a shard that went back, it stays lower than what we know."""
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -33,16 +39,32 @@ class Marks:
         self._layout = layout
         self.marker = marker
         self._made: dict[int, int] = {}
+        self._under_way: dict[int, list[int]] = {}
+        """Of each shard what was known when the calls were sent that are not answered."""
+        self._answered: dict[int, set[int]] = {}
+        """Counts that came in while one of those was under way."""
 
     @property
     def key(self) -> str:
         """The hash of what each cursor stands for."""
         return self._layout.of_pair("marks")
 
-    def made(self, shard: int, count: int) -> None:
-        """A call was carried out and was the *count*-th."""
-        if count > self._made.get(shard, 0):
-            self._made[shard] = count
+    def sent(self, shard: int) -> int:
+        """A call goes out; the count it must find there, at least. ``ended`` is told of it, whatever becomes of the call."""
+        known = self._made.get(shard, 0)
+        self._under_way.setdefault(shard, []).append(known)
+        return known
+
+    def ended(self, shard: int, known: int, count: int = 0) -> None:
+        """The call that was sent with *known* was the *count*-th; 0: it was not counted, or its answer is lost."""
+        answered = self._answered.setdefault(shard, set())
+        if count:
+            self._made[shard] = max(self._made.get(shard, 0), count + _NEVER_THERE if count in answered else count)
+            answered.add(count)
+        under_way = self._under_way[shard]
+        under_way.remove(known)
+        # Whatever is sent from now on knows of the others.
+        self._answered[shard] = {one for one in answered if one > min(under_way)} if under_way else set()
 
     def packed(self) -> bytes:
         """What a cursor that is moved now stands for."""
@@ -50,17 +72,29 @@ class Marks:
 
     async def lost(self) -> tuple[str, ...]:
         """Names of the cursors that stand for marks which are gone; ``OURS`` when this process made such."""
-        known = {OURS: Counted(self.marker, dict(self._made))} | await self._of_cursors()
-        wanted = sorted({(one.marker, shard) for one in known.values() for shard in one.shards if one.marker})
-        found = await self._calls.pipe([("HGET", self._layout.of_shard(shard, "marks"), marker) for marker, shard in wanted])
-        there = {place: int(count or 0) for place, count in zip(wanted, found, strict=True)}
-        return tuple(name for name, counted in known.items() if _went_back(counted, there))
+        known = await self._known()
+        there = await self._there(known)
+        return tuple(name for name, counted in known.items() if _less(counted, there))
 
     async def accept(self) -> None:
         """What is there is what there is: a whole scan has to find the rest."""
-        self._made = {}
-        empty = msgspec.json.encode(Counted("", {}))
-        await self._calls.pipe([("HSET", self.key, name, empty) for name in await self._of_cursors()])
+        known = await self._known()
+        there = await self._there(known)
+        ours = known.pop(OURS)
+        # Not what was answered meanwhile: it is known from its answer.
+        self._made |= {shard: count for shard, count in _less(ours, there).items() if self._made[shard] == ours.shards[shard]}
+        self._answered = {}
+        left = {name: Counted(one.marker, one.shards | less) for name, one in known.items() if (less := _less(one, there))}
+        await self._calls.pipe([("HSET", self.key, name, msgspec.json.encode(one)) for name, one in left.items()])
+
+    async def _known(self) -> dict[str, Counted]:
+        return {OURS: Counted(self.marker, dict(self._made))} | await self._of_cursors()
+
+    async def _there(self, known: Mapping[str, Counted]) -> dict[tuple[str, int], int]:
+        """What is counted now, by marker and shard."""
+        wanted = sorted({(one.marker, shard) for one in known.values() for shard in one.shards})
+        found = await self._calls.pipe([("HGET", self._layout.of_shard(shard, "marks"), marker) for marker, shard in wanted])
+        return {place: int(count or 0) for place, count in zip(wanted, found, strict=True)}
 
     async def forget(self, live: Sequence[str]) -> int:
         """Drop the counts of markers that no cursor refers to and that do not begin with one of *live*; how many."""
@@ -85,5 +119,7 @@ class Marks:
         }
 
 
-def _went_back(counted: Counted, there: Mapping[tuple[str, int], int]) -> bool:
-    return bool(counted.marker) and any(there[counted.marker, shard] < count for shard, count in counted.shards.items())
+def _less(counted: Counted, there: Mapping[tuple[str, int], int]) -> dict[int, int]:
+    """The shards where less is there than was counted, and how much."""
+    found = {shard: there[counted.marker, shard] for shard in counted.shards}
+    return {shard: count for shard, count in found.items() if count < counted.shards[shard]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import msgspec
 
@@ -28,6 +30,13 @@ Halves = dict[tuple[int, str], str]
 """Window and content of one half of a rename, and its key."""
 
 
+class _Outside(Counter[int]):
+    """What processes remember: a copy of the state, to go back to, shares it."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 class MemoryRecords:
     """See ``ports.State``; the docstrings there hold."""
 
@@ -49,6 +58,15 @@ class MemoryRecords:
         self._dead_newest: dict[str, int] = {}
         self._dead_bytes = 0
         self._dead_dropped = 0
+        self._counts: Counter[int] = Counter()
+        """Calls of ``mark`` by shard, and what their maker knows of them (``marks.py``)."""
+        self._made = _Outside()
+
+    def _count_calls(self, shards: Iterable[int]) -> None:
+        for shard in shards:
+            if self._counts[shard] >= self._made[shard]:
+                self._counts[shard] += 1
+                self._made[shard] = self._counts[shard]
 
     async def note_created(self, key: str, content: str, *, now_us: int) -> None:
         """As in the port."""
@@ -136,11 +154,13 @@ class MemoryRecords:
         return True
 
     async def lost_marks(self) -> tuple[str, ...]:
-        """As in the port; what is in memory goes back as a whole."""
-        return ()
+        """As in the port; what is in memory goes back as a whole, cursors too."""
+        return ("",) if any(self._counts[shard] < count for shard, count in self._made.items()) else ()
 
     async def accept_lost_marks(self) -> None:
         """As in the port."""
+        self._made.clear()
+        self._made.update(self._counts)
 
     async def forget_markers(self, live: Sequence[str]) -> int:
         """As in the port; none are counted."""

@@ -42,10 +42,11 @@ class _Owner:
 
 
 class MemoryState(MemoryRecords, MemoryTransfers):
-    """``ports.State`` in plain dictionaries; lives as long as the object."""
+    """``ports.State`` in plain dictionaries; lives as long as the object. *marker*: as of ``RedisState``."""
 
-    def __init__(self, pair: str, *, shards: int, clock: Clock) -> None:
+    def __init__(self, pair: str, *, shards: int, clock: Clock, marker: str = "") -> None:
         super().__init__()
+        self._marker = marker
         self._transfers = {}
         self.pair = pair
         self.shards = shards
@@ -78,6 +79,8 @@ class MemoryState(MemoryRecords, MemoryTransfers):
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As in the port."""
         marked = sum(self._mark(change) for change in changes)
+        if self._marker:
+            self._count_calls({self.shard_of(change.key) for change in changes})
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     def _mark(self, change: Change) -> bool:
@@ -329,14 +332,15 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
         return len(known)
 
-    async def held(self) -> list[Held]:
+    async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
         """As in the port."""
-        return sorted(self._held.values(), key=lambda one: (one.since_us, one.key))
+        found = self._held.values() if keys is None else [self._held[key] for key in set(keys) if key in self._held]
+        return sorted(found, key=lambda one: (one.since_us, one.key))
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
         """As in the port."""
         del now_us
-        known = [key for key in keys if key in self._held]
+        known = [key for key in dict.fromkeys(keys) if key in self._held]
         for key in known:
             self._held[key] = replace(self._held[key], verdict=verdict)
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])

@@ -161,11 +161,19 @@ class RecordQueries:
         records = [msgspec.json.decode(value, type=Parked) for values in found for value in values]
         return sorted(records, key=lambda one: (one.since_us, one.key))
 
-    async def held(self) -> list[Held]:
-        """As in the port."""
-        found = await self.calls.pipe([("HVALS", self.layout.of_shard(shard, "held")) for shard in range(self.layout.shards)])
-        records = [msgspec.json.decode(value, type=Held) for values in found for value in values]
+    async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
+        """As in the port; one round trip."""
+        if keys is None:
+            found = await self.calls.pipe([("HVALS", self.layout.of_shard(shard, "held")) for shard in range(self.layout.shards)])
+            packed = [value for values in found for value in values]
+        else:
+            packed = [value for value in await self._held_of(list(dict.fromkeys(keys))) if value is not None]
+        records = [msgspec.json.decode(value, type=Held) for value in packed]
         return sorted(records, key=lambda one: (one.since_us, one.key))
+
+    async def _held_of(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Held records of *keys*, packed."""
+        return await self.calls.pipe([("HGET", self._of(key, "held"), key) for key in keys])
 
     async def remember_renames(self, keys: Sequence[str], *, now_us: int) -> None:
         """Deletes of these keys were halves of renames; the oldest are dropped beyond ``RENAMES_KEPT``."""

@@ -27,6 +27,7 @@ from federation.progress import (
     Parked,
 )
 from federation.rules.guards import DELETE_FLOOR
+from federation.settings import WorkerSettings
 from federation.state.calls import Call, Client
 from federation.state.layout import Layout
 from federation.state.marks import Marks
@@ -38,12 +39,12 @@ from federation.state.settling import Ended, Replies, Settling
 
 RENAME_INDEX_FIELDS = 1_024
 """Contents remembered per shard and window; past it renames are called deletes, so their number is a lower bound."""
-DEFAULT_BUCKETS = 160
-"""Base hashes per shard: about 100 records each at a million objects and 64 shards; the compact encoding's limit is 512."""
+DEFAULT_BUCKETS = WorkerSettings().buckets
 
 _MARK_KEYS = ("due", "since:blob", "since:vast", "hint", "claimed", "parked", "seq", "marks")
 _SETTLE_KEYS = ("lease", "due", "since:blob", "since:vast", "hint", "claimed", "held", "intent", "count")
 _MARKS_A_CALL = 1_000
+_JUDGED_AT_ONCE = 1_000
 _TRIPS, _MARKS_A_TRIP = 4, 250
 """Round trips of one batch at a time, at most; each with so many marks, about."""
 
@@ -103,17 +104,23 @@ class RedisState(RecordQueries, RedisTransfers):
         return MarkResult(marked=marked, echoes=len(changes) - marked)
 
     async def _mark(self, parts: Sequence[tuple[int, list[tuple[Change, bytes]]]], now: int) -> int:
-        replies = await self.calls.run_all("mark", [self._marking(shard, part, now) for shard, part in parts])
-        for (shard, _), (_, count) in zip(parts, replies, strict=True):
-            self._marks.made(shard, count)
+        known = [self._marks.sent(shard) for shard, _ in parts]
+        counts = [0] * len(parts)
+        try:
+            calls = [self._marking(shard, part, now, least) for (shard, part), least in zip(parts, known, strict=True)]
+            replies = await self.calls.run_all("mark", calls)
+            counts = [reply[1] for reply in replies]
+        finally:
+            for (shard, _), least, count in zip(parts, known, counts, strict=True):
+                self._marks.ended(shard, least, count)
         return sum(reply[0] for reply in replies)
 
-    def _marking(self, shard: int, batch: list[tuple[Change, bytes]], now: int) -> Call:
+    def _marking(self, shard: int, batch: list[tuple[Change, bytes]], now: int, known: int) -> Call:
         keys = [self.layout.of_shard(shard, name) for name in _MARK_KEYS]
         places: dict[str, int] = {}
         buckets = [places.setdefault(self.layout.bucket_of_digest(digest), len(places) + 1) for _, digest in batch]
         now_of = [now + self.ahead_us[side] for side in (Side.BLOB, Side.VAST)]
-        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets), *now_of]
+        return [*keys, *places], [now, self._marks.marker, *pack_changes(batch, buckets), *now_of, known]
 
     # ------------------------------------------------------------------------------------------------------------ leases
 
@@ -212,17 +219,19 @@ class RedisState(RecordQueries, RedisTransfers):
         return len(known)
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
-        """As in the port."""
+        """As in the port; three round trips for a thousand keys, which are judged and marked before the next are looked at."""
         del now_us
-        judged = []
-        for key in keys:
-            held = self.layout.of_shard(self.shard_of(key), "held")
-            [record] = await self.calls.pipe([("HGET", held, key)])
-            if record is None:
-                continue
-            new = replace(msgspec.json.decode(record, type=Held), verdict=verdict)
-            if await self.calls.run("judge", [held], [key, record, msgspec.json.encode(new)]):
-                judged.append(key)
+        wanted, judged = list(dict.fromkeys(keys)), 0
+        for at in range(0, len(wanted), _JUDGED_AT_ONCE):
+            judged += await self._judge(wanted[at : at + _JUDGED_AT_ONCE], verdict)
+        return judged
+
+    async def _judge(self, keys: Sequence[str], verdict: str) -> int:
+        known = [(key, packed) for key, packed in zip(keys, await self._held_of(keys), strict=True) if packed is not None]
+        news = [msgspec.json.encode(replace(msgspec.json.decode(packed, type=Held), verdict=verdict)) for _, packed in known]
+        calls = [([self._of(key, "held")], [key, packed, new]) for (key, packed), new in zip(known, news, strict=True)]
+        done = await self.calls.run_all("judge", calls)
+        judged = [key for (key, _), one in zip(known, done, strict=True) if one]
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)
 

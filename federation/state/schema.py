@@ -84,10 +84,10 @@ def _check(pair: str, found: Mapping[str, str], want: Mapping[str, int]) -> None
         )
     for name in ("shards", "buckets"):
         if int(found.get(name, want[name])) != want[name]:
-            advice = f"Set worker.{name} to {found[name]}; or move it" if name == "shards" else "Move it"
             raise UsageError(
-                f"The state of pair {pair!r} in Redis has {name}={found[name]}, this program wants {want[name]}. {advice} "
-                f"to the new layout with `fedplane state export` and `import`. {_EMPTY}",
+                f"The state of pair {pair!r} in Redis has {name}={found[name]}, this program wants {want[name]}. "
+                f"Set worker.{name} to {found[name]}; or move it to the new layout with `fedplane state export` and `import`. "
+                f"{_EMPTY}",
                 reason="state_layout",
             )
 

@@ -41,6 +41,7 @@ async def _pair(settings: Settings, pair: PairSettings) -> list[Finding]:
     found: list[Finding] = []
     try:
         async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
+            found.append(await checks.layout(runtime, settings.worker))
             for side in Side:
                 found += await checks.side(runtime, side)
             if all(one.level in ("ok", "note") for one in found):

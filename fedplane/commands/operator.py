@@ -95,7 +95,7 @@ def _judge(config: ConfigOption, pair: str, keys: list[str] | None, verdict: str
     settings = read_settings(config)
 
     async def step(state: State) -> int:
-        held = [one.key for one in await state.held()]
+        held = [one.key for one in await state.held(None if every else keys)]
         wanted = _wanted(keys, held, every=every, what="held")
         return await state.judge(wanted, verdict=verdict, now_us=SystemClock().now_us())
 
@@ -154,7 +154,8 @@ def _wanted(keys: list[str] | None, known: list[str], *, every: bool, what: str)
         return known
     if not keys:
         raise UsageError(f"Name the {what} keys, or say --all.", reason="no_keys")
-    unknown = [key for key in keys if key not in known]
+    there = set(known)
+    unknown = [key for key in keys if key not in there]
     if unknown:
         raise UsageError(f"Not {what}: {', '.join(unknown[:5])}. `fedplane {what}` lists what is.", reason="no_such_key")
     return keys

@@ -63,7 +63,7 @@ async def _export(settings: Settings, pair: PairSettings, file: Path) -> int:
 
 @app.command("import")
 def import_state(file: FileArgument, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
-    """Take an export into an empty state; worker.shards may be another than where it came from."""
+    """Take an export into an empty state; worker.shards and worker.buckets may be others than where it came from."""
     settings = read_settings(config)
     counts = asyncio.run(_import(settings, only(settings, pair), file))
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"

@@ -33,4 +33,4 @@ async def _one(settings: Settings, pair: PairSettings) -> PairStatus:
     clock = SystemClock()
     async with open_state(settings, pair, clock) as state:
         await state.open(create=False)
-        return await pair_status(state, pair, clock.now_us())
+        return await pair_status(state, pair, clock.now_us(), worker=settings.worker)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
@@ -40,17 +42,40 @@ class TestClock:
         await asyncio.sleep(seconds)
 
 
-async def states(kind: str, clock: Clock, tmp_path: Path, shards: int = 2, url: str = "embedded") -> AsyncIterator[State]:
+async def states(
+    kind: str, clock: Clock, tmp_path: Path, shards: int = 2, url: str = "embedded", marker: str = ""
+) -> AsyncIterator[State]:
     """One state of *kind*, not yet opened; its server, unless it is that of *url*, ends with it."""
     if kind == "memory":
-        yield MemoryState("pair", shards=shards, clock=clock)
+        yield MemoryState("pair", shards=shards, clock=clock, marker=marker)
         return
     client, server = await connect(RedisSettings(url=url or "embedded", directory=tmp_path / "redis"))
-    redis_state = RedisState(client, f"pair-{uuid4().hex[:8]}", shards=shards, clock=clock)
+    redis_state = RedisState(client, f"pair-{uuid4().hex[:8]}", shards=shards, clock=clock, marker=marker)
     yield redis_state
     await redis_state.close()
     if server is not None:
         await server.stop()
+
+
+async def kept(state: State) -> dict[Any, Any]:
+    """What a replica of *state* holds now."""
+    if isinstance(state, MemoryState):
+        return copy.deepcopy({name: value for name, value in vars(state).items() if name != "_clock"})
+    assert isinstance(state, RedisState)
+    keys = [key async for key in state._redis.scan_iter(f"fed:{{{state.layout.pair}/*")]
+    return {key: await state._redis.dump(key) for key in keys}
+
+
+async def go_back(state: State, to: dict[Any, Any]) -> None:
+    """The replica takes over."""
+    if isinstance(state, MemoryState):
+        vars(state).update(copy.deepcopy(to))
+        return
+    assert isinstance(state, RedisState)
+    async for key in state._redis.scan_iter(f"fed:{{{state.layout.pair}/*"):
+        await state._redis.delete(key)
+    for key, value in to.items():
+        await state._redis.restore(key, 0, value)
 
 
 def event(key: str, side: Side = Side.BLOB, etag: str | None = "0x8DC9", at_us: int | None = 10_000_000) -> Change:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from federation.ports import State
 from federation.progress import Cursor
 from federation.settings import RedisSettings
+from federation.state.calls import Call
 from federation.state.embedded import connect
 from federation.state.redis_state import RedisState
-from tests.contract.state_support import TestClock, event
+from tests.contract.state_support import TestClock, event, go_back, kept, states
 
 
 class Two:
@@ -117,3 +120,92 @@ async def test_counts_of_processes_that_are_gone_are_dropped(two: Two) -> None:
     await two.one.move_cursor("s", Cursor({}, "", 1), Cursor({}, "", 2))
     assert await two.one.forget_markers([]) == 1
     assert await two.one.lost_marks() == ()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def marking(request: pytest.FixtureRequest, clock: TestClock, tmp_path: Path) -> AsyncIterator[State]:
+    """Either kind, of a process that counts its marks."""
+    async for state in states(request.param, clock, tmp_path, marker="one"):
+        await state.open()
+        yield state
+
+
+async def test_our_own_marks_after_it_do_not_hide_a_loss(marking: State) -> None:
+    """Events do not wait for the next look: as many as there were before, and more, come in between; nor is it told twice."""
+    await marking.mark([event("k")])
+    before = await kept(marking)
+    await marking.mark([event("k", etag="0x8DCB")])
+    await go_back(marking, before)
+    for number in range(3):
+        await marking.mark([event("k", etag=f"0x8DD{number}")])
+        assert await marking.lost_marks() == ("",)
+
+    await marking.accept_lost_marks()
+    assert await marking.lost_marks() == ()
+    before = await kept(marking)
+    await marking.mark([event("k", etag="0x8DE0")])
+    assert await marking.lost_marks() == ()
+    await go_back(marking, before)
+    await marking.mark([event("k", etag="0x8DE1")])
+    assert await marking.lost_marks() == ("",)
+
+
+async def test_what_was_marked_before_a_loss_was_accepted_is_remembered(marking: State) -> None:
+    """A second failover that goes back further is told, in whichever shard."""
+    empty = await kept(marking)
+    for key in ("k", "l", "m", "n"):
+        await marking.mark([event(key)])
+    before = await kept(marking)
+    await marking.mark([event("k", etag="0x8DCB")])
+    await go_back(marking, before)
+    await marking.accept_lost_marks()
+    assert await marking.lost_marks() == ()
+    await go_back(marking, empty)
+    assert await marking.lost_marks() == ("",)
+
+
+async def test_a_cursor_moved_after_it_stands_for_what_was_lost(two: Two) -> None:
+    """The process marks, moves its cursor and dies before it looks: its successor learns of the loss."""
+    before = await two.saved(two.one.shard_of("k"))
+    await two.one.mark([event("k")])
+    await two.go_back(two.one.shard_of("k"), before)
+    await two.one.mark([event("k", etag="0x8DCB")])
+    assert await two.one.move_cursor("vast_events", None, Cursor({"0": 7}, "opts", 1))
+    assert await two.other.lost_marks() == ("vast_events",)
+    await two.other.accept_lost_marks()
+    assert await two.other.lost_marks() == ()
+
+
+async def test_a_call_under_way_over_the_failover_does_not_hide_a_loss(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was sent before the lost one was answered, and is the same in number: a number twice tells."""
+    shard, answered, away = two.one.shard_of("k"), asyncio.Event(), asyncio.Event()
+    await two.one.mark([event("k")])
+    before = await two.saved(shard)
+    run_all = two.one.calls.run_all
+
+    async def held_up(name: str, calls: Sequence[Call]) -> list[object]:
+        away.set()
+        await answered.wait()
+        return await run_all(name, calls)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(two.one.calls, "run_all", held_up)
+        late = asyncio.create_task(two.one.mark([event("k", etag="0x8DC0")]))
+        await away.wait()
+    await two.one.mark([event("k", etag="0x8DCB")])
+    await two.go_back(shard, before)
+    answered.set()
+    await late
+    assert await two.one.lost_marks() == ("",)
+    await two.one.mark([event("k", etag="0x8DCC")])
+    assert await two.one.lost_marks() == ("",)
+    await two.one.accept_lost_marks()
+    await two.one.mark([event("k", etag="0x8DCD")])
+    assert await two.one.lost_marks() == ()
+
+
+async def test_calls_at_one_time_are_no_loss(two: Two) -> None:
+    """Their answers come in any order."""
+    for number in range(20):
+        await asyncio.gather(*(two.one.mark([event(f"k{number}/{one}")]) for one in range(8)))
+        assert await two.one.lost_marks() == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
@@ -55,6 +56,35 @@ async def test_a_held_delete_waits_for_a_verdict(state: State, clock: TestClock)
     await state.mark([event("k", etag="0x8DCC")])
     assert not await state.settle(lease, "k", judged.hint.generation, None)
     assert await state.held() == []
+
+
+async def _hold(state: State, clock: TestClock, keys: Sequence[str]) -> None:
+    await state.mark([event(key) for key in keys])
+    for shard in range(state.shards):
+        lease = await state.acquire(shard, owner="w", ttl_seconds=60)
+        assert lease is not None
+        for claim in await state.claim(lease, limit=len(keys), now_us=clock.us):
+            key = claim.hint.key
+            await state.hold(lease, key, claim.hint.generation, Held(key, Side.VAST, "delete_budget", 7))
+        await state.release(lease)
+
+
+async def test_held_deletes_of_some_keys_are_told_without_the_others(state: State, clock: TestClock) -> None:
+    """In order, each once, whichever shard they are in; keys that are not held are left out."""
+    await _hold(state, clock, [f"k{number}" for number in range(9)])
+    assert [one.key for one in await state.held(["k7", "unknown", "k3", "k7", "k0"])] == ["k0", "k3", "k7"]
+    assert await state.held([]) == []
+    assert len(await state.held()) == 9
+
+
+async def test_many_held_deletes_are_judged_in_pieces(state: State, clock: TestClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the verdict and is dirty, however many there are and in however many pieces; a key named twice counts once."""
+    monkeypatch.setattr(redis_state, "_JUDGED_AT_ONCE", 4)
+    keys = [f"k{number}" for number in range(10)]
+    await _hold(state, clock, keys)
+    assert await state.judge([*keys, "k1", "unknown"], verdict="rejected", now_us=clock.us) == 10
+    assert {one.verdict for one in await state.held()} == {"rejected"}
+    assert await state.are_dirty([*keys, "unknown"]) == [True] * 10 + [False]
 
 
 async def test_the_count_of_objects_follows_the_base(state: State) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from federation.errors import RetryLater, UsageError
-from federation.settings import RedisSettings
+from federation.model import Side
+from federation.progress import Held
+from federation.settings import BlobSettings, PairSettings, RedisSettings, Settings, VastSettings, WorkerSettings
 from federation.state.embedded import EmbeddedRedis, connect
+from federation.state.layout import room
 from federation.state.redis_state import RedisState
-from tests.contract.state_support import AGREED, TestClock, agree, event, states
+from federation.wiring import open_state
+from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of, states
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis"])
@@ -22,12 +29,14 @@ async def test_an_empty_state_says_so_once(kind: str, clock: TestClock, tmp_path
 
 
 async def test_another_layout_is_refused_with_the_setting_to_change(clock: TestClock, tmp_path: Path) -> None:
-    """The number of shards is fixed at creation."""
+    """The numbers of shards and of buckets are fixed at creation."""
     client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
     assert server is not None
     await RedisState(client, "pair", shards=2, clock=clock).open()
     with pytest.raises(UsageError, match=r"worker\.shards to 2"):
         await RedisState(client, "pair", shards=4, clock=clock).open()
+    with pytest.raises(UsageError, match=r"worker\.buckets to 160"):
+        await RedisState(client, "pair", shards=2, buckets=320, clock=clock).open()
     await client.aclose()
     await server.stop()
 
@@ -68,3 +77,56 @@ async def test_two_processes_on_one_directory_share_one_server(tmp_path: Path) -
     assert await owners[0]._answers()
     await owners[0].stop()
     assert not await owners[0]._answers()
+
+
+async def test_a_thousand_held_deletes_cost_a_few_round_trips(clock: TestClock, tmp_path: Path) -> None:
+    """To look at them and to judge them: not one trip, or two, for each key."""
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    state = RedisState(client, "pair", shards=4, clock=clock)
+    keys = [f"k{number}" for number in range(1_000)]
+    records = {key: msgspec.json.encode(Held(key, Side.VAST, "delete_budget", 7)) for key in keys}
+    await state.calls.pipe([("HSET", state._of(key, "held"), key, record) for key, record in records.items()])
+    trips, send = 0, state.calls._send
+
+    async def counted(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        nonlocal trips
+        trips += 1
+        return await send(commands)
+
+    state.calls._send = counted  # type: ignore[method-assign]
+    assert len(await state.held(keys)) == 1_000
+    assert trips == 1
+    assert await state.judge(keys, verdict="released", now_us=clock.us) == 1_000
+    # To read, to write and to load its script, to mark likewise.
+    assert trips <= 1 + 3 + 8
+    assert {one.verdict for one in await state.held(keys)} == {"released"}
+    await state.close()
+    await server.stop()
+
+
+async def test_a_state_is_made_with_the_buckets_that_are_set(tmp_path: Path) -> None:
+    """``worker.buckets`` reaches Redis, where every other program finds it."""
+    blob = BlobSettings(account_url="https://a.example", container="c")
+    vast = VastSettings(endpoint="https://v.example", bucket="b", access_key_env="A", secret_key_env="B")
+    pair = PairSettings(name="pair", blob=blob, vast=vast)
+    redis = RedisSettings(directory=tmp_path / "redis")
+    settings = Settings(redis=redis, worker=WorkerSettings(shards=2, buckets=7), pair=(pair,))
+    async with open_state(settings, pair) as state:
+        assert isinstance(state, RedisState)
+        await state.open()
+        assert await state.calls.pipe([("HGET", state.layout.of_pair("meta"), "buckets")]) == [b"7"]
+
+
+async def test_a_layout_has_the_room_that_is_said_of_it(clock: TestClock, tmp_path: Path) -> None:
+    """So many objects, the records in two fields excepted, and every hash still has Redis' compact encoding."""
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    state = RedisState(client, "pair", shards=1, buckets=4, clock=clock)
+    lease = await lease_of(state, "k")
+    await asyncio.gather(*(state.settle(lease, f"k{number}", 0, AGREED) for number in range(room(1, 4))))
+    buckets = state.layout.buckets_of(0)
+    assert sum(await state.calls.pipe([("HLEN", bucket) for bucket in buckets])) == room(1, 4)
+    assert set(await state.calls.pipe([("OBJECT", "ENCODING", bucket) for bucket in buckets])) <= {b"listpack", b"ziplist"}
+    await state.close()
+    await server.stop()

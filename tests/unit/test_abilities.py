@@ -10,7 +10,7 @@ import pytest
 from federation.errors import RetryLater
 from federation.model import ListEntry, Side
 from federation.ports import Capabilities
-from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings
+from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings, WorkerSettings
 from federation.sync.pacing import Gate
 from federation.sync.worker import Worker, WorkerLimits
 from federation.wiring import PairRuntime
@@ -101,6 +101,19 @@ async def test_a_side_that_lists_nothing_is_named_while_the_records_know_objects
     world.raw[Side.VAST].objects.clear()
     found = of(await checks.side(pair, Side.VAST), "vast: objects")
     assert (found.level, "agreed on 1" in found.found) == ("broken", True)
+
+
+async def test_a_layout_without_room_is_a_note_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is wasted, nothing else is wrong."""
+    world, pair = runtime()
+    await world.write(Side.BLOB, "a", "x")
+    await world.step()
+    worker = WorkerSettings(shards=2, buckets=3)
+    found = await checks.layout(pair, worker)
+    assert (found.level, found.found) == ("ok", "1 objects in 2 shards of 3 buckets, room for 2,400")
+    monkeypatch.setattr(checks, "room", lambda shards, buckets: shards * buckets - 6)
+    found = await checks.layout(pair, worker)
+    assert (found.level, "more worker.buckets" in found.then) == ("note", True)
 
 
 async def test_a_sample_is_no_reason_to_read_a_whole_listing(monkeypatch: pytest.MonkeyPatch) -> None:

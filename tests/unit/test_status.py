@@ -12,7 +12,7 @@ from federation.event_settings import BlobEventSettings
 from federation.model import Base, Change, Mode, Side, Source, Stamp, StampOrigin
 from federation.progress import UNION_NOTE, DeadLetter, HaltRecord
 from federation.rules.parking import REASONS
-from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings
+from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings, WorkerSettings
 from federation.state.memory_state import MemoryState
 from fedplane.status_text import page
 from operations.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
@@ -347,6 +347,14 @@ async def test_counts_are_passed_on() -> None:
     await state.bury(DeadLetter("vast_events", "no JSON", b"x", scan().started_us - 1))
     found = await pair_status(state, settings(), NOW)
     assert (found.objects, found.dead_letters, found.state) == (2, 1, "in_step")
+
+
+async def test_a_layout_without_room_is_said_with_what_to_do() -> None:
+    """More objects than its hashes keep compact; nothing is said while there is room."""
+    found = await pair_status(await build(Known()), settings(), NOW, worker=WorkerSettings(shards=1, buckets=1))
+    assert found.room == 400
+    assert "NO ROOM" not in page(msgspec.structs.replace(found, objects=400))
+    assert "more worker.buckets" in page(msgspec.structs.replace(found, objects=401))
 
 
 @pytest.mark.parametrize(("source", "side"), [("event_grid_pull", Side.BLOB), ("vast_events", Side.VAST)])

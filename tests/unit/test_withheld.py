@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from federation.model import Change, Side
-from federation.progress import DeleteBudget, MarkResult
+from federation.progress import DeleteBudget, Held, MarkResult
 from federation.rules.guards import MASS_DELETE
+from reconciler import withheld
 from reconciler.scan import MAY_BE_EMPTY, Scanner
 from tests.unit.test_scan import DAY, _Pair
 
@@ -47,6 +48,26 @@ async def test_more_deletes_than_the_budget_are_known_to_be_held_before_the_firs
     assert (report.complete, report.mass_delete, report.marked) == (True, [side], 60)
     assert order.index(f"{MASS_DELETE}{side}") < order.index("mark")
     assert "MASS DELETE" in report.text()
+
+
+async def test_of_the_held_deletes_only_those_at_hand_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait for a person: a piece of the scan's deletes asks for its own. What is held already is not marked."""
+    pair, scanner = await _made(60, Side.VAST)
+    monkeypatch.setattr(withheld, "_MARK_AT_ONCE", 25)
+    pair.state._held = {key: Held(key, side, "delete_budget", 1) for key, side in (("k001", Side.BLOB), ("k002", Side.VAST))}
+    asked: list[Sequence[str]] = []
+    held = pair.state.held
+
+    async def asking(keys: Sequence[str] | None = None) -> list[Held]:
+        assert keys is not None
+        asked.append(keys)
+        return await held(keys)
+
+    pair.state.held = asking  # type: ignore[method-assign]
+    report = await scanner.scan()
+    assert report.marked == 59
+    assert await pair.state.are_dirty(["k000", "k001", "k002"]) == [True, False, True]
+    assert [len(keys) for keys in asked] == [25, 25, 10]
 
 
 async def test_few_deletes_go_on_and_end_the_word() -> None:

@@ -4,9 +4,9 @@
 -- ARGV  1 now_us, 2 marker ("" is not counted), 3 the changes in order, a msgpack array of arrays: key, side (0 blob, 1 vast),
 --       source bit, etag ("" unknown), deleted, at_us (-1 unknown), precision_us, origin, not_before_us, place of its bucket
 --       from 1, length of its packed etag; 4 of each change 16 bytes of key digest and the packed etag, one after the other
---       (cmsgpack of Redis reads text only), 5 and 6 now by the clocks of blob and of vast
+--       (cmsgpack of Redis reads text only), 5 and 6 now by the clocks of blob and of vast, 7 the count the marker knows of
 -- At most 1,000 changes a call: what is written is handed to Redis in few commands, and Lua's stack is bounded.
--- Returns {how many changes were not echoes, the marker's count}.
+-- Returns {how many changes were not echoes, the marker's count; 0 when the call was not counted}.
 local ENTRIES = 4
 local ECHO_SLACK_US = 500000
 local HEAD_BYTES, DIGEST_BYTES = 64, 16
@@ -136,4 +136,6 @@ if marked > 0 then
   if #due > 0 then call("ZADD", KEYS[1], "LT", unpack(due)) end
   call("SET", KEYS[7], sequence)
 end
-return {marked, ARGV[2] == "" and 0 or call("HINCRBY", KEYS[8], ARGV[2], 1)}
+-- A count below what its maker knows of went back: it stays there, so that it is seen whatever is marked since (marks.py).
+local counts = ARGV[2] ~= "" and tonumber(call("HGET", KEYS[8], ARGV[2]) or 0) >= tonumber(ARGV[7])
+return {marked, counts and call("HINCRBY", KEYS[8], ARGV[2], 1) or 0}
