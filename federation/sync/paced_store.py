@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from federation.errors import FederationError, RetryLater
 from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
-from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
+from federation.ports import Capabilities, Halfway, ObjectStore, Reader, Upload, WriteResult
 from federation.sync.pacing import Gate
 
 _T = TypeVar("_T")
@@ -166,12 +166,11 @@ class PacedStore:
         return _PacedUpload(self._store.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts), self)
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
         """As in the port."""
-        return await self.call_to_write(
-            lambda: self._store.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag)
-        )
+        replace = self._store.replace_metadata
+        return await self.call_to_write(lambda: replace(key, metadata, stamp=stamp, expected_etag=expected_etag, halfway=halfway))
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""

@@ -26,6 +26,8 @@ ROUNDS = 4
 
 _ONE_LOOK_SECONDS = 1.0
 """Longer than this between the looks at both sides, a file may have come with a time of its own, older than the first look."""
+_NO_ETAG = "?"
+"""That no version has."""
 _WRITES = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 
 
@@ -204,6 +206,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     took_seconds = ctx.clock.monotonic_seconds() - began
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
+    await _hash_half_written(ctx, scene, claim.intent)
     base = recovered(scene.base, claim.intent, scene)
     scene.recovered, scene.base = base is not scene.base, base
     await _require_quiet(ctx, scene, hint)
@@ -253,6 +256,16 @@ async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
         scene.vast = replace(here, version=replace(here.version, md5=md5, content_moved=True), origin=None)
 
 
+async def _hash_half_written(ctx: PairContext, scene: Scene, intent: Base | None) -> None:
+    """Read what may be Blob's object between two requests of ours, where only its content can tell."""
+    here = scene.blob
+    if intent is None or not intent.deleted or intent.md5 is None or isinstance(here, Absent) or here.version.md5 is not None:
+        return
+    if (here.metadata_digest, here.version.size_bytes) == (intent.metadata_digest, intent.size_bytes):
+        md5 = await ctx.transfer.hash_object(ctx.stores[Side.BLOB], scene.key, here)
+        scene.blob = replace(here, version=replace(here.version, md5=md5))
+
+
 async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
     """Decide; where equality of the contents decides and is not known, read and hash, then decide again."""
     decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
@@ -271,28 +284,49 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
     Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since. An intent
     over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there.
     """
+    if intent is not None and intent.deleted:
+        return _half_written(intent, scene.blob) or base
     for source in Side:
         there = scene.of(source.other)
-        if intent is None or not intent.etag(source) or isinstance(there, Absent) or there.origin is None:
+        if intent is None or not intent.etag(source) or isinstance(there, Absent):
             continue
         if _by_stamp(there, intent, source):
             done = replace(intent, md5=there.version.md5 or intent.md5)
             return _with_etag(done, source.other, there.version.etag)
-        if there.origin.side is source and there.version.etag == intent.etag(source.other):
-            return _with_etag(_of_copy(there, intent), source, there.origin.etag)
+        # Without a stamp that holds, only Blob's ETag says that nobody touched it: what was replaced there was half-written.
+        ours = there.origin.side is source if there.origin is not None else source is Side.VAST
+        if ours and there.version.etag == intent.etag(source.other):
+            return _of_copy(there, intent, source)
     return base
+
+
+def _half_written(intent: Base, blob: Present | Absent) -> Base | None:
+    """What was agreed on, as far as *blob* still has it, if it is as between two requests for new metadata, or as before them.
+
+    Its content is the same, its metadata as before but for VAST's headers: whoever set those loses nothing when the rest follows.
+    """
+    if isinstance(blob, Absent):
+        return None
+    version = blob.version
+    same = version.size_bytes == intent.size_bytes and (version.md5 == intent.md5 is not None or not version.size_bytes)
+    between = same and blob.metadata_digest == intent.metadata_digest
+    if not between and version.etag != intent.blob_etag:
+        return None
+    md5 = version.md5 or intent.md5
+    return replace(intent, deleted=False, blob_etag=version.etag, metadata_digest=blob.metadata_digest, md5=md5)
 
 
 def _with_etag(base: Base, side: Side, etag: str) -> Base:
     return replace(base, blob_etag=etag) if side is Side.BLOB else replace(base, vast_etag=etag)
 
 
-def _of_copy(there: Present, intent: Base) -> Base:
-    """What was agreed on when our copy *there* was made, but for the source's ETag."""
-    assert there.origin is not None  # noqa: S101 - the caller looked
-    written, md5 = there.origin.written, there.version.md5 or there.origin.md5
-    digest, size = there.metadata_digest, there.version.size_bytes
-    return replace(intent, md5=md5, metadata_digest=digest, written=written, size_bytes=size)
+def _of_copy(there: Present, intent: Base, source: Side) -> Base:
+    """What was agreed on when our copy *there* was made; of what was half-written, all but the version it was made from."""
+    version, stamp = there.version, there.origin
+    md5, written, etag = (stamp.md5, stamp.written, stamp.etag) if stamp is not None else (None, intent.written, _NO_ETAG)
+    digest, size = there.metadata_digest, version.size_bytes
+    known = replace(intent, md5=version.md5 or md5, metadata_digest=digest, written=written, size_bytes=size)
+    return _with_etag(known, source, etag)
 
 
 def _by_stamp(there: Present, intent: Base, source: Side) -> bool:

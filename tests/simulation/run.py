@@ -33,6 +33,7 @@ EXERCISED = (
     "feed hours lost",
     "feed watermark moved",
     "parked key tried again",
+    "metadata half-written",
 )
 """What worlds must have met, or their checks were of nothing."""
 
