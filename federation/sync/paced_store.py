@@ -100,11 +100,11 @@ class PacedStore:
         begun = self.gate.clock.monotonic_seconds()
         try:
             result = await call()
-        except RetryLater as error:
-            self.gate.failed(error)
-            raise
-        except FederationError:
-            self.gate.succeeded()  # an answer, if not the one hoped for
+        except FederationError as error:
+            if isinstance(error, RetryLater) and error.reason != "redis_unavailable":
+                self.gate.failed(error)
+            else:
+                self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
             raise
         finally:
             place.close()

@@ -33,7 +33,6 @@ EXERCISED = (
     "feed hours lost",
     "feed watermark moved",
     "parked key tried again",
-    "metadata half-written",
 )
 """What worlds must have met, or their checks were of nothing."""
 

@@ -21,6 +21,8 @@ Changed = Callable[["Server", str, "_Object | None", "_Object | None"], None]
 SKEW_ERROR_US = 90_000
 START_US = 1_700_000_000_000_000
 """True time at the start of a world."""
+_CUT_BETWEEN = 0.3
+"""Of the writes that take two requests, so many end between them, in worlds where calls fail at all."""
 FILE_ETAG = "48ed760a74"
 
 
@@ -256,6 +258,8 @@ class Client:
         async def between() -> None:
             self._count("metadata half-written")
             await self._back()
+            if self._rates().call_before and self._rng.random() < _CUT_BETWEEN:
+                raise self._fault()
             await self._go()
 
         _between.set(between)

@@ -219,3 +219,27 @@ async def test_only_metadata_that_takes_two_requests_costs_an_intent(
     await world.step()
     assert await _metadata(world) == [new, new]
     assert len(intended) == intents
+
+
+async def test_redis_away_before_the_first_request_stops_it_and_is_no_fault_of_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is half-written that nobody could know of later; and Blob, which answered, is not left alone for it."""
+    world = World()
+    await world.write(Side.BLOB, "a", "content", metadata=OLD)
+    await world.step()
+    world.later()
+    await _change(world, Side.VAST, NEW)
+
+    async def away(*_: object) -> None:
+        raise RetryLater("away", reason="redis_unavailable")
+
+    gate = world.ctx.stores[Side.BLOB].gate  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(world.state, "intend", away)
+        with pytest.raises(RetryLater):
+            await world.step()
+    assert await _metadata(world) == [OLD, NEW]
+    assert (gate.failing_since_us, gate.throttles) == (None, 0)
+    await world.crash()
+    world.later()
+    await world.step()
+    assert await _metadata(world) == [NEW, NEW]
