@@ -200,10 +200,6 @@ def _delete_of_what_changed() -> list[Swap]:
     return [Swap(PacedStore, "delete", delete)]
 
 
-def _half_written_forgotten() -> list[Swap]:
-    return [Swap(sync_key_module, "_half_written", lambda *_: None)]
-
-
 def _scan_finds_nothing() -> list[Swap]:
     def changes(*_: Any, **__: Any) -> list[Change]:
         return []
@@ -236,6 +232,5 @@ STORAGE = [
     Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write, first=5500),
     Mutant("emptied_side_believed", "a side found empty was emptied on purpose", _emptied_side_believed),
     Mutant("delete_of_what_changed", "whatever is there now is deleted", _delete_of_what_changed),
-    Mutant("half_written_forgotten", "metadata that a fault left half-written counts as a user's", _half_written_forgotten),
     Mutant("scan_finds_nothing", "the scan marks nothing", _scan_finds_nothing),
 ]
