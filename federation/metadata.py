@@ -103,6 +103,11 @@ def to_side(metadata: Metadata, stamp: OriginStamp | None, side: Side) -> Stored
     return Stored(headers, user, lossy or tags != metadata.tags, tags)
 
 
+def halfway(found: Metadata, stored: Stored) -> Metadata:
+    """What an object holds that had *found*, once the headers of *stored* are set and its user metadata is not."""
+    return Metadata(**{name: stored.headers.get(name) for name in HEADER_FIELDS}, user=found.user, tags=found.tags)
+
+
 def tags_on(tags: Tags | None, side: Side) -> Tags | None:
     """Those of *tags* that *side* can hold, the first ``MAX_TAGS`` of them in order of their names."""
     if tags is None:

@@ -6,21 +6,12 @@ what else it raises is said where it is. Cancelling an awaited call leaves the o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from federation.model import Base, Change, ClockSkew, Hint, ListEntry, Metadata, OriginStamp, Present, Side
-from federation.progress import (
-    Backlog,
-    Claim,
-    DeleteBudget,
-    DeleteTally,
-    Held,
-    Lease,
-    MarkResult,
-    Parked,
-)
+from federation.progress import Backlog, Claim, DeleteBudget, DeleteTally, Held, Lease, MarkResult, Parked
 from federation.record_ports import Records, Transfers
 
 
@@ -41,6 +32,8 @@ class Clock(Protocol):
 
 
 # ---------------------------------------------------------------------------------------------------------------- stores
+
+Halfway = Callable[[Metadata], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +167,12 @@ class ObjectStore(Protocol):
         ...
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
-        """Replace headers and user metadata without moving data; the content stays as it is. Raises Reobserve, NotPresent."""
+        """Replace headers and user metadata without moving data; the content stays as it is. Raises Reobserve, NotPresent.
+
+        *halfway* is awaited before the first of two requests, with what the object holds if the second does not come about.
+        """
         ...
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
@@ -269,6 +265,7 @@ class State(Records, Transfers, Protocol):
 
         The destination's ETag in it is empty, or that of an unrecorded copy of ours that is replaced, or of what is deleted. If
         the writer dies before ``settle``, the next claim carries it, and what is found there proves what was done; then it goes.
+        ``deleted`` with a metadata digest: it is of metadata that Blob takes in two requests, and says what that holds between.
         """
         ...
 

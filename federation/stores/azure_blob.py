@@ -16,7 +16,7 @@ from federation import metadata as mapping
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
-from federation.ports import Capabilities, WriteResult
+from federation.ports import Capabilities, Halfway, WriteResult
 from federation.stores import wire
 from federation.stores.azure_auth import AzureAuth, authorisation, from_connection_string
 from federation.stores.azure_recreate import OtherTypes
@@ -106,9 +106,12 @@ class AzureBlobStore(HttpStore):
         return AzureUpload(self, key, self.written_name(key), mapping.to_side(metadata, stamp, Side.BLOB), upload_id, parts)
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
-        """As in the port: one look, then a conditional request for the headers and one for user metadata, where they differ."""
+        """As in the port: one look, then a conditional request for the headers and one for user metadata, where they differ.
+
+        In this order what stands between them takes nothing from whoever wrote: it is as before but for headers as they shall be.
+        """
         name = self._name(key)
         before = await self.call(Request("HEAD", "HEAD", name, key=key))
         found = await self.tagged(self._present(before.headers, key), before.headers, key)
@@ -118,6 +121,8 @@ class AzureBlobStore(HttpStore):
         stored = mapping.to_side(metadata, stamp, Side.BLOB)
         held = mapping.to_side(found.metadata, found.origin, Side.BLOB)
         if stored.headers != held.headers:
+            if halfway is not None and stored.user != held.user:
+                await halfway(mapping.halfway(found.metadata, stored))
             # Properties that are not sent again are cleared, Content-MD5 too.
             headers = self.blob_headers(replace(stored, user={}, tags=None), before.headers.get("Content-MD5"))
             etag = await self._set(key, name, "properties", headers, etag)

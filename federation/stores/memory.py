@@ -29,7 +29,7 @@ from federation.model import (
     Version,
     s3_etag_kind,
 )
-from federation.ports import Capabilities, Clock, WriteResult
+from federation.ports import Capabilities, Clock, Halfway, WriteResult
 
 Hook = Callable[[str, str], Awaitable[None]]
 """Awaited before every call with its name and key, and as "race" between a look and the unconditional write after it."""
@@ -155,12 +155,14 @@ class MemoryStore:
         return MemoryUpload(self, key, metadata, stamp, upload_id)
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
-        """As in the port."""
+        """As in the port. Two calls more where Blob takes two requests: "set_properties", then "set_metadata"."""
         await self._enter("replace_metadata", key)
         found = self._get(key)
         self._require(key, found, expected_etag)
+        if self.side is Side.BLOB:
+            found = await self._set_headers(key, found, mapping.to_side(metadata, stamp, self.side), halfway)
         before = self.objects[key]
         result = self._store(key, found.data, metadata, stamp, found.etag)
         after = self.objects[key]
@@ -226,6 +228,22 @@ class MemoryStore:
             if fault.call == call and fault.after_effect:
                 self._faults.remove(fault)
                 raise fault.error
+
+    async def _set_headers(self, key: str, found: _Object, stored: mapping.Stored, halfway: Halfway | None) -> _Object:
+        """The first of two requests, where it takes two."""
+        held = mapping.to_side(found.metadata, found.stamp, self.side)
+        if stored.headers == held.headers or stored.user == held.user:
+            return found
+        half = mapping.halfway(found.metadata, stored)
+        if halfway is not None:
+            await halfway(half)
+        await self._enter("set_properties", key)
+        self._require(key, self._get(key), found.etag)
+        self._store(key, found.data, half, found.stamp, found.etag)
+        found = self._get(key)
+        await self._enter("set_metadata", key)
+        self._require(key, self._get(key), found.etag)
+        return found
 
     def _get(self, key: str) -> _Object:
         found = self.objects.get(key)

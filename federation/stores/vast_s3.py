@@ -23,7 +23,7 @@ from federation import metadata as mapping
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
 from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
-from federation.ports import Capabilities, WriteResult
+from federation.ports import Capabilities, Halfway, WriteResult
 from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
@@ -127,9 +127,10 @@ class VastS3Store(HttpStore):
         return S3Upload(self, key, self.written_name(key), upload_id, lossy=lossy, etags=parts)
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
-        """As in the port: the object copied onto itself with other metadata."""
+        """As in the port: the object copied onto itself with other metadata, at once."""
+        del halfway
         stored = mapping.to_side(metadata, stamp, Side.VAST)
         if stored.tags is not None and await self._only_tags_differ(key, metadata, expected_etag):
             await self.set_tags(key, stored.tags)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from federation import metadata as mapping
 from federation.errors import Park
-from federation.model import Absent, Base, Present, Side, Stamp, StampOrigin
+from federation.model import Absent, Base, Metadata, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
 from federation.rules.decision import Action, Decision, Reason, Rules
@@ -260,11 +260,20 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
     known = replace(source, version=replace(source.version, md5=md5))
     as_of_us = await _as_of(ctx, scene, decision.destination)
+
+    async def halfway(held: Metadata) -> None:
+        # Its stamp is of before. Who else gave it these headers loses nothing when the rest of the source's metadata follows.
+        ours = target.version.etag if scene.recovered else ""
+        intent = _base(scene, side, source, written, other_etag=ours, md5=md5, lossy=_too_much(source, side))
+        digest = mapping.digest(mapping.shared(held, decision.destination))
+        await ctx.state.intend(scene.lease, scene.key, replace(intent, metadata_digest=digest, deleted=True))
+
     result = await ctx.stores[decision.destination].replace_metadata(
         scene.key,
         source.metadata,
         stamp=new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None,
         expected_etag=target.version.etag,
+        halfway=halfway,
     )
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
     return replace(base, vast_as_of_us=as_of_us)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from federation.errors import FederationError, RetryLater
 from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
-from federation.ports import Capabilities, ObjectStore, Reader, Upload, WriteResult
+from federation.ports import Capabilities, Halfway, ObjectStore, Reader, Upload, WriteResult
 from federation.sync.pacing import Gate
 
 _T = TypeVar("_T")
@@ -101,11 +101,11 @@ class PacedStore:
         begun = self.gate.clock.monotonic_seconds()
         try:
             result = await call()
-        except RetryLater as error:
-            self.gate.failed(error)
-            raise
-        except FederationError:
-            self.gate.succeeded()  # an answer, if not the one hoped for
+        except FederationError as error:
+            if isinstance(error, RetryLater) and error.reason != "redis_unavailable":
+                self.gate.failed(error)
+            else:
+                self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
             raise
         except asyncio.CancelledError:
             self.gate.abandoned()
@@ -170,12 +170,11 @@ class PacedStore:
         return _PacedUpload(self._store.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts), self)
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
         """As in the port."""
-        return await self.call_to_write(
-            lambda: self._store.replace_metadata(key, metadata, stamp=stamp, expected_etag=expected_etag)
-        )
+        replace = self._store.replace_metadata
+        return await self.call_to_write(lambda: replace(key, metadata, stamp=stamp, expected_etag=expected_etag, halfway=halfway))
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from federation.errors import NotPresent, Reobserve, RetryLater
-from federation.model import Absent, Base, Change, ETagKind, Hint, HintEntry, Present, Side, Source
+from federation.model import Absent, Base, Change, Hint, HintEntry, Present, Side, Source
 from federation.progress import Claim, Held, Lease
 from federation.rules.decide import Since, decide, since_base
 from federation.rules.decision import Action, Decision, Reason
@@ -18,6 +18,7 @@ from federation.rules.proof import copy_of
 from federation.sync.apply import Scene, apply
 from federation.sync.context import PairContext
 from federation.sync.observe import as_agreed, complete, delete_time, observe
+from federation.sync.recovered import recovered
 from federation.sync.transfer import Original
 
 ROUNDS = 4
@@ -204,6 +205,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     took_seconds = ctx.clock.monotonic_seconds() - began
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
+    await _hash_half_written(ctx, scene, claim.intent)
     base = recovered(scene.base, claim.intent, scene)
     scene.recovered, scene.base = base is not scene.base, base
     await _require_quiet(ctx, scene, hint)
@@ -253,6 +255,16 @@ async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
         scene.vast = replace(here, version=replace(here.version, md5=md5, content_moved=True), origin=None)
 
 
+async def _hash_half_written(ctx: PairContext, scene: Scene, intent: Base | None) -> None:
+    """Read what may be Blob's object between two requests of ours, where only its content can tell."""
+    here = scene.blob
+    if intent is None or not intent.deleted or intent.md5 is None or isinstance(here, Absent) or here.version.md5 is not None:
+        return
+    if (here.metadata_digest, here.version.size_bytes) == (intent.metadata_digest, intent.size_bytes):
+        md5 = await ctx.transfer.hash_object(ctx.stores[Side.BLOB], scene.key, here)
+        scene.blob = replace(here, version=replace(here.version, md5=md5))
+
+
 async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
     """Decide; where equality of the contents decides and is not known, read and hash, then decide again."""
     decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
@@ -263,52 +275,6 @@ async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
         md5 = await ctx.transfer.hash_object(ctx.stores[side], scene.key, here)
         scene.learn(side, replace(here, version=replace(here.version, md5=md5)))
     return decide(scene.blob, scene.vast, scene.base, scene.rules)
-
-
-def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
-    """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there.
-
-    Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since. An intent
-    over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there. A delete's
-    names what was to go.
-    """
-    if intent is not None and intent.deleted:
-        carried_out = any(intent.etag(on) and isinstance(scene.of(on), Absent) for on in Side)
-        return replace(intent, blob_etag="", vast_etag="") if carried_out else base
-    for source in Side:
-        there = scene.of(source.other)
-        if intent is None or not intent.etag(source) or isinstance(there, Absent) or there.origin is None:
-            continue
-        if _by_stamp(there, intent, source):
-            done = replace(intent, md5=there.version.md5 or intent.md5)
-            return _with_etag(done, source.other, there.version.etag)
-        if there.origin.side is source and there.version.etag == intent.etag(source.other):
-            return _with_etag(_of_copy(there, intent), source, there.origin.etag)
-    return base
-
-
-def _with_etag(base: Base, side: Side, etag: str) -> Base:
-    return replace(base, blob_etag=etag) if side is Side.BLOB else replace(base, vast_etag=etag)
-
-
-def _of_copy(there: Present, intent: Base) -> Base:
-    """What was agreed on when our copy *there* was made, but for the source's ETag."""
-    assert there.origin is not None  # noqa: S101 - the caller looked
-    written, md5 = there.origin.written, there.version.md5 or there.origin.md5
-    digest, size = there.metadata_digest, there.version.size_bytes
-    return replace(intent, md5=md5, metadata_digest=digest, written=written, size_bytes=size)
-
-
-def _by_stamp(there: Present, intent: Base, source: Side) -> bool:
-    stamp = there.origin
-    if stamp is None or stamp.side is not source or stamp.etag != intent.etag(source):
-        return False
-    if there.metadata_digest != intent.metadata_digest:
-        return False  # under one ETag of VAST metadata changes: that is our copy of before
-    # A multipart ETag is no content hash, and of a large file none was known when the stamp was made: but an intent for this very
-    # version stands behind the stamp. Not so where a file may have been written under it, which keeps metadata (facts/vast.md 3).
-    unhashed = there.version.etag_kind is ETagKind.MULTIPART or (stamp.md5 is None and source is Side.VAST)
-    return copy_of(there, source) or (unhashed and there.version.size_bytes == intent.size_bytes)
 
 
 def _held_for(decision: Decision, held: Held | None) -> Held | None:

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from federation.errors import NotPresent, Reobserve
+from federation.errors import NotPresent, Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, Side
 from federation.ports import ObjectStore
+from federation.stores.base import HttpStore, Request
+from federation.stores.lane import Answer
+from federation.stores.memory import MemoryStore
 from tests.contract.store_support import FULL, PART, STAMP, Made, get, listed_keys, put
 
 
@@ -71,6 +74,59 @@ async def test_replace_metadata_keeps_content(store: ObjectStore, case: Made) ->
     assert after.version.etag == result.etag
     assert (after.version.md5, after.version.size_bytes) == (before.md5, before.size_bytes)
     assert await get(store, "k") == b"data"
+
+
+async def _cut_before_user_metadata(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blob's second request for new metadata gets no answer."""
+    cut = RetryLater("cut", reason="cut_short", side=store.side)
+    if isinstance(store, MemoryStore):
+        store.fail_next("set_metadata", cut)
+        return
+    assert isinstance(store, HttpStore)
+    call = store.call
+
+    async def refused(request: Request) -> Answer:
+        if request.query == {"comp": "metadata"}:
+            raise cut
+        return await call(request)
+
+    monkeypatch.setattr(store, "call", refused)
+
+
+async def test_what_stands_between_two_requests_for_metadata_is_told_before(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the second does not come about, the object has what was told, its content and the stamp of before."""
+    first = (await store.put("k", b"data", FULL, stamp=STAMP, expected_etag=None)).etag
+    told: list[Metadata] = []
+
+    async def halfway(held: Metadata) -> None:
+        assert (await store.head("k")).version.etag == first
+        told.append(held)
+
+    new = Metadata(content_type="text/html", user=(("other", "1"),))
+    if store.side is Side.VAST:
+        await store.replace_metadata("k", new, stamp=None, expected_etag=first, halfway=halfway)
+        assert told == []
+        return
+    await _cut_before_user_metadata(store, monkeypatch)
+    with pytest.raises(RetryLater):
+        await store.replace_metadata("k", new, stamp=None, expected_etag=first, halfway=halfway)
+    after = await store.head("k")
+    assert told == [after.metadata] == [Metadata("text/html", user=tuple(sorted(FULL.user)))]
+    assert (after.origin, await get(store, "k")) == (STAMP, b"data")
+
+
+@pytest.mark.parametrize("new", [replace(FULL, content_type="text/html"), replace(FULL, user=())])
+async def test_metadata_that_takes_one_request_has_no_halfway(store: ObjectStore, new: Metadata) -> None:
+    """Only headers, or only user metadata."""
+    first = (await store.put("k", b"data", FULL, stamp=None, expected_etag=None)).etag
+
+    async def halfway(held: Metadata) -> None:
+        raise AssertionError(held)
+
+    await store.replace_metadata("k", new, stamp=None, expected_etag=first, halfway=halfway)
+    assert (await store.head("k")).metadata == replace(new, user=tuple(sorted(new.user)))
 
 
 async def test_replace_metadata_is_conditional(store: ObjectStore) -> None:

@@ -84,7 +84,7 @@ class Convergence:
                     self._equal(key, at, as_of, f"{side} to {side.other}")
 
     def _equal(self, key: str, at: float, as_of: float, what: str) -> None:
-        # A change with no event, on the way of our write of what was before, and a whole scan in that time: the next one finds it.
+        # A change with no event while our write of what was before is on its way, and a whole scan: the next one finds it.
         slow = [server.slow.get(key, (0.0, 0.0)) for server in self._world.servers.values()]
         if any(sent < at and as_of < arrived for sent, arrived in slow):
             return

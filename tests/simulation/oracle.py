@@ -173,9 +173,9 @@ class Oracle:
             write.raced = True
 
     def is_equal(self, key: str) -> bool:
-        """Whether both sides hold one value, or neither any."""
+        """Whether both sides hold one value and the header that goes with it, or neither any."""
         held = [server.objects.get(key) for server in self.servers.values()]
-        return len({value_of(one) if one is not None else None for one in held}) == 1
+        return len({(value_of(one), one.metadata.content_type) if one is not None else None for one in held}) == 1
 
     def equal(self, key: str) -> None:
         """Where both sides hold one value, each stands for the other's writes too: that is what adopting means."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from random import Random
 from typing import Any, TypeVar, cast
 
 from federation.errors import FederationError, RetryLater
 from federation.model import PRESERVED_PREFIX, ClockSkew, ETagKind, ListEntry, Metadata, OriginStamp, Present, Side
-from federation.ports import Capabilities, Clock, Reader, Upload, WriteResult
+from federation.ports import Capabilities, Clock, Halfway, Reader, Upload, WriteResult
 from federation.stores.memory import MemoryReader, MemoryStore, _Object
 from tests.simulation.script import Rates
 
@@ -20,7 +21,16 @@ Changed = Callable[["Server", str, "_Object | None", "_Object | None"], None]
 SKEW_ERROR_US = 90_000
 START_US = 1_700_000_000_000_000
 """True time at the start of a world."""
+_CUT_BETWEEN = 0.3
+"""Of the writes that take two requests, so many end between them, in worlds where calls fail at all."""
 FILE_ETAG = "48ed760a74"
+
+
+async def _nothing() -> None:
+    """A user's requests are not delayed."""
+
+
+_between: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("between")
 
 
 class SideClock:
@@ -94,7 +104,12 @@ class Server(MemoryStore):
         self._raced = raced
 
     async def _race(self, call: str, key: str) -> None:
-        """A server that ignores conditions: what is written between the look and the write is overwritten."""
+        """A server that ignores conditions: what is written between the look and the write is overwritten.
+
+        Two requests for new metadata: what is between them takes time and may fail.
+        """
+        if call == "set_metadata":
+            await _between.get(_nothing)()
         if call != "race":
             return
         before = self.objects.get(key)
@@ -245,11 +260,20 @@ class Client:
         return _Upload(self, self._server.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts))
 
     async def replace_metadata(
-        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str
+        self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
         """As in the port."""
-        replace = partial(self._server.replace_metadata, key, metadata, stamp=stamp, expected_etag=expected_etag)
-        return await self._call(replace, key)
+
+        async def between() -> None:
+            self._count("metadata half-written")
+            await self._back()
+            if self._rates().call_before and self._rng.random() < _CUT_BETWEEN:
+                raise self._fault()
+            await self._go()
+
+        _between.set(between)
+        replace = self._server.replace_metadata
+        return await self._call(lambda: replace(key, metadata, stamp=stamp, expected_etag=expected_etag, halfway=halfway), key)
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""

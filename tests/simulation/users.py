@@ -11,7 +11,7 @@ from federation.model import PRESERVED_PREFIX, Metadata, Side
 from federation.stores.memory import _Object
 from tests.simulation.script import Act
 from tests.simulation.sides import FILE_ETAG, Server
-from tests.simulation.values import md5_of, rich_tags, with_tag, without_big
+from tests.simulation.values import md5_of, rich_tags, with_header, with_tag, without_big
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -90,7 +90,7 @@ class Users:
         past = [one for one in self._world.oracle.writes if one.key == act.key]
         if past:
             data, user = past[act.number % len(past)].value
-            self._write(act, server, act.key, data, Metadata(user=user))
+            self._write(act, server, act.key, data, with_header(user))
 
     def _delete(self, act: Act, server: Server) -> None:
         self.supersede(server.side, act.key, server.objects.get(act.key), how="delete")

@@ -41,9 +41,15 @@ def has_big(held: _Object) -> bool:
     return any(name == BIG for name, _ in held.metadata.user)
 
 
+def with_header(user: tuple[tuple[str, str], ...]) -> Metadata:
+    """*user* and a header that follows from it, so that both change: Blob takes them one after the other."""
+    tag = dict(user).get("tag")
+    return Metadata(f"text/{tag}" if tag else None, user=user)
+
+
 def with_tag(text: str) -> Metadata:
     """User metadata of one name."""
-    return Metadata(user=(("tag", text),)) if text else Metadata()
+    return with_header((("tag", text),) if text else ())
 
 
 def rich_tags(number: int, side: Side) -> Metadata:
@@ -51,7 +57,7 @@ def rich_tags(number: int, side: Side) -> Metadata:
     entries = [("owner", "\u00e9 % \u00fc"), ("tag", f"r{number}"), ("x-y_z", "1")]
     if side is Side.BLOB and number % 2:
         entries.append((BIG, "v" * 3000))
-    return Metadata(user=tuple(sorted(entries)))
+    return with_header(tuple(sorted(entries)))
 
 
 def without_big(metadata: Metadata) -> Metadata:

@@ -10,7 +10,8 @@ from federation.model import Absent, Base, ETagKind, OriginStamp, Present, Side,
 from federation.progress import Held, Lease
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.sync.apply import Scene
-from federation.sync.sync_key import _held_for, recovered
+from federation.sync.recovered import recovered
+from federation.sync.sync_key import _held_for
 
 AT = Stamp(1_700_000_000_000_000)
 ETAGS = {ETagKind.OPAQUE: "0x8DC2", ETagKind.MULTIPART: "0cc1-2", ETagKind.FILE_SIDE: "48ed760a74", ETagKind.MD5: "0cc1"}
