@@ -14,7 +14,7 @@ WHOLE_KEPT = 5
 """Of scans of the whole pair as many are kept, however many scoped ones came after."""
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
-_PLAN, _RANGE, _FINISH, _BOUNDS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds"
+_PLAN, _RANGE, _FINISH, _BOUNDS, _CUTS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds", "scan:cuts"
 PLANNING, FINISHING = "scan:planning", "scan:finishing"
 """Tasks that one process at a time does."""
 
@@ -74,6 +74,14 @@ class Book:
     async def write_bounds(self, bounds: list[str]) -> None:
         """For the next whole scan."""
         await self._state.put_note(_BOUNDS, msgspec.json.encode(bounds) if bounds else b"")
+
+    async def cuts(self) -> int:
+        """Whole scans in a row that were cut."""
+        return int(await self._state.note(_CUTS) or 0)
+
+    async def write_cuts(self, cuts: int) -> None:
+        """Keep that number."""
+        await self._state.put_note(_CUTS, str(cuts).encode() if cuts else b"")
 
     async def keep(self, report: Report) -> None:
         """Add *report* to those kept."""

@@ -16,6 +16,7 @@ from federation.sorting import sort_entries
 from reconciler.drift import Drift, News, changes, drift, news, out_of_step
 from reconciler.merge import Batch, Pages, Row, in_pages, merge
 from reconciler.report import Report
+from reconciler.seams import LISTING_ORDER, in_span
 from reconciler.share import Share
 from reconciler.withheld import Gone, Withheld
 
@@ -27,7 +28,6 @@ LOOKS = 32
 """Given keys that are looked at on both sides at a time."""
 MAY_BE_EMPTY = "may_be_empty:"
 """Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
-LISTING_ORDER = "listing_order"
 FILE_WRITES = "no source: written as a file"
 NO_SOURCE = "no source is set up"
 
@@ -90,7 +90,7 @@ class Comparison:
             async for batch in batches:
                 bases, found = await self._compare(batch, report)
                 await self._mark(found, report, withheld)
-                report.resume = batch.keys[-1]
+                _go_on_after(report, batch)
                 if after_batch is not None:
                     await after_batch(batch, bases)
                 if self._share is not None:
@@ -148,21 +148,17 @@ class Comparison:
             await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}, known)
 
     async def _listing(self, side: Side, prefix: str, report: Report) -> AsyncGenerator[ListEntry, None]:
-        after = report.resume or report.after
-        store = self._stores[side]
         if side in report.sorted_sides:  # a server with an order of its own may start anywhere: all of it is read
-            entries = sort_entries(store.list(prefix=prefix))
+            entries = _until(sort_entries(self._stores[side].list(prefix=prefix)), report.until)
         else:
-            entries = store.list(prefix=prefix, start_after=after)
-        try:
+            # From its own last key: where the server sorts a key that only the other side has is not known.
+            after = report.listed_to.get(side, report.after)
+            entries = in_span(self._stores[side], prefix=prefix, after=after, until=report.until)
+        after = report.resume or report.after
+        async with aclosing(entries):
             async for entry in entries:
-                if report.until and entry.key > report.until:
-                    return
                 if entry.key > after:
                     yield entry
-        finally:
-            if isinstance(entries, AsyncGenerator):
-                await entries.aclose()
 
     async def _require_sides(self, first: Mapping[Side, ListEntry | None], known: int) -> None:
         """Halt when one side lists nothing while the base held *known* objects before, and the other side has some (rule 8)."""
@@ -246,6 +242,26 @@ class Comparison:
         modified_us = min(entry.modified.at_us - vast_ahead_us, now_us)  # a file may say that it was written in the future
         until = modified_us + entry.modified.precision_us + self._quiet_us
         return until if until > now_us else 0
+
+
+def _go_on_after(report: Report, batch: Batch) -> None:
+    """What of both listings need not be read again."""
+    report.resume = batch.keys[-1]
+    for side, entries in ((Side.BLOB, batch.blob), (Side.VAST, batch.vast)):
+        last = next((entry for entry in reversed(entries) if entry is not None), None)
+        if last is not None:
+            report.listed_to[side] = last.key
+
+
+async def _until(entries: AsyncIterator[ListEntry], until: str) -> AsyncGenerator[ListEntry, None]:
+    try:
+        async for entry in entries:
+            if until and entry.key > until:
+                return
+            yield entry
+    finally:
+        if isinstance(entries, AsyncGenerator):
+            await entries.aclose()
 
 
 async def _entry(store: ObjectStore, key: str) -> ListEntry | None:

@@ -22,6 +22,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Of a range: the keys after the one, up to and including the other. Empty: from the start, to the end."""
     resume: str = ""
     """The last key whose row was compared and marked."""
+    listed_to: dict[Side, str] = msgspec.field(default_factory=dict)
+    """The last key of each side up to ``resume``: its listing goes on there."""
     scan: str = ""
     """Name of a whole scan that several processes may work on."""
     ranges: int = 1
