@@ -84,16 +84,23 @@ class Book:
         await self._state.put_note(_CUTS, str(cuts).encode() if cuts else b"")
 
     async def keep(self, report: Report) -> None:
-        """Add *report* to those kept."""
+        """Add *report* to those kept; of attempts in a row at one thing that were cut short, only the last is."""
         packed = msgspec.json.encode(report)
         await self._state.put_note(LAST, packed)
         past = await self._state.note(PAST)
-        reports = [*(msgspec.json.decode(past, type=list[Report]) if past else []), report]
+        before = msgspec.json.decode(past, type=list[Report]) if past else []
+        if before and report.passing and before[-1].passing and _what(report) == _what(before[-1]):
+            before.pop()
+        reports = [*before, report]
         whole = [one for one in reports if one.whole][-WHOLE_KEPT:]
         kept = [one for at, one in enumerate(reports) if one in whole or at >= len(reports) - HISTORY]
         await self._state.put_note(PAST, msgspec.json.encode(kept))
         if report.whole:
             await self._state.put_note(COMPLETE, packed)
+
+
+def _what(report: Report) -> tuple[str, int]:
+    return report.prefix, report.keys
 
 
 async def history(state: State) -> list[Report]:

@@ -58,6 +58,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Sides whose listing came out of order and was sorted on disk."""
     halted: str = ""
     error: str = ""
+    passing: bool = False
+    """What cut it short may pass by itself: trying again may help."""
 
     @property
     def rows(self) -> int:

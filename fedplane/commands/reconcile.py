@@ -119,20 +119,23 @@ class _CutShortError(RetryLater):
 
 async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clock) -> Report:
     total = None if part.prefix else known or None
+    furthest = 0
 
     async def once() -> Report:
+        nonlocal furthest
         if part.keys:
             report = await scanner.scan_keys(part.keys)
         else:
             report = await scanner.scan(
                 prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences")
             )
-        if not report.complete and not report.halted:
+        furthest = max(furthest, report.rows)
+        if report.passing:
             raise _CutShortError(report)
         return report
 
     try:
-        return await patiently(once, clock)
+        return await patiently(once, clock, lambda: furthest)
     except _CutShortError as short:
         return short.report
 
