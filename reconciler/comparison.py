@@ -90,7 +90,8 @@ class Comparison:
             async for batch in batches:
                 bases, found = await self._compare(batch, report)
                 await self._mark(found, report, withheld)
-                _go_on_after(report, batch)
+                report.resume = batch.keys[-1]
+                report.listed_to |= batch.last()
                 if after_batch is not None:
                     await after_batch(batch, bases)
                 if self._share is not None:
@@ -103,13 +104,20 @@ class Comparison:
                 _, found = await self._compare(batch, report)
                 await self._mark(found, report, withheld)
 
-    async def differences(self, *, prefix: str = "", keys: Sequence[str] = ()) -> AsyncIterator[Difference]:
-        """Every difference, or those of *keys*, marking and recording nothing: for dry runs. Raises what the stores raise."""
-        report = Report(started_us=self._clock.now_us(), prefix=prefix)
-        async with aclosing(self._looked_at(keys) if keys else self._rows(report)) as batches:
+    async def differences(self, report: Report | None = None, *, keys: Sequence[str] = ()) -> AsyncGenerator[Difference, None]:
+        """Every difference below *report*'s prefix, or those of *keys*, marking and recording nothing: for dry runs.
+
+        Asked again with the same *report*, it goes on after the last that was taken. Raises what the stores raise.
+        """
+        report = report or Report(started_us=self._clock.now_us())
+        left = [key for key in keys if key > report.resume]
+        async with aclosing(self._looked_at(left) if keys else self._rows(report)) as batches:
             async for batch in batches:
                 for difference in (await self._compare(batch, report))[1]:
                     yield difference
+                    report.resume = difference.row.key
+                report.resume = batch.keys[-1]
+                report.listed_to |= batch.last()
 
     # ------------------------------------------------------------------------------------------------------------ listings
 
@@ -242,15 +250,6 @@ class Comparison:
         modified_us = min(entry.modified.at_us - vast_ahead_us, now_us)  # a file may say that it was written in the future
         until = modified_us + entry.modified.precision_us + self._quiet_us
         return until if until > now_us else 0
-
-
-def _go_on_after(report: Report, batch: Batch) -> None:
-    """What of both listings need not be read again."""
-    report.resume = batch.keys[-1]
-    for side, entries in ((Side.BLOB, batch.blob), (Side.VAST, batch.vast)):
-        last = next((entry for entry in reversed(entries) if entry is not None), None)
-        if last is not None:
-            report.listed_to[side] = last.key
 
 
 async def _until(entries: AsyncIterator[ListEntry], until: str) -> AsyncGenerator[ListEntry, None]:
