@@ -16,13 +16,22 @@ _T = TypeVar("_T")
 _log = logger("fedplane")
 
 
-async def patiently(step: Callable[[], Awaitable[_T]], clock: Clock) -> _T:
-    """What *step* returns, tried again for about half a minute while it says to come back later. Raises its last refusal."""
-    for attempt in range(_PAUSES):
+async def patiently(step: Callable[[], Awaitable[_T]], clock: Clock, far: Callable[[], object] = lambda: None) -> _T:
+    """What *step* returns, tried again for about half a minute while it says to come back later. Raises its last refusal.
+
+    Whenever *far* tells something new, which is how far *step* has come, the half minute begins anew.
+    """
+    attempt, furthest = 0, far()
+    while True:
         try:
             return await step()
         except RetryLater as error:
+            here = far()
+            if here != furthest:
+                attempt, furthest = 0, here
+            if attempt == _PAUSES:
+                raise
             pause = max(error.after_seconds or 0.0, backoff_seconds(attempt, first_seconds=0.5))
             _log.warning("trying again", error=str(error), reason=error.reason)
-            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, pause))
-    return await step()
+        attempt += 1
+        await clock.sleep(min(_LONGEST_PAUSE_SECONDS, pause))

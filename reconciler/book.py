@@ -14,7 +14,7 @@ WHOLE_KEPT = 5
 """Of scans of the whole pair as many are kept, however many scoped ones came after."""
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
-_PLAN, _RANGE, _FINISH, _BOUNDS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds"
+_PLAN, _RANGE, _FINISH, _BOUNDS, _CUTS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds", "scan:cuts"
 PLANNING, FINISHING = "scan:planning", "scan:finishing"
 """Tasks that one process at a time does."""
 
@@ -75,17 +75,32 @@ class Book:
         """For the next whole scan."""
         await self._state.put_note(_BOUNDS, msgspec.json.encode(bounds) if bounds else b"")
 
+    async def cuts(self) -> int:
+        """Whole scans in a row that were cut."""
+        return int(await self._state.note(_CUTS) or 0)
+
+    async def write_cuts(self, cuts: int) -> None:
+        """Keep that number."""
+        await self._state.put_note(_CUTS, str(cuts).encode() if cuts else b"")
+
     async def keep(self, report: Report) -> None:
-        """Add *report* to those kept."""
+        """Add *report* to those kept; of attempts in a row at one thing that were cut short, only the last is."""
         packed = msgspec.json.encode(report)
         await self._state.put_note(LAST, packed)
         past = await self._state.note(PAST)
-        reports = [*(msgspec.json.decode(past, type=list[Report]) if past else []), report]
+        before = msgspec.json.decode(past, type=list[Report]) if past else []
+        if before and report.passing and before[-1].passing and _what(report) == _what(before[-1]):
+            before.pop()
+        reports = [*before, report]
         whole = [one for one in reports if one.whole][-WHOLE_KEPT:]
         kept = [one for at, one in enumerate(reports) if one in whole or at >= len(reports) - HISTORY]
         await self._state.put_note(PAST, msgspec.json.encode(kept))
         if report.whole:
             await self._state.put_note(COMPLETE, packed)
+
+
+def _what(report: Report) -> tuple[str, int]:
+    return report.prefix, report.keys
 
 
 async def history(state: State) -> list[Report]:

@@ -16,6 +16,7 @@ from federation.sorting import sort_entries
 from reconciler.drift import Drift, News, changes, drift, news, out_of_step
 from reconciler.merge import Batch, Pages, Row, in_pages, merge
 from reconciler.report import Report
+from reconciler.seams import LISTING_ORDER, in_span
 from reconciler.share import Share
 from reconciler.withheld import Gone, Withheld
 
@@ -27,7 +28,6 @@ LOOKS = 32
 """Given keys that are looked at on both sides at a time."""
 MAY_BE_EMPTY = "may_be_empty:"
 """Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
-LISTING_ORDER = "listing_order"
 FILE_WRITES = "no source: written as a file"
 NO_SOURCE = "no source is set up"
 
@@ -91,6 +91,7 @@ class Comparison:
                 bases, found = await self._compare(batch, report)
                 await self._mark(found, report, withheld)
                 report.resume = batch.keys[-1]
+                report.listed_to |= batch.last()
                 if after_batch is not None:
                     await after_batch(batch, bases)
                 if self._share is not None:
@@ -103,13 +104,20 @@ class Comparison:
                 _, found = await self._compare(batch, report)
                 await self._mark(found, report, withheld)
 
-    async def differences(self, *, prefix: str = "", keys: Sequence[str] = ()) -> AsyncIterator[Difference]:
-        """Every difference, or those of *keys*, marking and recording nothing: for dry runs. Raises what the stores raise."""
-        report = Report(started_us=self._clock.now_us(), prefix=prefix)
-        async with aclosing(self._looked_at(keys) if keys else self._rows(report)) as batches:
+    async def differences(self, report: Report | None = None, *, keys: Sequence[str] = ()) -> AsyncGenerator[Difference, None]:
+        """Every difference below *report*'s prefix, or those of *keys*, marking and recording nothing: for dry runs.
+
+        Asked again with the same *report*, it goes on after the last that was taken. Raises what the stores raise.
+        """
+        report = report or Report(started_us=self._clock.now_us())
+        left = [key for key in keys if key > report.resume]
+        async with aclosing(self._looked_at(left) if keys else self._rows(report)) as batches:
             async for batch in batches:
                 for difference in (await self._compare(batch, report))[1]:
                     yield difference
+                    report.resume = difference.row.key
+                report.resume = batch.keys[-1]
+                report.listed_to |= batch.last()
 
     # ------------------------------------------------------------------------------------------------------------ listings
 
@@ -148,21 +156,17 @@ class Comparison:
             await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}, known)
 
     async def _listing(self, side: Side, prefix: str, report: Report) -> AsyncGenerator[ListEntry, None]:
-        after = report.resume or report.after
-        store = self._stores[side]
         if side in report.sorted_sides:  # a server with an order of its own may start anywhere: all of it is read
-            entries = sort_entries(store.list(prefix=prefix))
+            entries = _until(sort_entries(self._stores[side].list(prefix=prefix)), report.until)
         else:
-            entries = store.list(prefix=prefix, start_after=after)
-        try:
+            # From its own last key: where the server sorts a key that only the other side has is not known.
+            after = report.listed_to.get(side, report.after)
+            entries = in_span(self._stores[side], prefix=prefix, after=after, until=report.until)
+        after = report.resume or report.after
+        async with aclosing(entries):
             async for entry in entries:
-                if report.until and entry.key > report.until:
-                    return
                 if entry.key > after:
                     yield entry
-        finally:
-            if isinstance(entries, AsyncGenerator):
-                await entries.aclose()
 
     async def _require_sides(self, first: Mapping[Side, ListEntry | None], known: int) -> None:
         """Halt when one side lists nothing while the base held *known* objects before, and the other side has some (rule 8)."""
@@ -246,6 +250,17 @@ class Comparison:
         modified_us = min(entry.modified.at_us - vast_ahead_us, now_us)  # a file may say that it was written in the future
         until = modified_us + entry.modified.precision_us + self._quiet_us
         return until if until > now_us else 0
+
+
+async def _until(entries: AsyncIterator[ListEntry], until: str) -> AsyncGenerator[ListEntry, None]:
+    try:
+        async for entry in entries:
+            if until and entry.key > until:
+                return
+            yield entry
+    finally:
+        if isinstance(entries, AsyncGenerator):
+            await entries.aclose()
 
 
 async def _entry(store: ObjectStore, key: str) -> ListEntry | None:

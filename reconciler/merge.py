@@ -50,6 +50,15 @@ class Batch:
         """All of them, for those who look at few."""
         return [self.row(at) for at in range(len(self.keys))]
 
+    def last(self) -> dict[Side, str]:
+        """The last key of each side that has one here: where its listing goes on."""
+        found = {}
+        for side, entries in ((Side.BLOB, self.blob), (Side.VAST, self.vast)):
+            entry = next((entry for entry in reversed(entries) if entry is not None), None)
+            if entry is not None:
+                found[side] = entry.key
+        return found
+
     def __len__(self) -> int:
         return len(self.keys)
 

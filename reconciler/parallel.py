@@ -15,11 +15,12 @@ from federation.model import Base, Side
 from federation.ports import Clock, ObjectStore, State
 from reconciler import sweep
 from reconciler.book import FINISHING, PLANNING, Book, range_task
-from reconciler.comparison import LISTING_ORDER, Comparison
+from reconciler.comparison import Comparison
 from reconciler.finishing import Finish
 from reconciler.merge import Batch
 from reconciler.ranges import Plan, Progress, boundaries, merged
 from reconciler.report import Report
+from reconciler.seams import LISTING_ORDER
 from reconciler.withheld import Gone
 
 OWNED_SECONDS = 30.0
@@ -27,6 +28,8 @@ OWNED_SECONDS = 30.0
 FINISH_SECONDS = 300.0
 POLL_SECONDS = 1.0
 TELL_SECONDS = 0.2
+MOST_CUTS = 16
+"""Whole scans in a row that are cut; the next is one range, which no order of a server's own can hide anything from."""
 
 
 class LostError(Exception):
@@ -103,8 +106,10 @@ class ParallelScan:
         """Leave the boundaries for the next scan. A listing may start anywhere only where names are keys, in order."""
         ranges = [self._progress[number].samples for number in range(len(self.plan.ranges))]
         bounds = boundaries(ranges, rows_a_range=range_rows)
-        if bounds and not all(store.ordered for store in self._stores.values()):
+        cuts = await self._book.cuts() + 1 if self.plan.bounds else 0
+        if cuts >= MOST_CUTS or not all(store.ordered for store in self._stores.values()):
             bounds = []
+        await self._book.write_cuts(cuts)
         if bounds != self.plan.bounds:
             await self._book.write_bounds(bounds)
 

@@ -22,6 +22,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Of a range: the keys after the one, up to and including the other. Empty: from the start, to the end."""
     resume: str = ""
     """The last key whose row was compared and marked."""
+    listed_to: dict[Side, str] = msgspec.field(default_factory=dict)
+    """The last key of each side up to ``resume``: its listing goes on there."""
     scan: str = ""
     """Name of a whole scan that several processes may work on."""
     ranges: int = 1
@@ -56,6 +58,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Sides whose listing came out of order and was sorted on disk."""
     halted: str = ""
     error: str = ""
+    passing: bool = False
+    """What cut it short may pass by itself: trying again may help."""
 
     @property
     def rows(self) -> int:

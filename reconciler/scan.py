@@ -141,7 +141,7 @@ class Scanner(Comparison):
         return await self._kept(report, None)
 
     async def _say_why(self, report: Report, error: FederationError) -> None:
-        report.error = str(error)
+        report.error, report.passing = str(error), isinstance(error, RetryLater)
         if isinstance(error, Halt):
             report.halted = error.reason
             lifts_itself = error.reason in SELF_LIFTING_HALTS
@@ -165,7 +165,8 @@ class Scanner(Comparison):
         last = await kept(self._state, COMPLETE)
         if last is not None and last.scan == report.scan:
             return last
-        report.complete, report.error = False, "the scan's plan is gone: the state was lost, or the scan was begun anew"
+        report.complete, report.passing = False, True
+        report.error = "the scan's plan is gone: the state was lost, or the scan was begun anew"
         return await self._kept(report, None)
 
     async def _parallel(self, report: Report, on_progress: Progress | None) -> ParallelScan:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
 
-from federation.errors import NotPresent, Park, Reobserve
-from federation.model import Present, Side, Version
-from federation.ports import ObjectStore, State
-from reconciler.merge import Row, in_pages, merge
+from federation.backoff import backoff_seconds
+from federation.errors import NotPresent, Park, Reobserve, RetryLater
+from federation.model import ListEntry, Present, Side, Version
+from federation.ports import Clock, ObjectStore, State
+from reconciler.merge import Batch, Row, in_pages, merge
+from reconciler.seams import in_span
 
 _PAGE = 200
+TRIES = 5
+"""Of one key's contents, before it is named as one that cannot be read."""
+_LONGEST_PAUSE_SECONDS = 5.0
 AT_ONCE = 8
 MOST_NAMED = 1000
 
@@ -29,11 +35,17 @@ class Verified(msgspec.Struct, kw_only=True):
     differ: list[str] = []
     one_sided: list[str] = []
     unreadable: list[str] = []
+    complete: bool = False
+    """Whether it came to the end of both listings."""
+    resume: str = ""
+    """The last key of which everything is said."""
+    listed_to: dict[Side, str] = {}
+    """The last key of each side up to ``resume``."""
 
     @property
     def fine(self) -> bool:
-        """Whether everything read is equal and everything could be read."""
-        return not (self.differ or self.one_sided or self.unreadable)
+        """Whether everything was read, and is equal."""
+        return self.complete and not (self.differ or self.one_sided or self.unreadable)
 
     def text(self) -> str:
         """A page for people."""
@@ -44,6 +56,8 @@ class Verified(msgspec.Struct, kw_only=True):
             ("cannot be read", self.unreadable),
         ):
             lines += [f"  {what}: {key}" for key in keys]
+        if not self.complete:
+            lines.append(f"  CUT SHORT after {self.resume!r}: nothing is said about what follows")
         return "\n".join(lines if not self.fine else [*lines, "  all contents are equal"])
 
 
@@ -59,53 +73,87 @@ async def verify(
     stores: Mapping[Side, ObjectStore],
     state: State,
     hasher: Hasher,
+    clock: Clock,
     *,
     prefix: str = "",
+    found: Verified | None = None,
     on_progress: Callable[[Verified], None] | None = None,
 ) -> Verified:
-    """Read and compare all keys under *prefix*. Changes nothing. Raises what the listings raise, and RetryLater."""
-    found = Verified()
+    """Read and compare all keys under *prefix*. Changes nothing. Raises what the listings raise, and RetryLater.
+
+    Then *found* holds what was found until then; given again, it is gone on with.
+    """
+    found = found or Verified()
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(row: Row) -> None:
         async with slots:
-            await _compare(stores, hasher, row, found)
+            await _compare(stores, hasher, clock, row, found)
 
-    async for rows in _rows(stores, prefix):
-        dirty = await state.are_dirty([row.key for row in rows])
-        found.in_flight += sum(dirty)
-        await asyncio.gather(*(one(row) for row, busy in zip(rows, dirty, strict=True) if not busy))
-        if on_progress is not None:
-            on_progress(found)
+    async with aclosing(_batches(stores, prefix, found)) as batches:
+        async for batch in batches:
+            dirty = await state.are_dirty(batch.keys)
+            found.in_flight += sum(dirty)
+            await asyncio.gather(*(one(row) for row, busy in zip(batch.rows(), dirty, strict=True) if not busy))
+            found.resume = batch.keys[-1]
+            found.listed_to |= batch.last()
+            if on_progress is not None:
+                on_progress(found)
+    found.complete = True
     return found
 
 
-async def _rows(stores: Mapping[Side, ObjectStore], prefix: str) -> AsyncIterator[list[Row]]:
-    listings = [in_pages(stores[side].list(prefix=prefix), _PAGE) for side in (Side.BLOB, Side.VAST)]
-    async for batch in merge(*listings):
-        yield batch.rows()
+async def _batches(stores: Mapping[Side, ObjectStore], prefix: str, found: Verified) -> AsyncGenerator[Batch, None]:
+    async with (
+        aclosing(_left(stores[Side.BLOB], prefix, found)) as blob,
+        aclosing(_left(stores[Side.VAST], prefix, found)) as vast,
+    ):
+        async for batch in merge(in_pages(blob, _PAGE), in_pages(vast, _PAGE)):
+            yield batch
 
 
-async def _compare(stores: Mapping[Side, ObjectStore], hasher: Hasher, row: Row, found: Verified) -> None:
+async def _left(store: ObjectStore, prefix: str, found: Verified) -> AsyncGenerator[ListEntry, None]:
+    done = found.resume
+    async with aclosing(in_span(store, prefix=prefix, after=found.listed_to.get(store.side, ""), until="")) as entries:
+        async for entry in entries:
+            if entry.key > done:
+                yield entry
+
+
+async def _compare(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Clock, row: Row, found: Verified) -> None:
     if row.blob is None or row.vast is None:
         _name(found.one_sided, row.key)
         return
     try:
-        md5 = set()
-        for side in Side:
-            entry = row.of(side)
-            if entry is not None:
-                version = Version(entry.etag, entry.size_bytes, entry.modified, md5=entry.md5)
-                md5.add(await hasher.hash_object(stores[side], row.key, Present(version)))
+        md5 = await _read(stores, hasher, clock, row)
     except (Reobserve, NotPresent):
         found.in_flight += 1
-    except Park as error:
+    except (Park, RetryLater) as error:
         _name(found.unreadable, f"{row.key} ({error.reason})")
     else:
         found.read += 1
         found.bytes += row.blob.size_bytes + row.vast.size_bytes
         if len(md5) > 1:
             _name(found.differ, row.key)
+
+
+async def _read(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Clock, row: Row) -> set[str]:
+    """The contents of both sides. Raises RetryLater when it said so ``TRIES`` times."""
+    md5: dict[Side, str] = {}
+    for attempt in range(TRIES):
+        try:
+            for side in Side:
+                entry = row.of(side)
+                if entry is not None and side not in md5:
+                    version = Version(entry.etag, entry.size_bytes, entry.modified, md5=entry.md5)
+                    md5[side] = await hasher.hash_object(stores[side], row.key, Present(version))
+            break
+        except RetryLater as error:
+            if attempt == TRIES - 1:
+                raise
+            pause = max(error.after_seconds or 0.0, backoff_seconds(attempt, first_seconds=0.5))
+            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, pause))
+    return set(md5.values())
 
 
 def _name(keys: list[str], key: str) -> None:

@@ -31,9 +31,17 @@ class Withheld:
         self._budget = budget
 
     async def if_too_many(self, report: Report, withheld: list[Gone]) -> None:
-        """While scanning: once the limit is passed there is no reason to wait, so what is kept here stays small."""
-        if self._budget is not None and len(withheld) > self._budget.count:
-            await self.mark(report, withheld)
+        """While scanning: once a side is past the limit there is no reason for its deletes to wait, so what is kept stays small.
+
+        Those of the other side wait on: whether they are too many shows at the end.
+        """
+        if self._budget is None or len(withheld) <= self._budget.count:
+            return
+        for side in Side:
+            ours = [gone for gone in withheld if gone.side is side]
+            if len(ours) > self._budget.count:
+                await self.mark(report, ours)
+                withheld[:] = [gone for gone in withheld if gone.side is not side]
 
     async def mark(
         self,
@@ -49,7 +57,8 @@ class Withheld:
         """
         limit = await self._limit() if withheld else None
         for side in Side:
-            many = sum(gone.side is side for gone in withheld)
+            # Those that were marked before count too: it is the sum that says what became of the side.
+            many = max(sum(gone.side is side for gone in withheld), _gone(report, side))
             if limit is not None and many > limit:
                 report.mass_delete = sorted({*report.mass_delete, side})
                 await self._state.put_note(f"{MASS_DELETE}{side}", b"1")
@@ -68,9 +77,12 @@ class Withheld:
         """After a whole scan: where no more is gone than the budget allows, deletes are carried out again."""
         limit = await self._limit()
         for side in Side:
-            gone = report.drift.get(f"deleted_on_{side}", 0)
             note = f"{MASS_DELETE}{side}"
-            if side not in report.mass_delete and (limit is None or gone <= limit) and await self._state.note(note):
+            if (
+                side not in report.mass_delete
+                and (limit is None or _gone(report, side) <= limit)
+                and await self._state.note(note)
+            ):
                 await self._state.put_note(note, b"")
 
     async def _limit(self) -> int | None:
@@ -78,3 +90,8 @@ class Withheld:
             return None
         objects = (await self._state.backlog()).objects
         return delete_limit(objects, count=self._budget.count, share=self._budget.share)
+
+
+def _gone(report: Report, side: Side) -> int:
+    """Deletes on *side* that the scan found so far; at its end all of them."""
+    return report.drift.get(f"deleted_on_{side}", 0)

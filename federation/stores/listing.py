@@ -46,17 +46,18 @@ class OrderedListing:
 
     async def entries(self, prefix: str, start_after: str) -> AsyncIterator[ListEntry]:
         """As ``ObjectStore.list``. Raises RetryLater with reason "listing_order"."""
-        after = last = _order(start_after)
-        source = self._decoded(prefix, start_after) if self.in_order else self._merged(prefix)
+        after, last, trusted = _order(start_after), b"", self.in_order
+        source = self._decoded(prefix, start_after) if trusted else self._merged(prefix)
         async for entry in source:
             order = _order(entry.key)
-            if order <= after:
+            if order <= after and not trusted:
                 continue
-            if order <= last:
+            if order <= last:  # also among those to be skipped: whoever lists up to there may not have come to this one
                 self.in_order = False
                 raise RetryLater("a listing came out of order; listing again", reason="listing_order", side=self._side)
             last = order
-            yield entry
+            if order > after:
+                yield entry
 
     async def _merged(self, prefix: str) -> AsyncIterator[ListEntry]:
         late = await self._late(prefix)

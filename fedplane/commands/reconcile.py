@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -31,6 +31,7 @@ from operations.scanning import scanner_of
 from reconciler.book import history as scan_history
 from reconciler.report import Report
 from reconciler.scan import Scanner
+from reconciler.verify import Verified
 from reconciler.verify import verify as verify_contents
 
 _LOOK_SECONDS = 0.1
@@ -119,20 +120,23 @@ class _CutShortError(RetryLater):
 
 async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clock) -> Report:
     total = None if part.prefix else known or None
+    furthest = 0
 
     async def once() -> Report:
+        nonlocal furthest
         if part.keys:
             report = await scanner.scan_keys(part.keys)
         else:
             report = await scanner.scan(
                 prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences")
             )
-        if not report.complete and not report.halted:
+        furthest = max(furthest, report.rows)
+        if report.passing:
             raise _CutShortError(report)
         return report
 
     try:
-        return await patiently(once, clock)
+        return await patiently(once, clock, lambda: furthest)
     except _CutShortError as short:
         return short.report
 
@@ -189,15 +193,37 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
 
 
 async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: bool) -> None:
+    clock = SystemClock()
     counts: Counter[str] = Counter()
-    async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
+    report = Report(started_us=clock.now_us(), prefix=part.prefix)
+    cut_short = True
+    async with AsyncExitStack() as stack:
+        runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock, create=False)), clock)
         scanner = scanner_of(runtime, settings.reconcile, yields=False)
-        async for difference in scanner.differences(prefix=part.prefix, keys=part.keys):
+        try:
+            await patiently(
+                lambda: _foretell(runtime, scanner, report, part.keys, counts, as_json=as_json), clock, lambda: report.resume
+            )
+            cut_short = False
+        finally:
+            summary = {"pair": pair.name, "summary": dict(counts), "differences": counts.total(), "complete": not cut_short}
+            nothing = "nothing was found" if cut_short else "both sides are as agreed"
+            told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or nothing
+            end = f"; CUT SHORT after {report.resume!r}" if cut_short else ""
+            emit(summary, f"dry run of {pair.name}: {told}; nothing was written{end}", as_json=as_json)
+
+
+async def _foretell(
+    runtime: PairRuntime, scanner: Scanner, report: Report, keys: tuple[str, ...], counts: Counter[str], *, as_json: bool
+) -> None:
+    """Print what would be done with each difference after those that *report* knows."""
+    async with aclosing(scanner.differences(report, keys=keys)) as differences:
+        async for difference in differences:
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
             counts[f"{decision.action}"] += 1
             line = {
-                "pair": pair.name,
+                "pair": runtime.settings.name,
                 "key": planned.key,
                 "difference": difference.kind,
                 "action": decision.action,
@@ -208,24 +234,31 @@ async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: 
             arrow = f" {decision.source} -> {decision.source.other}" if decision.source is not None else ""
             kept = f"; the version on {decision.preserve} is kept as a conflict" if decision.preserve is not None else ""
             emit(line, f"{decision.action}{arrow}  {planned.key}  ({difference.kind}: {decision.reason}{kept})", as_json=as_json)
-    summary = {"pair": pair.name, "summary": dict(counts), "differences": counts.total()}
-    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "both sides are as agreed"
-    emit(summary, f"dry run of {pair.name}: {told}; nothing was written", as_json=as_json)
 
 
 async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> int:
-    """Read everything; 1 when something differs or cannot be read."""
-    async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-        total = None if prefix else (await runtime.state.backlog()).objects or None
-        with progress(f"reading {pair.name}", quiet=as_json) as tell:
-            found = await verify_contents(
-                runtime.stores,
-                runtime.state,
-                runtime.context.transfer,
-                prefix=prefix,
-                on_progress=lambda far: tell(far.read, total, f"{size(far.bytes)} read"),
-            )
-    emit({"pair": pair.name, "verified": found}, f"pair {pair.name}: {found.text()}", as_json=as_json)
+    """Read everything; 1 when something differs or cannot be read. What was found is told however it ends."""
+    clock, found = SystemClock(), Verified()
+    async with AsyncExitStack() as stack:
+        runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock, create=False)), clock)
+        total = None if prefix else (await patiently(runtime.state.backlog, clock)).objects or None
+        try:
+            with progress(f"reading {pair.name}", quiet=as_json) as tell:
+                await patiently(
+                    lambda: verify_contents(
+                        runtime.stores,
+                        runtime.state,
+                        runtime.context.transfer,
+                        clock,
+                        prefix=prefix,
+                        found=found,
+                        on_progress=lambda far: tell(far.read, total, f"{size(far.bytes)} read"),
+                    ),
+                    clock,
+                    lambda: found.resume,
+                )
+        finally:
+            emit({"pair": pair.name, "verified": found}, f"pair {pair.name}: {found.text()}", as_json=as_json)
     return exit_codes.OK if found.fine else exit_codes.PROBLEMS
 
 

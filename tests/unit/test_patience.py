@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from federation.clock import SystemClock
-from federation.errors import Halt, RetryLater
+from federation.errors import Halt, RetryLater, UsageError
+from federation.model import ListEntry, Side
+from fedplane.commands.reconcile import Part, _scan
 from fedplane.patience import patiently
+from reconciler import parallel
+from reconciler.book import history
+from tests.unit.test_ranges import _Pair
 
 
 class _Clock(SystemClock):
@@ -59,3 +65,55 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
     with pytest.raises(Halt):
         asyncio.run(patiently(step, _Clock()))
     assert step.calls == 1
+
+
+def test_what_gets_further_each_time_is_never_given_up() -> None:
+    """Ten faults in an hour's work are no outage; the same number at one place are."""
+    step = _Step(100, RetryLater("busy"))
+    assert asyncio.run(patiently(step, _Clock(), lambda: step.calls)) == "done"
+    stuck = _Step(100, RetryLater("busy"))
+    with pytest.raises(RetryLater):
+        asyncio.run(patiently(stuck, _Clock(), lambda: min(stuck.calls, 5)))
+    assert stuck.calls == 15
+
+
+async def test_a_long_scan_rides_over_more_faults_than_one_place_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attempt came further; the history tells of them once."""
+    monkeypatch.setattr("reconciler.comparison.BATCH", 50)
+    monkeypatch.setattr(parallel, "POLL_SECONDS", 0.01)
+    pair = _Pair()
+    await pair.fill(4_000)
+    await pair.process("a").scan()
+    vast, faults = pair.servers[Side.VAST], 0
+    original = vast.list
+
+    async def blips(*, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        nonlocal faults
+        count = 0
+        async for entry in original(prefix=prefix, start_after=start_after):
+            count += 1
+            if count == 230:
+                faults += 1
+                raise RetryLater("503", reason="throttled")
+            yield entry
+
+    monkeypatch.setattr(vast, "list", blips)
+    report = await _scan(pair.process("a"), Part("", ()), 4_000, lambda *_: None, _Clock())
+    assert (report.complete, report.rows, report.passing) == (True, 4_000, False)
+    assert faults > 11
+    assert [one.complete for one in await history(pair.state)] == [True, False, True]
+
+
+async def test_a_user_s_mistake_in_a_scan_is_not_tried_again() -> None:
+    """It is told at once."""
+    pair, asked = _Pair(), 0
+
+    async def guard() -> None:
+        nonlocal asked
+        asked += 1
+        raise UsageError("no such bucket")
+
+    scanner = pair.process("a")
+    scanner._guard = guard
+    report = await _scan(scanner, Part("", ()), 0, lambda *_: None, _Clock())
+    assert (asked, report.complete, report.error) == (1, False, "no such bucket")

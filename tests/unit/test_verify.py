@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
-from federation.errors import Park
-from federation.model import Change, Present, Side, Source
+import pytest
+
+from federation.errors import Park, RetryLater
+from federation.model import Change, ListEntry, Present, Side, Source
 from federation.ports import ObjectStore
 from federation.sync.budget import ByteBudget
 from federation.sync.transfer import Transfer, TransferLimits
-from reconciler.verify import verify
+from fedplane.commands import reconcile
+from reconciler import verify as verification
+from reconciler.verify import TRIES, Hasher, verify
+from tests.unit.test_patience import _Clock
 from tests.unit.test_scan import _Pair
 
 
@@ -31,9 +42,137 @@ async def test_contents_that_differ_under_agreed_versions_are_named() -> None:
         return await read(store, key, present)
 
     transfer.hash_object = hash_object  # type: ignore[method-assign]
-    found = await verify(dict(pair.raw), pair.state, transfer)
+    found = await verify(dict(pair.raw), pair.state, transfer, pair.clock)
     assert (found.read, found.in_flight, found.differ, found.one_sided) == (2, 1, ["rotten"], ["alone"])
     assert found.unreadable == ["locked (archived)"]
     assert not found.fine
     assert "OTHER CONTENT on the two sides: rotten" in found.text()
     assert await pair.state.dirty_keys(limit=9) == ["busy"]
+
+
+class _Reading:
+    """Reads contents, and fails as often as is said for a key."""
+
+    def __init__(self, **failing: int) -> None:
+        self.left = Counter(failing)
+        self.transfer = Transfer(TransferLimits(1_000, 1_000, 1), ByteBudget(1_000_000))
+
+    async def hash_object(self, store: ObjectStore, key: str, present: Present) -> str:
+        """As a transfer."""
+        if self.left[key]:
+            self.left[key] -= 1
+            raise RetryLater("503", reason="throttled")
+        return await self.transfer.hash_object(store, key, present)
+
+
+def _cut(pair: _Pair, *rows: int) -> None:
+    """VAST's listings end with a fault after so many entries, one after the other; then they are whole."""
+    store, left = pair.raw[Side.VAST], list(rows)
+    original = store.list
+
+    async def cut(*, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
+        most, count = left.pop(0) if left else -1, 0
+        async for entry in original(prefix=prefix, start_after=start_after):
+            if count == most:
+                raise RetryLater("503", reason="throttled")
+            count += 1
+            yield entry
+
+    store.list = cut  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> _Pair:
+    """A pair of 40 keys that the commands open: one key differs, one is on Blob only."""
+    pair = _Pair()
+
+    @asynccontextmanager
+    async def open_pair(*_: object, **__: object) -> AsyncIterator[Any]:
+        context = SimpleNamespace(transfer=_Reading())
+        settings = SimpleNamespace(name="p")
+        yield SimpleNamespace(stores=pair.raw, state=pair.state, context=context, settings=settings)
+
+    async def planned(_: object, key: str) -> SimpleNamespace:
+        return SimpleNamespace(key=key, decision=SimpleNamespace(action="copy", source=None, reason="", preserve=None))
+
+    monkeypatch.setattr(reconcile, "open_pair", open_pair)
+    monkeypatch.setattr(reconcile, "scanner_of", lambda *_, **__: pair.scanner)
+    monkeypatch.setattr(reconcile, "plan", planned)
+    monkeypatch.setattr(reconcile, "SystemClock", _Clock)
+    monkeypatch.setattr(verification, "_PAGE", 5)
+    monkeypatch.setattr("reconciler.comparison.BATCH", 5)
+    return pair
+
+
+def _documents(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What was emitted, without the log."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+async def _fill(pair: _Pair) -> None:
+    for number in range(40):
+        await pair.agree(f"k{number:02d}")
+    held = pair.raw[Side.VAST].objects
+    held["k03"] = replace(held["k03"], data=b"y")
+    del held["k10"]
+
+
+async def test_one_fault_among_many_reads_is_passed_over_and_one_that_stays_is_named() -> None:
+    """Neither ends what may take days."""
+    pair = _Pair()
+    for key in ("fine", "sick", "slow"):
+        await pair.agree(key)
+    reading: Hasher = _Reading(slow=TRIES - 1, sick=TRIES)
+    found = await verify(dict(pair.raw), pair.state, reading, _Clock())
+    assert (found.read, found.differ, found.unreadable, found.complete) == (2, [], ["sick (throttled)"], True)
+
+
+async def test_a_verification_goes_on_where_its_listing_was_cut(opened: _Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """However often: each key is read once, none is called one-sided for it."""
+    await _fill(opened)
+    _cut(opened, *[12] * 13, 100)
+    settings: Any = SimpleNamespace(name="p", reconcile=None)
+    code = await reconcile._verify(settings, settings, "", as_json=True)
+    [document] = _documents(capsys)
+    found = document["verified"]
+    assert (code, found["read"], found["differ"], found["one_sided"]) == (1, 39, ["k03"], ["k10"])
+    assert found["complete"]
+
+
+async def test_what_a_verification_found_is_told_when_it_is_cut_short(opened: _Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hours of reading are not for nothing."""
+    await _fill(opened)
+    _cut(opened, 12, *[0] * 50)
+    settings: Any = SimpleNamespace(name="p", reconcile=None)
+    with pytest.raises(RetryLater):
+        await reconcile._verify(settings, settings, "", as_json=False)
+    told = capsys.readouterr().out
+    assert "OTHER CONTENT on the two sides: k03" in told
+    assert "CUT SHORT" in told
+    assert "equal" not in told
+
+
+@pytest.mark.parametrize("cuts", [[12], [12, 0, 8, 3]])
+async def test_a_dry_run_goes_on_where_its_listing_was_cut(
+    opened: _Pair, cuts: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each difference is told once."""
+    await _fill(opened)
+    for number in range(20, 30):
+        await opened.put(Side.BLOB, f"k{number}x")
+    _cut(opened, *cuts)
+    settings: Any = SimpleNamespace(name="p", reconcile=None)
+    await reconcile._show(settings, settings, reconcile.Part("", ()), as_json=True)
+    *lines, summary = _documents(capsys)
+    assert [line["key"] for line in lines] == ["k10", *(f"k{number}x" for number in range(20, 30))]
+    assert (summary["differences"], summary["complete"]) == (11, True)
+
+
+async def test_a_dry_run_that_is_cut_short_says_so(opened: _Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it told until then is no whole picture."""
+    await _fill(opened)
+    _cut(opened, 25, *[0] * 50)
+    settings: Any = SimpleNamespace(name="p", reconcile=None)
+    with pytest.raises(RetryLater):
+        await reconcile._show(settings, settings, reconcile.Part("", ()), as_json=False)
+    assert "1 copy; nothing was written; CUT SHORT after" in capsys.readouterr().out

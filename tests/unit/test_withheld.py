@@ -32,11 +32,37 @@ async def _made(gone: int, side: Side) -> tuple[_Pair, Scanner]:
 async def test_more_deletes_than_the_budget_are_known_to_be_held_before_the_first_is_marked(side: Side) -> None:
     """The word that they are held is durable before any worker can see one; the report says so."""
     pair, scanner = await _made(60, side)
+    order = _recorded(pair)
+    report = await scanner.scan()
+    assert (report.complete, report.mass_delete, report.marked) == (True, [side], 60)
+    assert order.index(f"{MASS_DELETE}{side}") < order.index(f"{side} is marked")
+    assert "MASS DELETE" in report.text()
+
+
+async def test_deletes_of_both_sides_mixed_are_too_many_by_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of each side come in a piece: both words are durable before the first of either is marked."""
+    monkeypatch.setattr("reconciler.comparison.BATCH", 10)
+    pair, _ = await _made(0, Side.VAST)
+    for number in range(80):
+        del pair.raw[Side.VAST if number % 2 else Side.BLOB].objects[f"k{number:03d}"]
+    order = _recorded(pair)
+    budget = DeleteBudget(count=30, share=0.3, window_seconds=600)
+    state = pair.state
+    scanner = Scanner(dict(pair.raw), state, state, pair.clock, quiet_us=0, tombstone_us=30 * DAY, delete_budget=budget)
+    report = await scanner.scan()
+    assert (report.complete, report.mass_delete, report.marked) == (True, sorted(Side), 80)
+    assert [await state.note(f"{MASS_DELETE}{side}") for side in Side] == [b"1", b"1"]
+    for side in Side:
+        assert order.index(f"{MASS_DELETE}{side}") < order.index(f"{side} is marked")
+
+
+def _recorded(pair: _Pair) -> list[str]:
+    """Notes and marks of *pair*'s state from now on, in their order."""
     order: list[str] = []
     mark, put_note = pair.state.mark, pair.state.put_note
 
     async def marking(changes: Sequence[Change]) -> MarkResult:
-        order.append("mark")
+        order.extend(f"{change.side} is marked" for change in changes)
         return await mark(changes)
 
     async def noting(name: str, value: bytes) -> None:
@@ -44,10 +70,7 @@ async def test_more_deletes_than_the_budget_are_known_to_be_held_before_the_firs
         await put_note(name, value)
 
     pair.state.mark, pair.state.put_note = marking, noting  # type: ignore[method-assign]
-    report = await scanner.scan()
-    assert (report.complete, report.mass_delete, report.marked) == (True, [side], 60)
-    assert order.index(f"{MASS_DELETE}{side}") < order.index("mark")
-    assert "MASS DELETE" in report.text()
+    return order
 
 
 async def test_of_the_held_deletes_only_those_at_hand_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
