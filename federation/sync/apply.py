@@ -288,10 +288,11 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     gone = scene.of(on.other)
     when = gone.deleted if isinstance(gone, Absent) else None
     tombstone = Base(deleted=True, written=when or Stamp(ctx.clock.now_us(), 1, StampOrigin.SCAN))
-    # Should we die after it, this tells our delete from a user's: without it, it would beat an older object put back meanwhile.
     etag = target.version.etag
-    intent = replace(tombstone, blob_etag=etag) if on is Side.BLOB else replace(tombstone, vast_etag=etag)
-    await ctx.state.intend(scene.lease, scene.key, intent)
+    if not scene.recovered:  # else what tells our copy from a user's version is still needed, should nothing come of the delete
+        # Should we die after it, this tells our delete from a user's, which would beat an older object put back meanwhile.
+        intent = replace(tombstone, blob_etag=etag) if on is Side.BLOB else replace(tombstone, vast_etag=etag)
+        await ctx.state.intend(scene.lease, scene.key, intent)
     await ctx.stores[on].delete(scene.key, expected_etag=etag)
     return tombstone
 

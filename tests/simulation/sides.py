@@ -290,17 +290,21 @@ class Client:
             try:
                 page = await self._call(partial(self._list_page, prefix, after))
             except FederationError:
-                self.listings_failed.append(asyncio.get_running_loop().time())
+                self._listing_failed(prefix)
                 raise
             cut = self._cut(len(page))
             for entry in page[:cut]:
                 yield entry
             if cut < len(page):
-                self.listings_failed.append(asyncio.get_running_loop().time())
+                self._listing_failed(prefix)
                 raise RetryLater("the listing was cut short", reason="cut_short", side=self.side)
             if len(page) < self._page:
                 return
             after = page[-1].key
+
+    def _listing_failed(self, prefix: str) -> None:
+        if not prefix.startswith(PRESERVED_PREFIX):  # the kept losers' is gone on with by the end of the same scan
+            self.listings_failed.append(asyncio.get_running_loop().time())
 
     def _cut(self, length: int) -> int:
         """How many entries of a page come before the answer breaks off."""

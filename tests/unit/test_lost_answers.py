@@ -94,6 +94,21 @@ async def test_a_delete_of_which_nothing_came_proves_nothing(side: Side) -> None
     assert await world.state.conflicts() == []
 
 
+@pytest.mark.parametrize("side", list(Side))
+async def test_our_unrecorded_copy_stays_ours_however_often_its_delete_fails(side: Side) -> None:
+    """Its source is gone: a process that dies before it can delete the copy too leaves nothing that looks like a user's."""
+    world = World()
+    await world.write(side, "a", ONE)
+    await _killed_before(world)
+    assert await world.both("a") == (ONE, ONE)
+    await world.remove(side, "a")
+    for _ in range(2):
+        await _killed_before(world, "delete", on=side.other)
+    await world.step()
+    assert await world.both("a") == (None, None)
+    assert await world.state.conflicts() == []
+
+
 async def test_sides_that_were_equal_one_after_the_other_are_not_agreed_on() -> None:
     """Blob is looked at first; while VAST is looked at both change: what was seen was never true at one moment (rule 5)."""
     world = World()
