@@ -49,6 +49,7 @@ def of(found: list[Finding], what: str) -> Finding:
         ({"conditional_delete": False}, "vast: conditional requests", "race_windows"),
         ({"list_in_order": False}, "vast: lists", "sorts"),
         ({"checksums": False}, "vast: checksums", "damaged"),
+        ({"checksums": False, "etag_is_md5": False}, "vast: ETags", "--verify hash"),
     ],
 )
 def test_what_a_server_lacks_is_a_note_with_its_consequence(lacking: dict[str, bool], what: str, word: str) -> None:
