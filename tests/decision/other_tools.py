@@ -5,8 +5,11 @@ A row says what the other tool does. Where it gives no reason for another ending
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
+from typing import Any
 
 from federation.model import Side
 from federation.rules.decision import Action, Decision
@@ -58,6 +61,11 @@ class Met(Case):
     ours: End | None = None
     why: Why | None = None
     tool: str = field(kw_only=True)
+
+
+def told_by(tool: str, **terms: Any) -> Callable[..., Met]:  # noqa: ANN401 - a table reads best in short lines
+    """Lines of *tool*'s table."""
+    return partial(Met, tool=tool, **terms)
 
 
 def end(decision: Decision, here: Side) -> End:

@@ -10,9 +10,8 @@ resolvemerge. Hadoop: directory_markers.md of S3A.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
-from tests.decision.other_tools import End, Met, Why
+from tests.decision.other_tools import End, Why, told_by
 from tests.decision.rows import (
     BASE,
     EMPTY,
@@ -33,13 +32,13 @@ from tests.decision.rows import (
 )
 
 E, W = End, Why
-rclone = partial(Met, tool="rclone bisync")
-unison = partial(Met, tool="Unison")
-owncloud = partial(Met, tool="ownCloud, Nextcloud")
-osync = partial(Met, tool="osync")
-ffs = partial(Met, tool="FreeFileSync")
-annex = partial(Met, tool="git-annex")
-hadoop = partial(Met, tool="Hadoop S3A")
+rclone = told_by("rclone bisync")
+unison = told_by("Unison")
+owncloud = told_by("ownCloud, Nextcloud")
+osync = told_by("osync")
+ffs = told_by("FreeFileSync")
+annex = told_by("git-annex")
+hadoop = told_by("Hadoop S3A")
 
 TOUCHED = replace(ONE, touched=True, at=100)
 UNHASHED = replace(TWO, hashed=False)

@@ -1,8 +1,8 @@
 """What mutagen's table of reconciliation and Syncthing's tests of conflicts say of a single file, and what we do.
 
 mutagen: pkg/synchronization/core/reconcile_test.go and reconcile.go ("here" is alpha). Its modes two-way-safe and
-two-way-resolved stand beside ``two_way``; one-way-safe and one-way-replica beside a read-only zone whose foreign objects are kept,
-or removed. Left out: symbolic links, untracked content, and directories, which are no keys here. Syncthing:
+two-way-resolved stand beside ``two_way``; one-way-safe and one-way-replica beside a read-only zone whose foreign objects are
+kept, or removed. Left out: symbolic links, untracked content, and directories, which are no keys here. Syncthing:
 lib/protocol/conflict_test.go, test/conflict_test.go, lib/model/folder_recvonly_test.go and requests_test.go ("there" is the other
 device).
 """
@@ -10,16 +10,15 @@ device).
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
-from tests.decision.other_tools import End, Met, Why
+from tests.decision.other_tools import End, Why, told_by
 from tests.decision.rows import BASE, GONE, NEVER, ONE, REMOVE, TRE, TWO, UNREAD, Gone, Obj
 
 E, W = End, Why
-mutagen = partial(Met, tool="mutagen")
-replica = partial(Met, tool="mutagen", foreign=REMOVE)
-syncthing = partial(Met, tool="Syncthing")
-reverted = partial(Met, tool="Syncthing", foreign=REMOVE)
+mutagen = told_by("mutagen")
+replica = told_by("mutagen", foreign=REMOVE)
+syncthing = told_by("Syncthing")
+reverted = told_by("Syncthing", foreign=REMOVE)
 
 ALIKE = [
     mutagen("never there", GONE, GONE, NEVER, "both", E.STILL),
