@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.decision.other_tools import End, Why, told_by
-from tests.decision.rows import BASE, GONE, NEVER, ONE, REMOVE, TRE, TWO, UNREAD, Gone, Obj
+from tests.decision.rows import BASE, GONE, LONGER, NEVER, ONE, REMOVE, TRE, TWO, UNREAD, Gone, Obj
 
 E, W = End, Why
 mutagen = told_by("mutagen")
@@ -107,6 +107,8 @@ WINNERS = [
     syncthing("index lost, changed there meanwhile", replace(ONE, ours=0), TWO, NEVER, "both", E.THERE_KEPT, E.THERE, W.OUR_COPY),
     syncthing("index lost, changed here meanwhile", TWO, replace(ONE, ours=0), NEVER, "both", E.HERE_KEPT, E.HERE, W.OUR_COPY),
     syncthing("index lost, changed here, no stamp there", TWO, ONE, NEVER, "both", E.HERE_KEPT),
+    syncthing("index lost, changed here to another size, no hash", LONGER, replace(ONE, ours=0, hashed=False), NEVER, "both",
+              E.HERE_KEPT),
     syncthing("both changed in the same way", TWO, replace(TWO, at=500), BASE, "both", E.STILL),
     syncthing("a delete of what was changed here meanwhile", TWO, GONE, BASE, "both", E.HERE),
 ]  # fmt: skip

@@ -19,11 +19,12 @@ from federation.rules.guards import delete_limit, side_emptied
 from federation.state.memory_state import MemoryState
 from tests.unit.world import World
 
-PER_KEY = "keys are objects, and nothing ties two names together: each is decided alone (4, Renames in docs/consistency.md)"
+CLOUD = "ownCloud, Nextcloud"
+PER_KEY = "object stores know no rename and no folder: each key is decided alone (docs/consistency.md, Renames)"
 LWW = "the last writer wins, the other is kept and listed (4.3, 4.4)"
 RESTORE = "what is put back on a side is its users' write, unless the records are begun anew (4.3)"
 NO_FOLD = "nothing is normalised: other spellings are other keys (9)"
-UNGUARDED = "overwrites have no budget: each can be told from an accident by nobody (4.5 guards deletes)"
+UNGUARDED = "only deletes have a budget: nothing tells an overwrite from an accident (4.5)"
 
 
 @dataclass(frozen=True)
@@ -44,32 +45,32 @@ class Script:
 
 
 MOVES = [
-    Script("ownCloud", "renamed here", "here a=1; sync; here a>b", "b=1"),
-    Script("ownCloud", "renamed and changed here", "here a=1; sync; here a>b; here b=2", "b=2"),
-    Script("ownCloud", "renamed here, changed there", "here a=1; sync; here a>b; there a=2", "a=2 b=1"),
-    Script("ownCloud", "changed there, then renamed here", "here a=1; sync; there a=2; here a>b", "b=1", "2",
+    Script(CLOUD, "renamed here", "here a=1; sync; here a>b", "b=1"),
+    Script(CLOUD, "renamed and changed here", "here a=1; sync; here a>b; here b=2", "b=2"),
+    Script(CLOUD, "renamed here, changed there", "here a=1; sync; here a>b; there a=2", "a=2 b=1"),
+    Script(CLOUD, "changed there, then renamed here", "here a=1; sync; there a=2; here a>b", "b=1", "2",
            "a=2 b=1", LWW),
-    Script("ownCloud", "the same, found by a scan", "here a=1; sync; there a=2; here a>b", "a=2 b=1", told=False),
-    Script("ownCloud", "changed, and another created here; renamed there to that name",
+    Script(CLOUD, "the same, found by a scan", "here a=1; sync; there a=2; here a>b", "a=2 b=1", told=False),
+    Script(CLOUD, "changed, and another created here; renamed there to that name",
            "here a=1; sync; here a=2; here b=3; there a>b", "b=1", "2 3", "a=2 b=1, kept 3", LWW),
-    Script("ownCloud", "the same, found by a scan", "here a=1; sync; here a=2; here b=3; there a>b", "a=2 b=1", "3",
+    Script(CLOUD, "the same, found by a scan", "here a=1; sync; here a=2; here b=3; there a>b", "a=2 b=1", "3",
            told=False),
-    Script("ownCloud", "created here, renamed there to that name", "here a=1; sync; here b=2; there a>b", "b=1", "2"),
-    Script("ownCloud", "renamed apart", "here a=1; sync; here a>b; there a>c", "b=1 c=1"),
-    Script("ownCloud", "renamed alike", "here a=1; sync; here a>b; there a>b", "b=1"),
-    Script("ownCloud", "folder renamed apart", "here d/x=1; here d/y=2; sync; here d/x>e/x; here d/y>e/y; there d/x>f/x; "
+    Script(CLOUD, "created here, renamed there to that name", "here a=1; sync; here b=2; there a>b", "b=1", "2"),
+    Script(CLOUD, "renamed apart", "here a=1; sync; here a>b; there a>c", "b=1 c=1"),
+    Script(CLOUD, "renamed alike", "here a=1; sync; here a>b; there a>b", "b=1"),
+    Script(CLOUD, "folder renamed apart", "here d/x=1; here d/y=2; sync; here d/x>e/x; here d/y>e/y; there d/x>f/x; "
            "there d/y>f/y", "e/x=1 e/y=2 f/x=1 f/y=2"),
-    Script("ownCloud", "folder renamed here, a file in it changed there", "here d/x=1; here d/y=2; sync; here d/x>e/x; "
+    Script(CLOUD, "folder renamed here, a file in it changed there", "here d/x=1; here d/y=2; sync; here d/x>e/x; "
            "here d/y>e/y; there d/x=3", "d/x=3 e/x=1 e/y=2", theirs="e/x=3 e/y=2", why=PER_KEY),
-    Script("ownCloud", "folder renamed here, a file in it changed on both", "here d/x=1; sync; here d/x=2; here d/x>e/x; "
+    Script(CLOUD, "folder renamed here, a file in it changed on both", "here d/x=1; sync; here d/x=2; here d/x>e/x; "
            "there d/x=3", "d/x=3 e/x=2", theirs="e/x=3, kept 2", why=PER_KEY),
-    Script("ownCloud", "folder and a file in it renamed", "here d/x=1; sync; here d/x>d/y; here d/y>e/y", "e/y=1"),
-    Script("ownCloud", "folders turned inside out", "here d/e/x=1; here d/y=2; sync; here d/e/x>e/x; here d/y>e/d/y",
+    Script(CLOUD, "folder and a file in it renamed", "here d/x=1; sync; here d/x>d/y; here d/y>e/y", "e/y=1"),
+    Script(CLOUD, "folders turned inside out", "here d/e/x=1; here d/y=2; sync; here d/e/x>e/x; here d/y>e/d/y",
            "e/x=1 e/d/y=2"),
-    Script("ownCloud", "renamed to other case", "here a=1; sync; here a>A", "A=1"),
-    Script("ownCloud", "deleted here, renamed there", "here a=1; sync; here -a; there a>b", "b=1"),
-    Script("ownCloud", "a copy, then both renamed", "here a=1; here o/a=1; sync; there a>b; there o/a>o/b", "b=1 o/b=1"),
-    Script("ownCloud", "folder moved there, a file in it changed there", "here d/x=1; sync; there d/x=2; there d/x>e/d/x",
+    Script(CLOUD, "renamed to other case", "here a=1; sync; here a>A", "A=1"),
+    Script(CLOUD, "deleted here, renamed there", "here a=1; sync; here -a; there a>b", "b=1"),
+    Script(CLOUD, "a copy, then both renamed", "here a=1; here o/a=1; sync; there a>b; there o/a>o/b", "b=1 o/b=1"),
+    Script(CLOUD, "folder moved there, a file in it changed there", "here d/x=1; sync; there d/x=2; there d/x>e/d/x",
            "e/d/x=2"),
     Script("Unison", "renamed here, deleted there", "here a=1; sync; here a>b; there -a", "b=1"),
     Script("Unison", "renamed here, the new name created there", "here a=1; sync; here a>b; there b=2", "b=2", "1",
@@ -86,11 +87,11 @@ STEPS = [
     Script("Dropbox", "deleted here while there is written", "here a=1; sync; here -a; there a=2", "a=2"),
     Script("Dropbox", "only there has changed: all as there", "here a=1; here b=2; sync; there a=3; there -b; there c=4",
            "a=3 c=4"),
-    Script("ownCloud", "folder deleted there, a new file in it here", "here d/x=1; sync; there -d/x; here d/n=2", "d/n=2"),
-    Script("ownCloud", "deleted, then made again", "here a=1; sync; here -a; sync; here a=1", "a=1"),
-    Script("ownCloud", "deleted on both", "here a=1; here b=2; sync; here -a; there -a", "b=2"),
-    Script("ownCloud", "a folder becomes a file", "here d/x=1; sync; there -d/x; there d=2", "d=2"),
-    Script("ownCloud", "a file becomes a folder", "here d=1; sync; here -d; here d/x=2", "d/x=2"),
+    Script(CLOUD, "folder deleted there, a new file in it here", "here d/x=1; sync; there -d/x; here d/n=2", "d/n=2"),
+    Script(CLOUD, "deleted, then made again", "here a=1; sync; here -a; sync; here a=1", "a=1"),
+    Script(CLOUD, "deleted on both", "here a=1; here b=2; sync; here -a; there -a", "b=2"),
+    Script(CLOUD, "a folder becomes a file", "here d/x=1; sync; there -d/x; there d=2", "d=2"),
+    Script(CLOUD, "a file becomes a folder", "here d=1; sync; here -d; here d/x=2", "d/x=2"),
     Script("mutagen", "folder deleted here, a file in it changed there", "here d/x=1; here d/y=2; sync; here -d/x; here -d/y; "
            "there d/x=3", "d/x=3", theirs="d/x=3 d/y=2", why=PER_KEY),
     Script("mutagen", "all of a folder deleted here, a part there", "here d/x=1; here d/y=2; sync; here -d/x; here -d/y; "
@@ -115,9 +116,9 @@ STEPS = [
            theirs="one file, the later", why=NO_FOLD),
     Script("osync", "three conflicts, three backups", "here a=1; sync; here a=2; there a=3; sync; here a=4; there a=5; sync; "
            "here a=6; there a=7", "a=7", "2 4 6"),
-    Script("Nextcloud", "a side restored from a backup, nobody told", "here a=1; here b=2; sync; there a=3; there -b; there c=4; "
+    Script(CLOUD, "a side restored from a backup, nobody told", "here a=1; here b=2; sync; there a=3; there -b; there c=4; "
            "sync; here a=1; here b=2; here -c", "a=1 b=2", theirs="the same; told of it: a=1 b=2 c=4, kept 3", why=RESTORE),
-    Script("Nextcloud", "a side restored from a backup, records begun anew", "here a=1; here b=2; sync; there a=3; there -b; "
+    Script(CLOUD, "a side restored from a backup, records begun anew", "here a=1; here b=2; sync; there a=3; there -b; "
            "there c=4; sync; here a=1; here b=2; here -c; lose", "a=1 b=2 c=4", "3", told=False),
 ]  # fmt: skip
 
