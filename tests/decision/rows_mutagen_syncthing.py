@@ -100,6 +100,8 @@ WINNERS = [
     syncthing("what a device cannot offer loses to an edit", TWO, UNREAD, BASE, "both", E.HERE, E.STILL, W.UNREAD),
     syncthing("equal times: the tie rule", Obj("x", 41), Obj("y", 41), BASE, "both", E.HERE_KEPT),
     syncthing("equal times: the tie rule, the other way", Obj("x", 41), Obj("y", 41), BASE, "both", E.THERE_KEPT, tie="there"),
+    syncthing("a file dated in the future wins", Obj("x", 10**8), Obj("y", 5000), BASE, "both", E.HERE_KEPT),
+    syncthing("a file unpacked with its old time loses", Obj("x", -(10**8)), Obj("y", -5000), BASE, "both", E.THERE_KEPT),
     syncthing("first meeting, apart", TRE, TWO, NEVER, "both", E.HERE_KEPT),
     syncthing("first meeting, here only", ONE, GONE, NEVER, "both", E.HERE),
     syncthing("first meeting, there only", GONE, ONE, NEVER, "both", E.THERE),
