@@ -8,7 +8,7 @@ and times, not with its versions: on import it is looked at, whatever was hinted
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, 
 from federation.state.calls import Calls
 from federation.state.layout import Layout
 from federation.state.marks import Counted
+from federation.state.pieces import hash_pieces
 from federation.state.records import split_record, unpack_base
 from federation.state.schema import SCHEMA
 
@@ -80,10 +81,9 @@ async def _pair_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
         if value is not None:
             yield {"cursor": Named(source, value)}
     for kind in _PAIR_HASHES:
-        [records] = await calls.pipe([("HVALS", layout.of_pair(kind))])
-        for record in records:
+        async for _, record in _fields(calls, layout.of_pair(kind)):
             yield {kind: msgspec.Raw(record)}
-    async for name, value in _hash(calls, layout.of_pair("notes")):
+    async for name, value in _fields(calls, layout.of_pair("notes")):
         if not name.startswith(_PROCESS_NOTES):
             yield {"note": Named(name.decode(), value)}
     [letters] = await calls.pipe([("XRANGE", layout.of_pair("dead"), "-", "+")])
@@ -94,20 +94,30 @@ async def _pair_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
 
 async def _shard_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
     for shard in range(layout.shards):
-        since = {side: dict(await _scores(calls, layout.since(shard, side))) for side in Side}
-        async for key, _ in _hash(calls, layout.of_shard(shard, "hint")):
-            yield {"dirty": DirtyLine(key.decode(), {side: at[key] for side, at in since.items() if key in at})}
+        async for fields in hash_pieces(calls, [layout.of_shard(shard, "hint")]):
+            for line in await _dirty(calls, layout, shard, [key for key, _ in fields]):
+                yield {"dirty": line}
         for kind in _SHARD_HASHES:
-            async for _, record in _hash(calls, layout.of_shard(shard, kind)):
+            async for _, record in _fields(calls, layout.of_shard(shard, kind)):
                 yield {kind: msgspec.Raw(record)}
-        async for key, record in _hash(calls, layout.of_shard(shard, "intent")):
+        async for key, record in _fields(calls, layout.of_shard(shard, "intent")):
             yield {"intent": Named(key.decode(), record)}
 
 
-async def _scores(calls: Calls, key: str) -> list[tuple[bytes, int]]:
-    [found] = await calls.pipe([("ZRANGE", key, 0, -1, "WITHSCORES")])
-    flat = [one for pair in found for one in pair] if found and isinstance(found[0], list | tuple) else found
-    return [(name, int(float(score))) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+async def _dirty(calls: Calls, layout: Layout, shard: int, keys: Sequence[bytes]) -> list[DirtyLine]:
+    if not keys:
+        return []
+    since = dict(zip(Side, await calls.pipe([("ZMSCORE", layout.since(shard, side), *keys) for side in Side]), strict=True))
+    return [
+        DirtyLine(key.decode(), {side: int(float(at[n])) for side, at in since.items() if at[n] is not None})
+        for n, key in enumerate(keys)
+    ]
+
+
+async def _fields(calls: Calls, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
+    async for fields in hash_pieces(calls, [key]):
+        for field in fields:
+            yield field
 
 
 async def _base_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
@@ -123,18 +133,6 @@ def whole_records(found: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a hash as
     """The records of one bucket by digest, put together from their fields."""
     fields: dict[bytes, bytes] = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
     return {name: value + fields.get(name + b"+", b"") for name, value in fields.items() if len(name) == DIGEST_BYTES}
-
-
-async def _hash(calls: Calls, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
-    """Fields of a hash, a piece at a time; one may come twice."""
-    at: int | bytes = 0
-    while True:
-        [(at, found)] = await calls.pipe([("HSCAN", key, at, "COUNT", AT_ONCE)])
-        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        for name, value in pairs:
-            yield name, value
-        if int(at) == 0:
-            return
 
 
 class Importer:
