@@ -1,7 +1,7 @@
 """Does a pair's state fit together? It is read and never repaired: what to do about a fault is a person's to say.
 
-It is read in small pieces, so that Redis is never busy with it for long. All that is told of one key is of one moment; so a key
-that a running plane changes between two pieces is no fault. One that has a fault may be counted twice while Redis grows its table.
+It is read in small pieces, so that Redis is never busy with it for long. All that is told of one key is of one moment: one that a
+running plane changes between two pieces is no fault. One that has a fault may count twice while Redis moves its table.
 
 | kind | what it means |
 |---|---|

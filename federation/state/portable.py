@@ -8,7 +8,7 @@ and times, not with its versions: on import it is looked at, whatever was hinted
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -136,34 +136,52 @@ def whole_records(found: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a hash as
 
 
 class Importer:
-    """Takes the lines of an export into an empty state."""
+    """Takes the lines of an export into an empty state: first everything but dirty keys, which are marked at last."""
 
     def __init__(self, calls: Calls, layout: Layout) -> None:
         self._calls = calls
         self._layout = layout
         self._commands: list[tuple[Any, ...]] = []
-        self.changes: list[Change] = []
-        """Of the dirty keys: to be marked by who imports, after everything else."""
+        self._changes: list[Change] = []
+        self._objects = [0] * layout.shards
         self.counts: dict[str, int] = {}
         self._ended = False
 
-    async def rehearse(self, lines: Iterable[bytes]) -> None:
+    def rehearse(self, lines: Iterable[bytes]) -> None:
         """Read the whole file and write nothing. Raises UsageError as ``run`` does."""
         trial = Importer(self._calls, self._layout)
         for number, text in enumerate(lines, 1):
             trial._take_line(number, text)
             trial._commands.clear()
-            trial.changes.clear()
+            trial._changes.clear()
         trial._finish()
 
-    async def run(self, lines: Iterable[bytes]) -> None:
-        """Take every line. Raises UsageError naming the line that is none, or when the file is cut short."""
+    async def run(self, lines: Iterable[bytes], sent: Callable[[], Awaitable[None]]) -> None:
+        """Write what is no dirty key; *sent* is awaited after each piece.
+
+        Raises UsageError naming the line that is none, or when the file is cut short.
+        """
         for number, text in enumerate(lines, 1):
             self._take_line(number, text)
+            self._changes.clear()
             if len(self._commands) >= AT_ONCE:
                 await self._send()
+                await sent()
+        for shard, count in enumerate(self._objects):
+            self._commands.append(("SET", self._layout.of_shard(shard, "count"), count))
         await self._send()
         self._finish()
+
+    def dirty(self, lines: Iterable[bytes]) -> Iterator[list[Change]]:
+        """Only the dirty keys, some at a time: to be marked."""
+        again = Importer(self._calls, self._layout)
+        for number, text in enumerate(lines, 1):
+            again._take_line(number, text)
+            again._commands.clear()
+            if len(again._changes) >= AT_ONCE:
+                yield again._changes
+                again._changes = []
+        yield again._changes
 
     def _take_line(self, number: int, text: bytes) -> None:
         try:
@@ -217,22 +235,21 @@ class Importer:
         head, rest = split_record(line.record)
         bucket = self._layout.bucket_of_digest(line.digest)
         yield "HSET", bucket, line.digest, head, *((line.digest + b"+", rest) if rest else ())
-        if base.on_both:
-            yield "INCR", self._layout.of_shard(self._layout.shard_of_digest(line.digest), "count")
+        self._objects[self._layout.shard_of_digest(line.digest)] += base.on_both
 
     def _dirty(self, line: DirtyLine) -> Iterable[tuple[Any, ...]]:
         for side in line.since_us or {Side.BLOB: -1}:
             at = line.since_us.get(side)
             stamp = Stamp(at, 1_000_000, StampOrigin.SCAN) if at is not None else None
-            self.changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
+            self._changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
         return ()
 
     def _named(self, kind: str, line: Named) -> Iterable[tuple[Any, ...]]:
         layout = self._layout
         if kind == "cursor":
             msgspec.json.decode(line.value, type=Cursor)
-            yield "SET", layout.of_pair(f"cursor:{line.name}"), line.value
             yield "HSET", layout.of_pair("marks"), line.name, msgspec.json.encode(Counted("", {}))
+            yield "SET", layout.of_pair(f"cursor:{line.name}"), line.value
         elif kind == "note":
             yield "HSET", layout.of_pair("notes"), line.name, line.value
         elif kind == "intent":
