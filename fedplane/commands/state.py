@@ -22,6 +22,7 @@ from federation.state.redis_state import RedisState
 from federation.wiring import open_state
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
+from fedplane.commands.listing import redis_of
 from fedplane.output import emit, table
 from fedplane.patience import patiently
 
@@ -32,9 +33,7 @@ FileArgument = Annotated[Path, typer.Argument(help="File of lines of JSON.")]
 @asynccontextmanager
 async def _opened(settings: Settings, pair: PairSettings) -> AsyncIterator[RedisState]:
     async with open_state(settings, pair) as state:
-        if not isinstance(state, RedisState):
-            raise TypeError("the state of a pair is in Redis")
-        yield state
+        yield redis_of(state)
 
 
 @app.command("export")
