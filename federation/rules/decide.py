@@ -75,7 +75,7 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     # What this side had let go earlier is gone on the other too: then this is a new object that nobody agreed on (rule 4).
     unagreed = since is Since.CONTENT and base is not None and not base.etag(side)
     if unagreed or since_base(there, base, side.other) is not Since.GONE:
-        return _new_here(side, since, base, rules)
+        return _new_here(here, side, since, base, rules)
     # From here on a live base says that both sides held the object: its absence is a delete (rule 4).
     if not rules.mode.writable(side.other):
         return Decision(Action.COPY, Reason.READ_ONLY_ZONE, source=side)
@@ -89,11 +89,16 @@ def _one_present(here: Present, side: Side, there: Absent, base: Base | None, ru
     return _carry_delete(side, Reason.DELETED, rules, preserve)
 
 
-def _new_here(side: Side, since: Since, base: Base | None, rules: Rules) -> Decision:
+def _new_here(here: Present, side: Side, since: Since, base: Base | None, rules: Rules) -> Decision:
     agreed = base is not None and base.live
-    if agreed and since is Since.SAME:
+    if base is not None and base.live and base.etag(side):
         # The other side's absence was agreed to earlier (deletes ignored): nothing moves until this side changes.
-        return Decision(Action.NOTHING, Reason.DELETE_IGNORED)
+        if _unproved(here, base, side):
+            return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=(side,))
+        if since is Since.SAME and here.version.etag == base.etag(side):
+            return Decision(Action.NOTHING, Reason.DELETE_IGNORED)
+        if since is Since.SAME:
+            return Decision(Action.KEEP, Reason.DELETE_IGNORED, source=side)
     if not rules.mode.writable(side):
         return _foreign(side, rules)
     reason = Reason.NEW if base is None else Reason.RECREATED

@@ -133,7 +133,7 @@ def table(agreed: Agreed, all_cells: Iterable[Cell]) -> list[str]:
     for (at, endings), beside_words in rows.items():
         told = endings if len(set(endings)) > 1 else (endings[0], "the same", "the same")
         here_words = _words(kinds[at], changed=agreed in (Agreed.BOTH, Agreed.HERE_ONLY))
-        lines.append(f"| {here_words} | {' / '.join(beside_words)} | {' | '.join(told)} |")
+        lines.append(f"| {here_words} | {' / '.join(filter(None, beside_words))} | {' | '.join(told)} |")
     return lines
 
 
