@@ -186,7 +186,7 @@ LET_GO = [
         "there", "here", foreign=REMOVE),
     row("let go earlier, only metadata changed since", RENAMED, GONE, HERE_ONLY, OWN, A.COPY, R.CHANGED, "here"),
     row("let go earlier, tags changed since", replace(ONE, at=90), GONE, HERE_ONLY, ANY, A.NOTHING, R.DELETE_IGNORED),
-    row("let go earlier, maybe only touched since: its content is read", replace(ONE, touched=True, hashed=False), GONE, HERE_ONLY,
+    row("let go earlier, maybe only touched: its content is read", replace(ONE, touched=True, hashed=False), GONE, HERE_ONLY,
         ANY, A.HASH, R.EQUALITY_UNKNOWN, hashes=("here",)),
     row("let go earlier, only touched since: the new ETag is noted", replace(ONE, touched=True), GONE, HERE_ONLY, ANY,
         A.KEEP, R.DELETE_IGNORED, "here"),
