@@ -88,7 +88,7 @@ class ETagKind(StrEnum):
     """What an ETag says about content (facts/vast.md 3 ETag, facts/azure.md 3.1). Kinds are never compared with each other."""
 
     OPAQUE = "opaque"
-    """Azure, or unknown: a change token only."""
+    """Azure, encrypted by a KMS key, or unknown: a change token only."""
     MD5 = "md5"
     """S3 single PUT: MD5 of the content."""
     MULTIPART = "multipart"
@@ -103,15 +103,16 @@ _VAST_FILE_SIDE_PREFIX = "48ed760a74"
 
 
 def s3_etag_kind(etag: str) -> ETagKind:
-    """Classify an unquoted ETag of an S3 side (facts/vast.md 3 ETag)."""
+    """What an unquoted ETag of an S3 side looks like (facts/vast.md 3 ETag); what it is, ``stores.wire.s3_kind`` tells."""
     lowered = etag.lower()
     if lowered.startswith(_VAST_FILE_SIDE_PREFIX):
         return ETagKind.FILE_SIDE
-    if "-" in lowered:
-        return ETagKind.MULTIPART
-    if len(lowered) == _MD5_HEX_LENGTH and set(lowered) <= _HEX:
+    digest, dash, parts = lowered.partition("-")
+    if len(digest) != _MD5_HEX_LENGTH or not set(digest) <= _HEX:
+        return ETagKind.OPAQUE
+    if not dash:
         return ETagKind.MD5
-    return ETagKind.OPAQUE
+    return ETagKind.MULTIPART if parts.isdecimal() else ETagKind.OPAQUE
 
 
 Tags = tuple[tuple[str, str], ...]

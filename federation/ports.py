@@ -51,6 +51,9 @@ class Capabilities:
     """Whether lists come in the order of the names' UTF-8 bytes; where not, they are sorted here (``OrderedListing``)."""
     checksums: bool = True
     """Whether a body that does not fit its Content-MD5 is refused."""
+    etag_is_md5: bool = True
+    """Whether the ETag of what was written in one request was the MD5 of its content, there and in lists; where not, no ETag is
+    taken for a hash. Not so on Azure, and on S3 not where a KMS key encrypts, nor on gateways with tokens of their own."""
     tags: bool = False
     """Whether tags that were set were read back."""
     page_size: int = 1_000

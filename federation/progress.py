@@ -193,6 +193,8 @@ class DeleteTally:
 SCAN_BEHIND_US = 3_600_000_000
 """So much earlier counts as due what only a scan found: a backlog of it is never newer than a change that was announced."""
 
+PACE_KEPT_SECONDS = 1_200
+"""How long what is said of an endpoint outlives the last who said something."""
 RENAME_WINDOW_SECONDS = 600
 """A delete, and an equal content created under another key in this window of time or the one before or after, are a rename."""
 

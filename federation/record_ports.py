@@ -98,6 +98,17 @@ class Records(Protocol):
         """All notes whose names begin with *prefix*."""
         ...
 
+    async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
+        """What *process* says of *endpoint*; empty: nothing any more. All pairs whose state is in the same server hear it.
+
+        It may be forgotten ``progress.PACE_KEPT_SECONDS`` after nobody spoke of *endpoint*.
+        """
+        ...
+
+    async def paces(self, endpoint: str) -> dict[str, bytes]:
+        """What is said of *endpoint*, by process."""
+        ...
+
     async def bury(self, letter: DeadLetter) -> None:
         """Keep a record that could not be parsed; the oldest are dropped beyond ``DEAD_LETTERS`` and ``DEAD_LETTER_BYTES``."""
         ...

@@ -151,6 +151,7 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
     """Lists, checksums and tags, as the probe saw them."""
     order = "in the order of the names' bytes" if found.list_in_order else "in an order of its own"
     precision = "milliseconds" if found.modified_precision_us < _SECOND_US else "whole seconds"
+    hashes = [_hashes(found, which)] if which is Side.VAST else []
     return [
         Finding(
             what=f"{which}: lists",
@@ -164,8 +165,23 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
             found="damaged content is refused" if found.checksums else "damaged content is taken",
             then="" if found.checksums else "a body damaged on its way is noticed when it is read back, not when it is written",
         ),
+        *hashes,
         _tags(found, which, wanted=wanted),
     ]
+
+
+def _hashes(found: Capabilities, which: Side) -> Finding:
+    """What ETags of S3 tell of contents, and what proves a write where they tell nothing."""
+    what = f"{which}: ETags"
+    if found.etag_is_md5:
+        return Finding(what=what, level="ok", found="MD5 of the content, unless written in parts or as a file")
+    then = "contents are compared by reading them where it must be known; "
+    then += "that a write arrived whole is proved by the Content-MD5 sent along"
+    if not found.checksums:
+        then += ", which this server does not look at: only TLS and the request's signature remain. Check samples with "
+        then += "fedplane reconcile --verify hash"
+    told = "no hashes of contents: encrypted by a KMS key (SSE-KMS), or the server's own tokens"
+    return Finding(what=what, level="ok" if found.checksums else "note", found=told, then=then)
 
 
 def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:

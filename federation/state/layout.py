@@ -7,12 +7,19 @@ number of shards or buckets without knowing the names of their keys (``fedplane 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 from federation.model import Side
 from federation.state.records import key_digest
 
+_ENDPOINT_DIGITS = 16
 COMPACT_RECORDS = 400
 """Of a base hash on average: then no hash has more than the 512 up to which Redis keeps its compact encoding."""
+
+
+def of_endpoint(endpoint: str) -> str:
+    """What processes say of *endpoint*: no pair's own, so that all pairs find it. A tag of its own: one slot of a cluster."""
+    return f"fed:{{endpoint/{sha256(endpoint.encode()).hexdigest()[:_ENDPOINT_DIGITS]}}}:pace"
 
 
 def room(shards: int, buckets: int) -> int:

@@ -54,6 +54,8 @@ class MemoryRecords:
         self._cursors: dict[str, Cursor] = {}
         self._tasks: dict[str, tuple[str, float]] = {}
         self._notes: dict[str, bytes] = {}
+        self.told_paces: dict[str, dict[str, bytes]] = {}
+        """By endpoint and process; pairs of one server have the same."""
         self._dead: list[DeadLetter] = []
         self._dead_newest: dict[str, int] = {}
         self._dead_bytes = 0
@@ -193,6 +195,18 @@ class MemoryRecords:
             self._notes[name] = value
         else:
             self._notes.pop(name, None)
+
+    async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
+        """As in the port."""
+        said = self.told_paces.setdefault(endpoint, {})
+        if told:
+            said[process] = told
+        else:
+            said.pop(process, None)
+
+    async def paces(self, endpoint: str) -> dict[str, bytes]:
+        """As in the port."""
+        return dict(self.told_paces.get(endpoint, {}))
 
     async def drop_note(self, name: str, value: bytes) -> bool:
         """As in the port."""

@@ -9,6 +9,7 @@ import msgspec
 
 from federation.model import Base, Hint, Side
 from federation.progress import (
+    PACE_KEPT_SECONDS,
     RENAMES_KEPT,
     Backlog,
     ConflictRecord,
@@ -23,7 +24,7 @@ from federation.progress import (
 )
 from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
-from federation.state.layout import Layout
+from federation.state.layout import Layout, of_endpoint
 from federation.state.records import PackedBases, key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
@@ -269,6 +270,22 @@ class RecordQueries:
             wanted = [name.decode() for name in names if name.startswith(prefix.encode())]
             values: list[Any] = await self._redis.hmget(self.layout.of_pair("notes"), wanted) if wanted else []
         return {name: bytes(value) for name, value in zip(wanted, values, strict=True) if value is not None}
+
+    async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
+        """As in the port."""
+        key = of_endpoint(endpoint)
+        with redis_faults():
+            if not told:
+                await self._redis.hdel(key, process)
+                return
+            await self._redis.hset(key, process, _wire(told))
+            await self._redis.expire(key, PACE_KEPT_SECONDS)
+
+    async def paces(self, endpoint: str) -> dict[str, bytes]:
+        """As in the port."""
+        with redis_faults():
+            found: dict[Any, Any] = await self._redis.hgetall(of_endpoint(endpoint))
+        return {name.decode(): bytes(told) for name, told in found.items()}
 
     async def dead_letters(self) -> list[DeadLetter]:
         """As in the port."""

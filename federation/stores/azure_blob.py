@@ -66,7 +66,9 @@ class AzureBlobStore(HttpStore):
         """
         super().__init__(Side.BLOB, AZURE_BLOB, prefix, map_tags=map_tags, now_us=now_us)
         self._tiers: Final = dict(tiers or {})
-        self.capabilities = Capabilities(min_part_bytes=1, max_part_bytes=MAX_BLOCK_BYTES, max_parts=MAX_BLOCKS)
+        self.capabilities = Capabilities(
+            min_part_bytes=1, max_part_bytes=MAX_BLOCK_BYTES, max_parts=MAX_BLOCKS, etag_is_md5=False
+        )
         endpoint = ""
         self._auth: AzureAuth
         if connection_string is not None:

@@ -220,7 +220,7 @@ class HttpStore(ABC):
 
     def _present(self, headers: Mapping[str, str], key: str) -> Present:
         try:
-            return wire.present(headers, self.side)
+            return wire.present(headers, self.side, hashes=self.capabilities.etag_is_md5)
         except (KeyError, ValueError):
             raise RetryLater("the answer does not describe an object", reason="bad_answer", key=key, side=self.side) from None
 
@@ -256,7 +256,18 @@ class HttpStore(ABC):
                 await self.check()
                 return NotPresent(f"{request.operation}: not there", reason="not_present", key=request.key, side=self.side)
             return Halt(f"the container of side {self.side} is not there", reason="container_missing", side=self.side)
+        if refused.status == HTTPStatus.BAD_REQUEST and not refused.code and request.method == "HEAD":
+            return await self._why(request)
         return faults.fault(self.side, refused, operation=request.operation, key=request.key)
+
+    async def _why(self, request: Request) -> FederationError:
+        """What a HEAD was refused for: its answer has no body that would say so, the answer to a GET has."""
+        headers = {**(request.headers or {}), **wire.byte_range(0, 1)}
+        try:
+            (await self._start(replace(request, method="GET", operation="GET", headers=headers))).close()
+        except FederationError as error:
+            return error
+        return RetryLater("a HEAD was refused, a GET was not", reason="bad_answer", key=request.key, side=self.side)
 
     async def write(self, request: Request) -> Answer:
         """As ``call``; an object that is gone is a precondition that failed."""

@@ -27,6 +27,8 @@ _HINTS = {
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9_.]{1,80})</Code>")
 _DAMAGE_WORDS = re.compile(rb"contentMD5|mismatches the content-length")
+_KEY_WORDS = re.compile(rb"form of Server Side Encryption")
+"""Of an object under a customer's own key (SSE-C), which we have not: the code says only that something is wrong."""
 _LOCK_WORDS = re.compile(rb"object.?lock|retention|worm|immutab|indestructible", re.IGNORECASE)
 _HOLD_WORDS = re.compile(rb"legal.?hold", re.IGNORECASE)
 
@@ -50,6 +52,8 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
         code = "ObjectOnLegalHold"
     elif code == "AccessDenied" and _LOCK_WORDS.search(body):
         code = "ObjectLocked"
+    if code == "InvalidRequest" and _KEY_WORDS.search(body):
+        code = "UserKeyMustBeSpecified"
     if code == "InvalidOperation" and _DAMAGE_WORDS.search(body):
         code = "Md5Mismatch"  # as the emulator words it
     return Refusal(status, code, retry_after_seconds(headers.get("Retry-After")))

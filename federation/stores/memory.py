@@ -1,7 +1,8 @@
 """The in-memory twin of the stores, with the real ones' semantics and vices. For tests and the simulation; same contract suite.
 
 Vices: Last-Modified in whole seconds, opaque ETags on Blob and content hashes on VAST, conditions that a server ignores,
-file-side writes without events, and calls that fail before or after their effect.
+file-side writes without events, and calls that fail before or after their effect; where VAST's ``etag_is_md5`` is taken away,
+ETags that only look like hashes.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class MemoryStore:
 
     def __init__(self, side: Side, *, clock: Clock, hook: Hook | None = None, skew_us: int = 0) -> None:
         self.side = side
-        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000, tags=True)
+        self.capabilities = Capabilities(min_part_bytes=1, max_parts=10_000, tags=True, etag_is_md5=side is Side.VAST)
         self.race_windows = 0
         self.missing_container = False
         self.ordered = True
@@ -266,6 +267,8 @@ class MemoryStore:
     def _store(self, key: str, data: bytes, metadata: Metadata, stamp: OriginStamp | None, s3_etag: str) -> WriteResult:
         keys.encode(key, self._policy)
         etag = f"0x8DC{next(self._serial):012X}" if self.side is Side.BLOB else s3_etag
+        if self.side is Side.VAST and not self.capabilities.etag_is_md5:
+            etag = f"{next(self._serial):032x}"  # looks like a hash, and is none, as under a KMS key
         stored = mapping.to_side(metadata, stamp, self.side)
         held, origin = mapping.from_side(stored.headers, stored.user, self.side)
         version_id = f"v{next(self._serial)}" if self.capabilities.versioning else None
@@ -279,7 +282,9 @@ class MemoryStore:
         return Stamp((self._clock.now_us() + self._skew_us) // SECOND_US * SECOND_US)
 
     def _present(self, found: _Object) -> Present:
-        kind = ETagKind.OPAQUE if self.side is Side.BLOB else s3_etag_kind(found.etag)
+        kind = s3_etag_kind(found.etag) if self.side is Side.VAST else ETagKind.OPAQUE
+        if kind is not ETagKind.FILE_SIDE and not self.capabilities.etag_is_md5:
+            kind = ETagKind.OPAQUE
         known = self.side is Side.BLOB or kind is ETagKind.MD5
         md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest() if known else None
         version = Version(found.etag, len(found.data), found.modified, kind, md5, found.version_id)

@@ -101,15 +101,18 @@ def _azure_tree(body: bytes) -> Page:
     return Page(entries, marker.text or "")
 
 
-def parse_s3_page(body: bytes) -> Page:
-    """A ListObjectsV2 answer, asked for with ``encoding-type=url``. Raises RetryLater when it is no whole list page."""
+def parse_s3_page(body: bytes, *, hashes: bool = True) -> Page:
+    """A ListObjectsV2 answer, asked for with ``encoding-type=url``. Raises RetryLater when it is no whole list page.
+
+    Not *hashes*: no ETag is taken for an MD5.
+    """
     try:
-        return _s3_text(body) or _s3_tree(body)
+        return _s3_text(body, hashes=hashes) or _s3_tree(body, hashes=hashes)
     except (ValueError, TypeError):
         raise _broken(Side.VAST) from None
 
 
-def _s3_text(body: bytes) -> Page | None:
+def _s3_text(body: bytes, *, hashes: bool = True) -> Page | None:
     """None: not as the service writes it. What stands around the entries is left to the XML parser, without them."""
     text = _usual(body)
     if text is None:
@@ -117,7 +120,7 @@ def _s3_text(body: bytes) -> Page | None:
     start, end = text.find("<Contents>"), text.rfind("</Contents>") + len("</Contents>")
     if start < 0 or end < start:
         return None
-    around = _s3_tree((text[:start] + text[end:]).encode())
+    around = _s3_tree((text[:start] + text[end:]).encode(), hashes=hashes)
     encoded = "<EncodingType>url</EncodingType>" in text[:start] or "<EncodingType>url</EncodingType>" in text[end:]
     pieces = text[start:end].split("<Contents>")[1:]
     if len(pieces) != text.count("</Contents>"):
@@ -131,11 +134,12 @@ def _s3_text(body: bytes) -> Page | None:
         if not (raw and date and size and piece.rstrip().endswith("</Contents>")):
             return None
         name = _text(raw)
-        entries.append(_s3_entry(from_url_form(name, plus=True) if encoded else name, _text(quoted or ""), date, int(size)))
+        name = from_url_form(name, plus=True) if encoded else name
+        entries.append(_s3_entry(name, _text(quoted or ""), date, int(size), hashes=hashes))
     return Page(entries, around.marker)
 
 
-def _s3_tree(body: bytes) -> Page:
+def _s3_tree(body: bytes, *, hashes: bool = True) -> Page:
     root = _root(body, Side.VAST, "ListBucketResult")
     space = root.tag[: root.tag.index("}") + 1] if root.tag.startswith("{") else ""
     encoded = root.findtext(f"{space}EncodingType") == "url"
@@ -146,7 +150,8 @@ def _s3_tree(body: bytes) -> Page:
         raw, etag, size, date = text(name_tag), unquote_etag(text(etag_tag) or ""), text(size_tag), text(date_tag)
         if raw is None or not size or not date:
             raise _broken(Side.VAST)
-        entries.append(_s3_entry(from_url_form(raw, plus=True) if encoded else raw, etag, date, int(size)))
+        name = from_url_form(raw, plus=True) if encoded else raw
+        entries.append(_s3_entry(name, etag, date, int(size), hashes=hashes))
     truncated = root.findtext(f"{space}IsTruncated")
     marker = root.findtext(f"{space}NextContinuationToken") or ""
     if truncated not in {"true", "false"} or (truncated == "true") != bool(marker):
@@ -154,9 +159,9 @@ def _s3_tree(body: bytes) -> Page:
     return Page(entries, marker)
 
 
-def _s3_entry(name: str, quoted: str, date: str, size_bytes: int) -> ListEntry:
+def _s3_entry(name: str, quoted: str, date: str, size_bytes: int, *, hashes: bool) -> ListEntry:
     etag = unquote_etag(quoted)
-    md5 = etag.lower() if s3_etag_kind(etag) is ETagKind.MD5 else None
+    md5 = etag.lower() if hashes and s3_etag_kind(etag) is ETagKind.MD5 else None
     stamp = _iso(date)
     token = etag if md5 is not None else version_token(etag, stamp.at_us, size_bytes)
     return ListEntry(name, token, size_bytes, stamp, md5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
-from federation.model import PRESERVED_PREFIX, SECOND_US
+from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind
 from federation.ports import Capabilities
 from federation.stores import wire
 from federation.stores.lane import Answer, unquote_etag
@@ -23,6 +24,8 @@ WRONG_ETAG = "0" * 32
 """An ETag that no probe object has."""
 _ORDERED = ("A", "Z", "_", "a", "\u00e9", "\uff21", "\U0001f600")
 """Ends of names in the order of their UTF-8 bytes: by UTF-16 the last two change places, by a dictionary the first four."""
+_MD5_OF_ONE = hashlib.md5(b"1", usedforsecurity=False).hexdigest()
+"""Of every probe object's content."""
 _WRONG_MD5 = base64.b64encode(bytes(16)).decode()
 _PAGE = re.compile(rb"<Max(?:Keys|Results)>(\d+)</Max(?:Keys|Results)>")
 _FRACTION = re.compile(rb"<LastModified>[^<]*\.(\d*[1-9]\d*)Z?</LastModified>")
@@ -45,6 +48,8 @@ class Probe:
         store, found = self._store, self._store.capabilities
         first = await self._put(self._key, {})
         try:
+            # Known before parts are sent: they are judged by it.
+            store.capabilities = found = replace(found, etag_is_md5=self._hash_of_content(first))
             found = await self._conditional_put(found, first)
             found = await store.probe_more(self._key, found)
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
@@ -53,6 +58,10 @@ class Probe:
             return await self._listing(replace(found, versioning=await self._versioning(first)))
         finally:
             await self._clean()
+
+    def _hash_of_content(self, written: Answer) -> bool:
+        etag = unquote_etag(written.headers.get("ETag", ""))
+        return wire.s3_kind(etag, written.headers) is ETagKind.MD5 and etag.lower() == _MD5_OF_ONE
 
     async def _conditional_put(self, found: Capabilities, first: Answer) -> Capabilities:
         refused = [await self.refuses(self._put(self._key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
@@ -97,12 +106,14 @@ class Probe:
         for name in reversed(names):
             await self._put(name, {})
         body = await self._store.list_page(f"{self._key}-", _ASKED_PAGE)
-        seen = [entry.key for entry in self._store.parse_page(body).entries]
+        entries = self._store.parse_page(body).entries
+        seen = [entry.key for entry in entries]
         page = _PAGE.search(body)
         for name in names:
             await self._forget(name)
         return replace(
             found,
+            etag_is_md5=found.etag_is_md5 and all(entry.etag.lower() == _MD5_OF_ONE for entry in entries),
             list_in_order=seen == [self._store.written_name(name) for name in names],
             page_size=int(page[1]) if page else found.page_size,
             modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,

@@ -105,7 +105,7 @@ class VastS3Store(HttpStore):
             headers = {**wire.s3_headers(stored), "Content-MD5": wire.content_md5(md5), **conditions}
             answer = await self.write(Request("PUT", "PutObject", self.written_name(key), headers=headers, body=data, key=key))
             result = self.result(answer.headers.get("ETag"), lossy=stored.lossy)
-            if s3_etag_kind(result.etag) is not ETagKind.MD5 or result.etag.lower() == md5.hex():
+            if self.etag_kind(result.etag, answer.headers) is not ETagKind.MD5 or result.etag.lower() == md5.hex():
                 return result
             # The server let damaged bytes through: they are ours, so what stands there is replaced at once.
             expected_etag = result.etag
@@ -140,13 +140,14 @@ class VastS3Store(HttpStore):
         headers |= await self._source(key, expected_etag)
         request = Request("PUT", "CopyObject", self._name(key), headers=headers, key=key)
         try:
-            etag = etag_in(await self.call_and_check(request), self.side)
+            answer = await self.call_and_check(request)
         except Park:
             present = await self.head(key)
             if present.version.size_bytes <= COPY_LIMIT_BYTES:
                 raise
             return await copy_in_parts(self, key, key, present, stored, expected_etag=expected_etag, target_etag=expected_etag)
-        if ETagKind.MD5 is s3_etag_kind(expected_etag) is s3_etag_kind(etag) and etag != expected_etag:
+        etag = etag_in(answer.body, self.side)
+        if ETagKind.MD5 is s3_etag_kind(expected_etag) is self.etag_kind(etag, answer.headers) and etag != expected_etag:
             # The condition was not honoured: content that came meanwhile now has our metadata, so decide again.
             raise Reobserve("the content changed meanwhile", reason="precondition", key=key, side=self.side)
         return WriteResult(etag, stored.lossy)
@@ -165,8 +166,9 @@ class VastS3Store(HttpStore):
             return await copy_in_parts(self, source_key, target_key, source, stored, expected_etag=source_etag, target_etag=None)
         headers = self.copy_source(source_key, source_etag) | {"x-amz-metadata-directive": "COPY"}
         request = Request("PUT", "CopyObject", self.written_name(target_key), headers=headers, key=source_key)
-        etag = etag_in(await self.call_and_check(request), self.side)
-        await self._copy_is_of(source_key, target_key, source, etag)
+        answer = await self.call_and_check(request)
+        etag = etag_in(answer.body, self.side)
+        await self._copy_is_of(source_key, target_key, source, etag, self.etag_kind(etag, answer.headers))
         return WriteResult(etag)
 
     async def check(self) -> None:
@@ -180,14 +182,18 @@ class VastS3Store(HttpStore):
         source = {"x-amz-copy-source": f"/{quote(self._bucket)}/{wire.url_path(self._name(key))}"}
         return source | {f"x-amz-copy-source-{name.lower()}": value for name, value in wire.condition(etag).items()}
 
-    async def call_and_check(self, request: Request) -> bytes:
+    async def call_and_check(self, request: Request) -> Answer:
         """As ``call``; an error that comes with status 200, after the server had begun to answer, is raised too."""
         answer = await self.call(request)
         if b"<Error" in answer.body:
             refused = faults.refusal(answer.status, answer.headers, answer.body)
             known = faults.known(self.side, refused.code)
             raise await self._fault(request, refused if known else replace(refused, status=500))
-        return answer.body
+        return answer
+
+    def etag_kind(self, etag: str, headers: Mapping[str, str]) -> ETagKind:
+        """What an ETag that came with *headers* says about content, on this server."""
+        return wire.s3_kind(etag, headers, hashes=self.capabilities.etag_is_md5)
 
     def result(self, etag: str | None, *, lossy: bool = False) -> WriteResult:
         """What a write left. Raises RetryLater when the server did not say."""
@@ -212,9 +218,9 @@ class VastS3Store(HttpStore):
                 raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
         return self.copy_source(key, etag)
 
-    async def _copy_is_of(self, source_key: str, target_key: str, source: Present, etag: str) -> None:
+    async def _copy_is_of(self, source_key: str, target_key: str, source: Present, etag: str, kind: ETagKind) -> None:
         """Undo a copy that is of another version than the one looked at. Raises Reobserve then."""
-        if source.version.etag_kind is ETagKind.MD5 and s3_etag_kind(etag) is ETagKind.MD5:
+        if source.version.etag_kind is kind is ETagKind.MD5:
             same = source.version.etag == etag
         elif self.capabilities.conditional_copy and not wire.needs_look(source.version.etag):
             return
@@ -249,7 +255,7 @@ class VastS3Store(HttpStore):
         query |= {"start-after": start_after} if start_after else {}
         while True:
             answer = await self.call(Request("GET", "ListObjectsV2", query=query))
-            page = self.parse_page(answer.body)
+            page = parse_s3_page(answer.body, hashes=self.capabilities.etag_is_md5)
             yield page
             if not page.marker:
                 return

@@ -16,7 +16,7 @@ from federation.model import ETagKind, Present, Side, s3_etag_kind
 from federation.ports import WriteResult
 from federation.stores import wire
 from federation.stores.base import Request
-from federation.stores.lane import unquote_etag
+from federation.stores.lane import Answer, unquote_etag
 
 if TYPE_CHECKING:
     from federation.stores.vast_s3 import VastS3Store
@@ -52,34 +52,40 @@ class S3Upload:
         self.upload_id = upload_id
         self._lossy = lossy
         self._etags = dict(etags or {})
+        self._hashes = True
+        """Whether the parts' ETags are their MD5s, as far as was seen here."""
 
     async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
         """As in the port."""
         sent = wire.content_md5(md5 or await hashing.md5(data))
         answer = await self._store.write(self._part("UploadPart", number, {"Content-MD5": sent}, data))
         etag = self._store.result(answer.headers.get("ETag")).etag
-        if s3_etag_kind(etag) is ETagKind.MD5 and etag.lower() != wire.md5_hex_of(sent):
+        kind = self._store.etag_kind(etag, answer.headers)
+        self._hashes = self._hashes and kind is ETagKind.MD5
+        if kind is ETagKind.MD5 and etag.lower() != wire.md5_hex_of(sent):
             raise RetryLater("a part arrived damaged", reason="checksum_mismatch", key=self._key, side=self._store.side)
         self._etags[number] = etag
         return etag
 
     async def copy_part(self, number: int, headers: Mapping[str, str]) -> None:
         """UploadPartCopy; *headers* name the source, its version and the range. Raises Reobserve."""
-        body = await self._store.call_and_check(self._part("UploadPartCopy", number, headers, None))
-        self._etags[number] = etag_in(body, self._store.side)
+        answer = await self._store.call_and_check(self._part("UploadPartCopy", number, headers, None))
+        etag = self._etags[number] = etag_in(answer.body, self._store.side)
+        self._hashes = self._hashes and self._store.etag_kind(etag, answer.headers) is ETagKind.MD5
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
         """As in the port; S3 has no place for the content's MD5, so the parts' hashes are checked against the ETag."""
         del md5_hex
         honoured = self._store.capabilities.conditional_complete
         conditions = await self._store.conditions(self._key, expected_etag, honoured=honoured) or {}
-        etag = await self.commit(conditions)
-        if s3_etag_kind(etag) is ETagKind.MULTIPART and etag.lower() != self._expected(etag):
+        answer = await self.commit(conditions)
+        etag = etag_in(answer.body, self._store.side)
+        if self._store.etag_kind(etag, answer.headers) is ETagKind.MULTIPART and etag.lower() != self._expected(etag):
             raise RetryLater("the parts arrived damaged", reason="checksum_mismatch", key=self._key, side=self._store.side)
         return WriteResult(etag, self._lossy)
 
-    async def commit(self, conditions: Mapping[str, str]) -> str:
-        """CompleteMultipartUpload; the new ETag. Raises Reobserve."""
+    async def commit(self, conditions: Mapping[str, str]) -> Answer:
+        """CompleteMultipartUpload. Raises Reobserve."""
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(wire.quoted(etag))}</ETag></Part>"
             for number, etag in sorted(self._etags.items())
@@ -89,7 +95,7 @@ class S3Upload:
         query = {"uploadId": self.upload_id}
         request = Request("POST", "CompleteMultipartUpload", self._name, query, headers, body.encode(), self._key)
         try:
-            return etag_in(await self._store.call_and_check(request), self._store.side)
+            return await self._store.call_and_check(request)
         except NotPresent as error:
             raise Reobserve(str(error), reason="precondition", key=self._key, side=self._store.side) from None
 
@@ -108,7 +114,7 @@ class S3Upload:
     def _expected(self, etag: str) -> str:
         """The ETag that the parts must give; *etag* itself where a part's ETag is no hash."""
         parts = [part for _, part in sorted(self._etags.items())]
-        if any(s3_etag_kind(part) is not ETagKind.MD5 for part in parts):
+        if not self._hashes or any(s3_etag_kind(part) is not ETagKind.MD5 for part in parts):
             return etag.lower()
         sums = b"".join(map(bytes.fromhex, parts))
         return f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(parts)}"

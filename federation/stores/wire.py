@@ -20,6 +20,9 @@ _HEADER_NAMES = {
 }
 USER_PREFIX = {Side.BLOB: "x-ms-meta-", Side.VAST: "x-amz-meta-"}
 _MD5_BYTES = 16
+_ENCRYPTION, _CUSTOMER_KEY = "x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-algorithm"
+_BY_KMS = "aws:kms"
+"""So begin the words for keys of a key management service: ``aws:kms`` and, for two layers, ``aws:kms:dsse``."""
 
 
 def url_path(name: str) -> str:
@@ -99,8 +102,24 @@ def keeps_md5(blob_type: str | None) -> bool:
     return blob_type in (None, "BlockBlob")
 
 
-def present(headers: Mapping[str, str], side: Side) -> Present:
-    """The version that a HEAD or GET answer describes. Raises KeyError or ValueError when it is no such answer."""
+def s3_kind(etag: str, headers: Mapping[str, str], *, hashes: bool = True) -> ETagKind:
+    """What the unquoted ETag of an S3 answer with *headers* says about content.
+
+    Under a KMS key or a customer's own it is no hash, though it looks like one; nor on a server that was seen to answer others
+    (not *hashes*: ``Capabilities.etag_is_md5``). Lists have no such headers: what they tell of content decides nothing.
+    """
+    kind = s3_etag_kind(etag)
+    if kind is ETagKind.FILE_SIDE:
+        return kind
+    encrypted = headers.get(_ENCRYPTION, "").startswith(_BY_KMS) or _CUSTOMER_KEY in headers
+    return ETagKind.OPAQUE if encrypted or not hashes else kind
+
+
+def present(headers: Mapping[str, str], side: Side, *, hashes: bool = True) -> Present:
+    """The version that a HEAD or GET answer describes; *hashes* as in ``s3_kind``.
+
+    Raises KeyError or ValueError when it is no such answer.
+    """
     content_range = headers.get("Content-Range")
     size_bytes = int(content_range.rpartition("/")[2] if content_range else headers["Content-Length"])
     modified = Stamp(http_date_us(headers["Last-Modified"]))
@@ -110,7 +129,8 @@ def present(headers: Mapping[str, str], side: Side) -> Present:
         md5 = md5_hex_of(told_md5) if keeps_md5(headers.get("x-ms-blob-type")) else None
     else:
         told = unquote_etag(headers.get("ETag", ""))
-        etag, kind = version_token(told, modified.at_us, size_bytes), s3_etag_kind(told) if told else ETagKind.FILE_SIDE
+        etag = version_token(told, modified.at_us, size_bytes)
+        kind = s3_kind(told, headers, hashes=hashes) if told else ETagKind.FILE_SIDE
         md5 = etag.lower() if kind is ETagKind.MD5 else None
     marker = USER_PREFIX[side]
     user = {name[len(marker) :]: value for name, value in headers.items() if name.lower().startswith(marker)}

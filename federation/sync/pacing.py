@@ -58,6 +58,8 @@ class Gate:
     """Times it was closed since the last good answer."""
     sharers: int = 1
     """Processes that use this endpoint, of each rate each takes its part."""
+    endpoint: str = ""
+    """What it is in front of, as ``GateBook`` names it: processes know it by that name."""
     adaptive: AdaptiveLimit = field(init=False)
     _slots: FairPool = field(init=False)
     _requests: TokenBucket = field(init=False)

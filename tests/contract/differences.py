@@ -18,10 +18,16 @@ NO_VERSIONS = frozenset({"azurite"})
 """Servers that cannot keep versions at all (facts/azure.md 8)."""
 
 PROBED: Mapping[str, Capabilities] = {
-    "memory-blob": Capabilities(tags=True, min_part_bytes=1),
+    "memory-blob": Capabilities(etag_is_md5=False, tags=True, min_part_bytes=1),
     "memory-vast": Capabilities(tags=True, min_part_bytes=1),
     "azurite": Capabilities(
-        list_in_order=False, tags=True, page_size=5_000, min_part_bytes=1, max_part_bytes=4000 * 1024**2, max_parts=50_000
+        list_in_order=False,
+        etag_is_md5=False,
+        tags=True,
+        page_size=5_000,
+        min_part_bytes=1,
+        max_part_bytes=4000 * 1024**2,
+        max_parts=50_000,
     ),
     "moto": Capabilities(conditional_complete=False, conditional_copy=False, checksums=False, tags=True, page_size=10_000),
     "versitygw": Capabilities(tags=True),
@@ -59,6 +65,9 @@ def table() -> str:
         "conditional completion of a multipart upload": [_yes(one.conditional_complete) for one in PROBED.values()],
         "condition on a copy's source": [_yes(one.conditional_copy) for one in PROBED.values()],
         "refuses content that does not fit its Content-MD5": [_yes(one.checksums) for one in PROBED.values()],
+        "an ETag is the MD5 of what was written in one request": [
+            "yes" if one.etag_is_md5 else "no: Content-MD5" for one in PROBED.values()
+        ],
         "lists in the order of UTF-8 bytes": [_yes(one.list_in_order) for one in PROBED.values()],
         "entries of a list page": [f"{one.page_size:,}" for one in PROBED.values()],
         "Last-Modified in lists": ["seconds" if one.modified_precision_us == SECOND_US else "finer" for one in PROBED.values()],

@@ -57,6 +57,16 @@ async def states(
         await server.stop()
 
 
+def beside(state: State, clock: Clock) -> State:
+    """The state of another pair in the same server; not opened."""
+    if isinstance(state, MemoryState):
+        other = MemoryState("beside", shards=2, clock=clock)
+        other.told_paces = state.told_paces
+        return other
+    assert isinstance(state, RedisState)
+    return RedisState(state._redis, f"beside-{state.layout.pair}", shards=2, clock=clock)
+
+
 async def kept(state: State) -> dict[Any, Any]:
     """What a replica of *state* holds now."""
     if isinstance(state, MemoryState):

@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from uuid import uuid4
 
 import pytest
 
 from federation.model import Base, Change, Metadata, Side, Source, Stamp
 from federation.ports import State
-from federation.progress import ConflictRecord, Cursor, DeadLetter, DeadTally, DeleteBudget, DeleteTally, HaltRecord, Held
+from federation.progress import (
+    PACE_KEPT_SECONDS,
+    ConflictRecord,
+    Cursor,
+    DeadLetter,
+    DeadTally,
+    DeleteBudget,
+    DeleteTally,
+    HaltRecord,
+    Held,
+)
 from federation.state import memory_records, redis_state
-from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
+from federation.state.layout import of_endpoint
+from federation.state.redis_state import RedisState
+from tests.contract.state_support import AGREED, TestClock, agree, beside, event, lease_of
 
 BIG = DeleteBudget(count=1000, share=1.0, window_seconds=3600)
 
@@ -286,6 +299,22 @@ async def test_notes_and_questions(state: State) -> None:
     assert (hint.key, base, parked, held) == ("k", AGREED, None, None)
     assert await state.explain("never seen") == (None, None, None, None)
     assert await state.are_dirty(["k", "never seen"]) == [True, False]
+
+
+async def test_what_is_said_of_an_endpoint_is_heard_by_all_pairs(state: State, clock: TestClock) -> None:
+    """By process, the last word of each; another endpoint is another matter, and silence is no word."""
+    other = beside(state, clock)
+    place = f"blob https://{uuid4().hex}.example"
+    assert await state.paces(place) == {}
+    await state.tell_pace(place, "host:1", b"early")
+    await state.tell_pace(place, "host:1", b"late")
+    await other.tell_pace(place, "host:2", b"\xff\x00")
+    assert await state.paces(place) == await other.paces(place) == {"host:1": b"late", "host:2": b"\xff\x00"}
+    assert await other.paces(f"{place}/elsewhere") == {}
+    await other.tell_pace(place, "host:1", b"")
+    assert await state.paces(place) == {"host:2": b"\xff\x00"}
+    if isinstance(state, RedisState):
+        assert 0 < await state._redis.ttl(of_endpoint(place)) <= PACE_KEPT_SECONDS
 
 
 async def test_dead_letters_are_kept_whole_and_in_order(state: State) -> None:

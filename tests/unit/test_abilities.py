@@ -49,6 +49,7 @@ def of(found: list[Finding], what: str) -> Finding:
         ({"conditional_delete": False}, "vast: conditional requests", "race_windows"),
         ({"list_in_order": False}, "vast: lists", "sorts"),
         ({"checksums": False}, "vast: checksums", "damaged"),
+        ({"checksums": False, "etag_is_md5": False}, "vast: ETags", "--verify hash"),
     ],
 )
 def test_what_a_server_lacks_is_a_note_with_its_consequence(lacking: dict[str, bool], what: str, word: str) -> None:
@@ -59,6 +60,17 @@ def test_what_a_server_lacks_is_a_note_with_its_consequence(lacking: dict[str, b
     assert one.level == "note"
     assert word in f"{one.found} {one.then}"
     assert {finding.level for finding in checks.honoured(pair, Side.BLOB)} == {"ok"}
+
+
+def test_etags_that_are_no_hashes_are_told_with_what_takes_their_place() -> None:
+    """Of VAST only, where they can be: it is no fault, and costs readings."""
+    world, pair = runtime()
+    world.raw[Side.VAST].capabilities = Capabilities()
+    assert of(checks.honoured(pair, Side.VAST), "vast: ETags").found.startswith("MD5 of the content")
+    world.raw[Side.VAST].capabilities = Capabilities(etag_is_md5=False)
+    one = of(checks.honoured(pair, Side.VAST), "vast: ETags")
+    assert (one.level, "KMS" in one.found, "Content-MD5" in one.then) == ("ok", True, True)
+    assert [finding for finding in checks.honoured(pair, Side.BLOB) if "ETags" in finding.what] == []
 
 
 def test_versions_and_precision_are_said() -> None:

@@ -17,7 +17,7 @@ from federation.model import Side
 from federation.settings import load
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
-from federation.sync.gates import NOTE, GateBook, PaceShare
+from federation.sync.gates import GateBook, PaceShare
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import PROBE_SECONDS, SMALL_BODY_BYTES, TRIP_FAILURES, Gate, PaceLimits
 from federation.sync.rates import AdaptiveLimit, TokenBucket
@@ -227,12 +227,28 @@ def test_a_probe_that_fails_closes_the_gate_for_longer() -> None:
     assert gate.closed_for_seconds() == pytest.approx(2 * first)
 
 
+class Processes:
+    """Two of them on one Redis, each with gates and a pair of its own."""
+
+    def __init__(self, *places: tuple[str, str]) -> None:
+        self.clock = FakeClock()
+        self.states = [MemoryState(f"pair {at}", shards=1, clock=self.clock) for at in range(len(places))]
+        self.gates: list[dict[Side, Gate]] = []
+        self.shares: list[PaceShare] = []
+        for at, (state, place) in enumerate(zip(self.states, places, strict=True)):
+            state.told_paces = self.states[0].told_paces
+            book = GateBook(self.clock, PaceLimits())
+            self.gates.append({side: book.gate(side, url) for side, url in zip(Side, place, strict=True)})
+            self.shares.append(PaceShare(state, self.gates[at], self.clock, f"process {at}"))
+
+
+ACCOUNT, OTHER_ACCOUNT, CLUSTER = "https://a.example", "https://b.example", "https://v.example"
+
+
 async def test_processes_tell_each_other_of_rest_and_of_themselves() -> None:
     """A throttle that one saw keeps the other away as long; each takes its part of the rates; who left counts no more."""
-    clock = FakeClock()
-    state = MemoryState("pair", shards=1, clock=clock)
-    gates = [{side: Gate(side, clock) for side in Side} for _ in range(2)]
-    one, two = (PaceShare(state, mine, clock, name) for mine, name in zip(gates, ("one", "two"), strict=True))
+    world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
+    (one, two), gates, clock = world.shares, world.gates, world.clock
     gates[0][Side.BLOB].failed(RetryLater("503", reason="throttled", after_seconds=30))
     await one.exchange()
     await two.exchange()
@@ -247,7 +263,32 @@ async def test_processes_tell_each_other_of_rest_and_of_themselves() -> None:
     await two.leave()
     await one.exchange()
     assert gates[0][Side.BLOB].sharers == 1
-    assert list(await state.notes(NOTE)) == [f"{NOTE}one"]
+
+
+async def test_pairs_of_other_processes_share_an_endpoint_s_pace_and_no_other_s() -> None:
+    """It is the endpoint that asks for rest and has rates, whatever pair calls; what is another's is left alone."""
+    world = Processes((ACCOUNT, CLUSTER), (OTHER_ACCOUNT, f"{CLUSTER.upper()}/"))
+    for side in Side:
+        world.gates[0][side].failed(RetryLater("503", reason="throttled", after_seconds=30))
+    for share in (*world.shares, *world.shares):
+        await share.exchange()
+    theirs = world.gates[1]
+    assert theirs[Side.VAST].closed_for_seconds() == pytest.approx(30)
+    assert theirs[Side.BLOB].closed_for_seconds() == 0
+    assert [[gates[side].sharers for side in Side] for gates in world.gates] == [[1, 2], [1, 2]]
+
+
+async def test_who_was_killed_is_forgotten() -> None:
+    """It counts for seconds, and what it said goes when others have long been alone."""
+    world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
+    for share in world.shares:
+        await share.exchange()
+    world.clock.us += 10_000_001
+    await world.shares[1].exchange()
+    assert world.gates[1][Side.BLOB].sharers == 1
+    world.clock.us += 600_000_000
+    await world.shares[1].exchange()
+    assert [list(said) for said in world.states[0].told_paces.values()] == [["process 1"]] * 2
 
 
 def test_pairs_share_the_gate_of_an_endpoint() -> None:
