@@ -159,6 +159,7 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
             found=f"{order}, {found.page_size:,} a page, times in {precision}",
             then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory",
         ),
+        _names(found, which),
         Finding(
             what=f"{which}: checksums",
             level="ok" if found.checksums else "note",
@@ -182,6 +183,15 @@ def _hashes(found: Capabilities, which: Side) -> Finding:
         then += "fedplane reconcile --verify hash"
     told = "no hashes of contents: encrypted by a KMS key (SSE-KMS), or the server's own tokens"
     return Finding(what=what, level="ok" if found.checksums else "note", found=told, then=then)
+
+
+def _names(found: Capabilities, which: Side) -> Finding:
+    what = f"{which}: names"
+    if found.nested_names:
+        return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
+    then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "
+    then += "of its lists, so that only events tell of its changes: keep such names out of the pair (docs/stores.md)"
+    return Finding(what=what, level="note", found="a beside a/b is refused or not listed", then=then)
 
 
 def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:

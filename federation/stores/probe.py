@@ -26,6 +26,7 @@ _ORDERED = ("A", "Z", "_", "a", "\u00e9", "\uff21", "\U0001f600")
 """Ends of names in the order of their UTF-8 bytes: by UTF-16 the last two change places, by a dictionary the first four."""
 _MD5_OF_ONE = hashlib.md5(b"1", usedforsecurity=False).hexdigest()
 """Of every probe object's content."""
+_NESTED = ("n", "n/m")
 _WRONG_MD5 = base64.b64encode(bytes(16)).decode()
 _PAGE = re.compile(rb"<Max(?:Keys|Results)>(\d+)</Max(?:Keys|Results)>")
 _FRACTION = re.compile(rb"<LastModified>[^<]*\.(\d*[1-9]\d*)Z?</LastModified>")
@@ -55,7 +56,8 @@ class Probe:
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
             await self._forget(self._key)
-            return await self._listing(replace(found, versioning=await self._versioning(first)))
+            found = await self._listing(replace(found, versioning=await self._versioning(first)))
+            return replace(found, nested_names=await self._nested())
         finally:
             await self._clean()
 
@@ -119,6 +121,24 @@ class Probe:
             modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,
         )
 
+    async def _nested(self) -> bool:
+        """A server may refuse the second name, fail on it, or take it and leave it out of lists. Raises RetryLater when busy."""
+        names = [f"{self._key}-{end}" for end in _NESTED]
+        try:
+            for name in names:
+                await self._put(name, {})
+            seen = self._store.parse_page(await self._store.list_page(names[0], _ASKED_PAGE)).entries
+        except (Park, Reobserve):
+            return False
+        except RetryLater as error:
+            if error.reason != "server_error":
+                raise
+            return False
+        finally:
+            for name in reversed(names):
+                await self._forget(name)
+        return [entry.key for entry in seen] == [self._store.written_name(name) for name in names]
+
     async def _put(self, key: str, headers: dict[str, str]) -> Answer:
         answer = await self._store.put_probe(key, headers)
         version_id = wire.version_id(answer.headers, self._store.side)
@@ -134,7 +154,7 @@ class Probe:
 
     async def _clean(self) -> None:
         """Remove what is left, the old versions and delete markers by id."""
-        for key in (self._key, *(f"{self._key}-{end}" for end in _ORDERED)):
+        for key in (self._key, *(f"{self._key}-{end}" for end in (*_ORDERED, *_NESTED))):
             if await self._current(key) is not None:
                 await self._forget(key)
         while self._versions:
@@ -167,6 +187,6 @@ class Probe:
             await call
         except Reobserve:
             return True
-        except Park:
+        except (Park, NotPresent):
             pass
         return False

@@ -49,6 +49,7 @@ def of(found: list[Finding], what: str) -> Finding:
         ({"conditional_delete": False}, "vast: conditional requests", "race_windows"),
         ({"list_in_order": False}, "vast: lists", "sorts"),
         ({"checksums": False}, "vast: checksums", "damaged"),
+        ({"nested_names": False}, "vast: names", "folder"),
         ({"checksums": False, "etag_is_md5": False}, "vast: ETags", "--verify hash"),
     ],
 )
