@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -107,13 +108,19 @@ async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
         ("delete", delete),
     ]
     granted: list[str] = []
-    for right, step in steps:
-        try:
-            await step()
-        except (FederationError, NotPresent) as error:
-            then = f"grant it to fedplane's identity; without it nothing can be kept in step. {error}"
-            return [Finding(what=f"{which}: right to {right}", level="broken", found="refused", then=then)]
-        granted.append(right)
+    known = store.capabilities
+    # Conditions are tried later: a server may refuse a request for its condition alone, which says nothing of rights.
+    store.capabilities = replace(known, conditional_put=False, conditional_delete=False)
+    try:
+        for right, step in steps:
+            try:
+                await step()
+            except (FederationError, NotPresent) as error:
+                then = f"grant it to fedplane's identity; without it nothing can be kept in step. {error}"
+                return [Finding(what=f"{which}: right to {right}", level="broken", found="refused", then=then)]
+            granted.append(right)
+    finally:
+        store.capabilities = known
     return [Finding(what=f"{which}: rights", level="ok", found=", ".join(granted))]
 
 

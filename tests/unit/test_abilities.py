@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from federation.errors import RetryLater
+from federation.errors import Park, RetryLater
 from federation.model import ListEntry, Side
 from federation.ports import Capabilities
 from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings, WorkerSettings
@@ -82,6 +82,22 @@ def test_versions_and_precision_are_said() -> None:
     findings = checks.honoured(pair, Side.VAST)
     assert "by id" in of(findings, "vast: versioning").then
     assert of(findings, "vast: lists").found == "in the order of the names' bytes, 5,000 a page, times in milliseconds"
+
+
+async def test_rights_are_asked_for_without_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers 501 to a conditional delete (LocalStack does) grants the right to delete all the same."""
+    world, pair = runtime()
+    raw = world.raw[Side.VAST]
+    delete = raw.delete
+
+    async def picky(key: str, *, expected_etag: str) -> None:
+        if raw.capabilities.conditional_delete:
+            raise Park("501 NotImplemented", reason="not_supported", key=key, side=Side.VAST)
+        await delete(key, expected_etag=expected_etag)
+
+    monkeypatch.setattr(raw, "delete", picky)
+    assert of(await checks.side(pair, Side.VAST), "vast: rights").found == "list, write, read, delete"
+    assert raw.capabilities.conditional_delete
 
 
 @pytest.mark.parametrize(("wanted", "can", "level"), [(True, False, "broken"), (True, True, "ok"), (False, False, "ok")])
