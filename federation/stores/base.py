@@ -10,7 +10,7 @@ from http import HTTPStatus
 import aiohttp
 
 from federation import keys
-from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, Reobserve, RetryLater
 from federation.keys import NamePolicy
 from federation.model import ClockSkew, ListEntry, Present, Side, Tags
 from federation.ports import Capabilities
@@ -231,11 +231,12 @@ class HttpStore(ABC):
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         body = await self._lane.read(response)
-        error = await self._fault(request, faults.refusal(response.status, response.headers, body))
+        refused = faults.refusal(response.status, response.headers, body)
+        error = await self._fault(request, refused)
         if isinstance(error, Halt) and error.reason == "credentials_refused" and request.name:
             # Of one object only, if the container can be listed: nothing that the whole pair must stop for.
             await self.check()
-            raise Park(str(error), reason="access_denied", key=request.key, side=self.side)
+            raise faults.of_one_object(error, refused, key=request.key)
         if isinstance(error, Halt):
             raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
         raise error

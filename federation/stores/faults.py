@@ -83,6 +83,15 @@ def fault(side: Side, refused: Refusal, *, operation: str, key: str = "") -> Fed
     return kind(text, reason=reason, key=key, side=side)
 
 
+def of_one_object(error: FederationError, refused: Refusal, *, key: str) -> Park:
+    """What *error*, a refusal of our credentials, means where the same ones list the container."""
+    if refused.code == "SignatureDoesNotMatch":
+        text = "The server finds another signature than ours on this request, though it takes our keys: something on the way, or "
+        text += f"the server itself, changes the name or a header ({refused.status} {refused.code})."
+        return Park(text, reason="request_refused", key=key, side=error.side)
+    return Park(str(error), reason="access_denied", key=key, side=error.side)
+
+
 def retry_after_seconds(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or an HTTP date; None when it tells no time to come.
 
