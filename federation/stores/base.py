@@ -133,7 +133,11 @@ class HttpStore(ABC):
             response = await self._start(request)
         except Reobserve:
             raise NotPresent("this version is no longer kept", reason="not_present", key=key, side=self.side) from None
-        return HttpReader(self._lane, response, self._present(response.headers, key))
+        present = self._present(response.headers, key)
+        if present.version.version_id not in (None, version_id):  # Garage names versions, keeps none, and gives the current one
+            response.close()
+            raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
+        return HttpReader(self._lane, response, present)
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""

@@ -124,9 +124,11 @@ class Probe:
     async def _nested(self) -> bool:
         """A server may refuse the second name, fail on it, or take it and leave it out of lists. Raises RetryLater when busy."""
         names = [f"{self._key}-{end}" for end in _NESTED]
+        written: list[str] = []  # one that failed on a name may fail on its removal too
         try:
             for name in names:
                 await self._put(name, {})
+                written.insert(0, name)
             seen = self._store.parse_page(await self._store.list_page(names[0], _ASKED_PAGE)).entries
         except (Park, Reobserve):
             return False
@@ -135,7 +137,7 @@ class Probe:
                 raise
             return False
         finally:
-            for name in reversed(names):
+            for name in written:
                 await self._forget(name)
         return [entry.key for entry in seen] == [self._store.written_name(name) for name in names]
 
@@ -154,7 +156,7 @@ class Probe:
 
     async def _clean(self) -> None:
         """Remove what is left, the old versions and delete markers by id."""
-        for key in (self._key, *(f"{self._key}-{end}" for end in (*_ORDERED, *_NESTED))):
+        for key in (self._key, *(f"{self._key}-{end}" for end in _ORDERED)):
             if await self._current(key) is not None:
                 await self._forget(key)
         while self._versions:

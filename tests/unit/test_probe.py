@@ -41,6 +41,8 @@ class Server(VastS3Store):
     async def delete_probe(self, key: str, headers: Mapping[str, str], query: Mapping[str, str] | None) -> Answer:
         """A condition that does not hold is answered as if nothing were there, where *gone*."""
         del query
+        if isinstance(self._fault_below, RetryLater) and self._below(key):
+            raise self._fault_below
         if key not in self.held or (headers and self._gone):
             raise NotPresent("404 NoSuchKey", reason="not_present", key=key, side=Side.VAST)
         self.held.discard(key)
