@@ -134,7 +134,7 @@ class HttpStore(ABC):
         except Reobserve:
             raise NotPresent("this version is no longer kept", reason="not_present", key=key, side=self.side) from None
         present = self._present(response.headers, key)
-        if present.version.version_id not in (None, version_id):  # Garage names versions, keeps none, and gives the current one
+        if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
             response.close()
             raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
         return HttpReader(self._lane, response, present)

@@ -76,7 +76,9 @@ class Probe:
         if version_id is None:
             return False
         try:
-            return await (await self._store.open_version(self._key, version_id)).read() == b"1"
+            reader = await self._store.open_version(self._key, version_id)
+            # One that does not know versions may give the current object, which stands here where nothing may be deleted.
+            return await reader.read() == b"1" and reader.present.version.version_id == version_id
         except (NotPresent, Park):
             return False
 

@@ -93,7 +93,8 @@ def _second_look(the: Lab) -> None:
     the.control("/stats/reset", "POST")
     the.ask("reconcile")
     the.until("in step", the.settled, 60)
-    the.results.figure("race_windows", the.status().get("race_windows"))
+    [beat] = the.status()["processes"]
+    the.results.figure("race_windows", {side: told["race_windows"] for side, told in beat["sides"].items()})
     parked = the.ask("parked")
     the.results.check("nothing is parked", not parked, parked)
     writes = the.requests(methods=("PUT", "POST", "DELETE"))

@@ -135,10 +135,10 @@ async def test_unrepresentable_key_is_parked(store: ObjectStore, key: str) -> No
     assert error.value.reason == "unrepresentable"
 
 
-async def test_list_order_prefix_and_start(store: ObjectStore, case: Made) -> None:
+async def test_list_order_prefix_and_start(store: ObjectStore) -> None:
     """Keys come in UTF-8 order, also where escaping or UTF-16 would order them otherwise; prefix and start cut exactly."""
     names = ["a", "a b", "a-b", "a.", "a/b", "a:b", "a:b/c", "a\uff1ab", "aa", "b", "é", "\uff21", "\U0001f600"]
-    if case.kind == "versitygw":  # its files and folders share one name
+    if not store.capabilities.nested_names:
         names = [name for name in names if name not in {"a", "a:b"}]
     for name in names:
         await put(store, name)
@@ -190,7 +190,6 @@ async def test_probe_leaves_nothing_behind(store: ObjectStore) -> None:
     """Probing ends with no object left, and says what the server does."""
     found = await store.probe()
     assert store.capabilities == found
-    assert found.conditional_put
     assert await listed_keys(store, prefix=".federation/") == []
 
 
@@ -206,6 +205,8 @@ async def test_small_copy_costs_one_request_each_way(store: ObjectStore, monkeyp
     """A read is one GET, a conditional write one PUT: no hidden HEADs."""
     if not isinstance(store, HttpStore):
         pytest.skip("no requests in memory")
+    if not store.capabilities.conditional_put:
+        pytest.skip("this server is looked at before each write")
     sent: list[str] = []
     start = store._lane.start
 

@@ -51,7 +51,7 @@ async def test_another_version_than_the_one_named_is_refused_by_us_if_not_by_the
 
 @pytest.mark.parametrize("side", list(Side))
 async def test_another_old_version_than_the_one_named_is_not_there(side: Side) -> None:
-    """Garage gives the current one whatever id is asked for: it would pass for the loser of a conflict."""
+    """The current one would pass for the loser of a conflict."""
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     store = store_of(side, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     try:
