@@ -81,6 +81,17 @@ class Server(VastS3Store):
         return any(key.startswith(f"{other}/") for other in self.held)
 
 
+class Current:
+    """A reading of the one object there is. ``version_id``: what the server says of it."""
+
+    def __init__(self, version_id: str | None) -> None:
+        self.present = Present(Version(_ETAG, 1, Stamp(0), version_id=version_id), Metadata(), None)
+
+    async def read(self) -> bytes:
+        """As in the port."""
+        return b"1"
+
+
 _NONE = replace(Capabilities(), conditional_put=False, conditional_delete=False, checksums=False)
 
 
@@ -120,3 +131,23 @@ async def test_a_busy_server_has_not_said_no() -> None:
     with pytest.raises(RetryLater):
         await server.probe()
     assert server.held == set()
+
+
+@pytest.mark.parametrize(("named", "kept"), [(None, False), ("v1", True)])
+async def test_versions_count_as_kept_where_a_read_names_the_one_asked_for(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, *, kept: bool
+) -> None:
+    """Garage gives every write an id and answers a read of any id with the current object, which a policy may keep in place."""
+    server = Server()
+    put_probe = server.put_probe
+
+    async def with_id(key: str, headers: Mapping[str, str]) -> Answer:
+        answer = await put_probe(key, headers)
+        return Answer(200, CIMultiDict({**answer.headers, "x-amz-version-id": "v1"}), b"")
+
+    async def current(*_: object, **__: object) -> Current:
+        return Current(named)
+
+    monkeypatch.setattr(server, "put_probe", with_id)
+    monkeypatch.setattr(server, "open_version", current)
+    assert (await server.probe()).versioning is kept
