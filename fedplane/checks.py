@@ -194,6 +194,9 @@ def _hashes(found: Capabilities, which: Side) -> Finding:
 
 def _names(found: Capabilities, which: Side) -> Finding:
     what = f"{which}: names"
+    if not found.leading_slash:
+        then = 'two keys would be one object, and one of them lost: set name_policy = "common" on this side, or give it a prefix'
+        return Finding(what=what, level="broken", found="/a is taken for a", then=then)
     if found.nested_names:
         return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
     then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "

@@ -52,7 +52,7 @@ class Probe:
             # Known before parts are sent: they are judged by it.
             store.capabilities = found = replace(found, etag_is_md5=self._hash_of_content(first))
             found = await self._conditional_put(found, first)
-            found = await store.probe_more(self._key, found)
+            found = replace(await store.probe_more(self._key, found), leading_slash=await self._leading_slash())
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
             await self._forget(self._key)
@@ -122,6 +122,13 @@ class Probe:
             page_size=int(page[1]) if page else found.page_size,
             modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,
         )
+
+    async def _leading_slash(self) -> bool:
+        """Some servers clean the path. Under a policy that never begins a name with a slash, or a prefix, the answer is yes."""
+        try:
+            return await self._current(f"/{self._key}") is None
+        except (Park, Reobserve):
+            return True
 
     async def _nested(self) -> bool:
         """A server may refuse the second name, fail on it, or take it and leave it out of lists. Raises RetryLater when busy."""

@@ -100,6 +100,14 @@ async def test_rights_are_asked_for_without_conditions(monkeypatch: pytest.Monke
     assert raw.capabilities.conditional_delete
 
 
+def test_a_side_on_which_two_keys_would_be_one_object_is_broken() -> None:
+    """Doctor fails, and says what to set."""
+    world, pair = runtime()
+    world.raw[Side.VAST].capabilities = Capabilities(leading_slash=False)
+    one = of(checks.honoured(pair, Side.VAST), "vast: names")
+    assert (one.level, "common" in one.then) == ("broken", True)
+
+
 @pytest.mark.parametrize(("wanted", "can", "level"), [(True, False, "broken"), (True, True, "ok"), (False, False, "ok")])
 def test_mapped_tags_need_a_side_that_keeps_them(*, wanted: bool, can: bool, level: str) -> None:
     """Switched on against a side without tags every object would be parked: doctor fails and says what to do."""

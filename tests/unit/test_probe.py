@@ -25,10 +25,13 @@ class Server(VastS3Store):
     *fault*: what a name below another one meets; None: it is taken, and *hidden* says whether lists leave it out.
     """
 
-    def __init__(self, *, fault: FederationError | None = None, hidden: bool = False, gone: bool = False) -> None:
+    def __init__(
+        self, *, fault: FederationError | None = None, hidden: bool = False, gone: bool = False, cleans: bool = False
+    ) -> None:
         super().__init__(endpoint="http://localhost", bucket="b", access_key="a", secret_key="s")
         self.held: set[str] = set()
         self._fault_below, self._hidden, self._gone = fault, hidden, gone
+        self._cleans = cleans
 
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """Taken, whatever the condition."""
@@ -50,7 +53,7 @@ class Server(VastS3Store):
 
     async def head(self, key: str) -> Present:
         """As in the port."""
-        if key not in self.held:
+        if (key.removeprefix("/") if self._cleans else key) not in self.held:
             raise NotPresent("404", reason="not_present", key=key, side=Side.VAST)
         return Present(Version(_ETAG, 1, Stamp(0)), Metadata(), None)
 
@@ -123,6 +126,11 @@ async def test_a_name_below_another_is_tried(server: Server) -> None:
     """MinIO hides ``a/b`` beside ``a``, a gateway over files refuses it, s3proxy over files fails."""
     assert await server.probe() == replace(_NONE, nested_names=False)
     assert server.held == set()
+
+
+async def test_a_server_that_cleans_paths_is_found_out() -> None:
+    """MinIO takes ``/a`` at the root of a bucket for ``a``: two keys would be one object."""
+    assert await Server(cleans=True).probe() == replace(_NONE, leading_slash=False)
 
 
 async def test_a_busy_server_has_not_said_no() -> None:
