@@ -77,7 +77,7 @@ def _conflict(the: Lab, blob: BlobUser, vast: VastUser) -> None:
     blob.put("both", here)
     vast.put("both", there)
     _equal(the, "a conflict")
-    listed: list[dict[str, Any]] = the.ask("conflicts")
+    listed: list[dict[str, Any]] = [one for one in the.ask("conflicts") if one["conflict"]["key"] == "both"]
     read = {"blob": verify.read_blob, "vast": verify.read_vast}
     md5s = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (here, there)}
     current = verify.read_blob(the.sides, "both")
