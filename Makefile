@@ -75,10 +75,10 @@ unit: setup ## the fast tests only
 	@$(BIN)/python -m pytest tests/unit -q
 
 rules: setup ## branch coverage of the pure core by its own tests alone
-	@$(BIN)/python -m pytest -q --cov=federation.rules --cov=federation.keys --cov=federation.metadata --cov-branch --cov-report=term-missing --cov-fail-under=100 \
+	@$(BIN)/python -m pytest -q --cov=federation.rules --cov=federation.keys --cov=federation.metadata --cov=federation.mtime --cov-branch --cov-report=term-missing --cov-fail-under=100 \
 	  tests/unit/test_decide_table.py tests/unit/test_decide_cells.py tests/unit/test_decide_properties.py \
 	  tests/unit/test_precedence.py tests/unit/test_proof.py tests/unit/test_guards.py tests/unit/test_adopt_rule.py tests/unit/test_parking.py \
-  tests/unit/test_keys.py tests/unit/test_metadata.py tests/unit/test_metadata_tags.py
+  tests/unit/test_keys.py tests/unit/test_metadata.py tests/unit/test_metadata_tags.py tests/unit/test_mtime.py
 
 docs: setup ## renew what documents print from the code: consistency.md, parked.md, stores.md
 	@$(BIN)/python -m tests.decision.document

@@ -17,6 +17,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from urllib.parse import quote, unquote_to_bytes
 
+from federation import mtime
 from federation.model import Metadata, OriginStamp, Side, Stamp, StampOrigin, Tags
 
 HEADER_FIELDS = ("content_type", "content_encoding", "content_language", "content_disposition", "cache_control")
@@ -88,7 +89,8 @@ def to_side(metadata: Metadata, stamp: OriginStamp | None, side: Side) -> Stored
     user: dict[str, str] = {}
     room_bytes = form.limit_bytes
     for name, value in metadata.user:
-        stored_name, stored_value = encode_name(name, side), encode_value(value)
+        said = mtime.for_blob(value) if name == mtime.NAME and side is Side.BLOB else value
+        stored_name, stored_value = encode_name(name, side), encode_value(said)
         cost_bytes = len(stored_name) + len(stored_value)
         if not name or cost_bytes > room_bytes or stored_name == form.stamp_name or stored_name in user:
             lossy = True
@@ -132,7 +134,8 @@ def from_side(headers: Mapping[str, str | None], user: Mapping[str, str], side: 
         if name == form.stamp_name:
             stamp = parse_stamp(value)
         else:
-            common[decode_name(name, side)] = decode_value(value)
+            decoded = decode_value(value)
+            common[decode_name(name, side)] = mtime.from_side(decoded) if name == mtime.NAME else decoded
     fields = {name: headers.get(name) or None for name in HEADER_FIELDS}
     return Metadata(**fields, user=tuple(sorted(common.items())), tags=None), stamp
 

@@ -257,7 +257,7 @@ class State(Records, Transfers, Protocol):
         """Hand out due keys, oldest first but for *newest* of them; not again before its end or the lease's.
 
         *newest* are those that came due last: under a backlog a fresh change need not wait for all of it. What only a scan found
-        counts as due ``progress.SCAN_BEHIND_US`` earlier, so that a change that was announced meanwhile is newer than all of it.
+        counts as due ``progress.SCAN_BEHIND_US`` earlier until it is announced: announced changes are newer than all of it.
 
         Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
         """

@@ -8,6 +8,7 @@ from federation.ports import State
 from reconciler.finishing import Finish
 from reconciler.ranges import Plan, Progress
 from reconciler.report import Report
+from reconciler.withheld import Gone
 
 HISTORY = 50
 WHOLE_KEPT = 5
@@ -15,6 +16,7 @@ WHOLE_KEPT = 5
 LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
 """Names of the notes: last report, last complete report of the whole pair, history."""
 _PLAN, _RANGE, _FINISH, _BOUNDS, _CUTS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds", "scan:cuts"
+_SCOPED = "scan:scoped"
 PLANNING, FINISHING = "scan:planning", "scan:finishing"
 """Tasks that one process at a time does."""
 
@@ -22,6 +24,14 @@ PLANNING, FINISHING = "scan:planning", "scan:finishing"
 def range_task(number: int) -> str:
     """The task of scanning one range."""
     return f"{_RANGE}{number}"
+
+
+class Scoped(msgspec.Struct, kw_only=True):
+    """How far a scan of a prefix is, and when that was kept."""
+
+    report: Report
+    withheld: list[Gone]
+    saved_us: int
 
 
 class Book:
@@ -65,6 +75,19 @@ class Book:
     async def save_finish(self, finish: Finish) -> None:
         """Keep it. After what it tells of is durable (rule 6)."""
         await self._state.put_note(_FINISH, msgspec.msgpack.encode(finish))
+
+    async def scoped(self) -> Scoped | None:
+        """The scan of a prefix that was kept last and not ended."""
+        packed = await self._state.note(_SCOPED)
+        return msgspec.msgpack.decode(packed, type=Scoped) if packed else None
+
+    async def save_scoped(self, scoped: Scoped) -> None:
+        """Keep how far it is. After its marks are durable (rule 6)."""
+        await self._state.put_note(_SCOPED, msgspec.msgpack.encode(scoped))
+
+    async def drop_scoped(self) -> None:
+        """It ended."""
+        await self._state.put_note(_SCOPED, b"")
 
     async def bounds(self) -> list[str]:
         """Where the last whole scan says to cut the next one."""

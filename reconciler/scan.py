@@ -16,11 +16,12 @@ from federation.rules.guards import SELF_LIFTING_HALTS
 from federation.sync.preserve import relist
 from reconciler import sweep
 from reconciler.book import COMPLETE, LAST, PAST, Book, kept, whole_scans
-from reconciler.comparison import MAY_BE_EMPTY, AfterBatch, Comparison
+from reconciler.comparison import MAY_BE_EMPTY, Comparison
 from reconciler.finishing import Finishing
 from reconciler.parallel import LostError, ParallelScan
 from reconciler.ranges import Plan
 from reconciler.report import Report
+from reconciler.scoped import ScopedScan
 from reconciler.sweep import SWEEPS
 from reconciler.withheld import Gone
 
@@ -87,12 +88,13 @@ class Scanner(Comparison):
         """Of the pair."""
         return self._state
 
-    async def scan(self, *, prefix: str = "", on_progress: Progress | None = None) -> Report:
+    async def scan(self, *, prefix: str = "", on_progress: Progress | None = None, resumes: bool = False) -> Report:
         """Compare all keys under *prefix* and mark every difference.
 
         A scan of the whole pair joins the one under way, or goes on with one that was cut off. The report is kept. A failing
         listing stops its range: the report then is incomplete and says why, and nothing is concluded from what was not reached
-        (rule 3). A side found empty as a whole halts the pair instead of marking deletes.
+        (rule 3). A side found empty as a whole halts the pair instead of marking deletes. With *resumes* a scan of a prefix is
+        kept as it goes, and goes on with one of that prefix that was cut off.
         """
         report = Report(started_us=self._clock.now_us(), prefix=prefix, fresh_state=bool(await self._state.note(UNION_NOTE)))
         parallel: ParallelScan | None = None
@@ -101,10 +103,11 @@ class Scanner(Comparison):
             if self._guard is not None:
                 await self._guard()
             if prefix:
-                withheld: list[Gone] = []
-                await self.compare_span(report, withheld, _telling(report, on_progress))
-                await self._deletes.mark(report, withheld)
-                report.complete = True
+                scoped = self._scoped(report, on_progress, resumes=resumes)
+                report = await scoped.begin()
+                await scoped.run()
+                await self._deletes.mark(report, scoped.withheld)
+                await scoped.end()
             else:
                 parallel = await self._parallel(report, on_progress)
                 overtaken = not await parallel.run()
@@ -169,6 +172,19 @@ class Scanner(Comparison):
         report.error = "the scan's plan is gone: the state was lost, or the scan was begun anew"
         return await self._kept(report, None)
 
+    def _scoped(self, report: Report, on_progress: Progress | None, *, resumes: bool) -> ScopedScan:
+        return ScopedScan(
+            self,
+            self._stores,
+            self._book,
+            self._clock,
+            report,
+            resumes=resumes,
+            save_rows=self.options.save_rows,
+            save_seconds=self.options.save_seconds,
+            on_progress=on_progress,
+        )
+
     async def _parallel(self, report: Report, on_progress: Progress | None) -> ParallelScan:
         """This process's part in the scan under way, else in a new one cut as the last whole scan left it."""
         plan = await self._book.plan()
@@ -216,13 +232,3 @@ class Scanner(Comparison):
 
     async def _relist(self, since: tuple[Side, str], told: Callable[[Side, str, bool], Awaitable[None]]) -> int:
         return await relist(self._stores, self._state, self._clock, since, told)
-
-
-def _telling(report: Report, on_progress: Progress | None) -> AfterBatch | None:
-    if on_progress is None:
-        return None
-
-    async def after_batch(*_: object) -> None:
-        on_progress(report)
-
-    return after_batch

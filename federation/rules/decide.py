@@ -153,8 +153,8 @@ def _adopted(blob: Present, vast: Present, base: Base | None, rules: Rules, *, e
     """Why both sides count as equal already; None when they do not, or when it is not known."""
     if equal and blob.metadata_digest == vast.metadata_digest:
         return Reason.EQUAL
-    if equal is None and base is None and rules.adopt_by_size_and_time and same_file_time(blob, vast, rules):
-        return Reason.SIZE_AND_TIME  # sizes are equal, or this would be known; metadata stays as it is on either side
+    if equal is not False and base is None and rules.adopt_by_size_and_time and same_file_time(blob, vast, rules):
+        return Reason.SIZE_AND_TIME  # metadata stays as it is on either side
     return None
 
 

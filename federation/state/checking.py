@@ -1,5 +1,8 @@
 """Does a pair's state fit together? It is read and never repaired: what to do about a fault is a person's to say.
 
+It is read in small pieces, so that Redis is never busy with it for long. All that is told of one key is of one moment: one that a
+running plane changes between two pieces is no fault. One that has a fault may count twice while Redis moves its table.
+
 | kind | what it means |
 |---|---|
 | never_due | a dirty key nobody will be handed: it waits until it is marked again or a scan finds it |
@@ -13,7 +16,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,6 +26,7 @@ from federation.errors import UsageError
 from federation.model import Side
 from federation.state.calls import Calls
 from federation.state.layout import Layout
+from federation.state.pieces import AT_ONCE, hash_pieces
 from federation.state.portable import whole_records
 from federation.state.records import unpack_base
 
@@ -47,49 +53,73 @@ class Checked(msgspec.Struct):
     faults: list[Fault] = []
 
 
+class _Found:
+    """The faults of one shard: how many of each kind, and some keys."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+
+    def add(self, kind: str, keys: Sequence[str]) -> None:
+        if keys:
+            self._counts[kind] += len(keys)
+            named = self._named.setdefault(kind, [])
+            named += [key for key in dict.fromkeys(keys) if key not in named][: NAMED - len(named)]
+
+    def told(self, shard: int) -> list[Fault]:
+        return [Fault(shard, kind, count, tuple(self._named[kind])) for kind, count in self._counts.items()]
+
+
 async def check(calls: Calls, layout: Layout) -> Checked:
     """Look at every shard; safe beside a running plane."""
     checked = Checked(layout.pair, layout.shards)
     for shard in range(layout.shards):
-        keys = [layout.of_shard(shard, "due"), *(layout.since(shard, side) for side in Side)]
-        keys += [layout.of_shard(shard, name) for name in ("hint", "claimed", "parked")]
-        for kind, count, *names in await calls.run("check", keys, [NAMED]):
-            checked.faults.append(Fault(shard, kind.decode(), count, tuple(name.decode() for name in names)))
-        await _places(calls, layout, shard, checked)
-        await _records(calls, layout, shard, checked)
+        found = _Found()
+        await _dirty(calls, layout, shard, found)
+        for name in ("parked", "held"):
+            async for fields in hash_pieces(calls, [layout.of_shard(shard, name)]):
+                found.add("wrong_shard", _misplaced(layout, shard, [key for key, _ in fields]))
+        await _records(calls, layout, shard, checked, found)
+        [dirty] = await calls.pipe([("HLEN", layout.of_shard(shard, "hint"))])
+        checked.dirty += dirty
+        checked.faults += found.told(shard)
     return checked
 
 
-async def _places(calls: Calls, layout: Layout, shard: int, checked: Checked) -> None:
-    names = ("hint", "parked", "held")
-    found = await calls.pipe([("HKEYS", layout.of_shard(shard, name)) for name in names])
-    checked.dirty += len(found[0])
-    _tell(
-        checked, shard, "wrong_shard", [key.decode() for keys in found for key in keys if layout.shard_of(key.decode()) != shard]
-    )
+async def _dirty(calls: Calls, layout: Layout, shard: int, found: _Found) -> None:
+    keys = [layout.of_shard(shard, "due"), *(layout.since(shard, side) for side in Side)]
+    keys += [layout.of_shard(shard, name) for name in ("hint", "claimed", "parked")]
+    for part in range(1, len(keys)):
+        cursor: Any = 0
+        while True:
+            cursor, walked, *faults = await calls.run("check", keys, [part, cursor, AT_ONCE])
+            if keys[part - 1] == layout.of_shard(shard, "hint"):
+                found.add("wrong_shard", _misplaced(layout, shard, walked))
+            for kind, *names in faults:
+                found.add(kind.decode(), [name.decode() for name in names])
+            if int(cursor) == 0:
+                break
 
 
-async def _records(calls: Calls, layout: Layout, shard: int, checked: Checked) -> None:
+def _misplaced(layout: Layout, shard: int, names: Sequence[bytes]) -> list[str]:
+    keys = [name.decode() for name in names]
+    return [key for key in keys if layout.shard_of(key) != shard]
+
+
+async def _records(calls: Calls, layout: Layout, shard: int, checked: Checked, faults: _Found) -> None:
     count = ("GET", layout.of_shard(shard, "count"))
     [before] = await calls.pipe([count])
-    objects, wrong, bad = 0, [], []
+    objects = 0
     for bucket in layout.buckets_of(shard):
         [found] = await calls.pipe([("HGETALL", bucket)])
         for digest, record in whole_records(found).items():
             checked.records += 1
             if layout.bucket_of_digest(digest) != bucket:
-                wrong.append(digest.hex())
+                faults.add("wrong_shard", [digest.hex()])
             try:
                 objects += unpack_base(record).on_both
             except UsageError:
-                bad.append(digest.hex())
+                faults.add("bad_record", [digest.hex()])
     [after] = await calls.pipe([count])
-    _tell(checked, shard, "wrong_shard", wrong)
-    _tell(checked, shard, "bad_record", bad)
     if before == after and int(after or 0) != objects:  # else it is being worked on: not to be compared
         checked.faults.append(Fault(shard, "count", abs(int(after or 0) - objects), ()))
-
-
-def _tell(checked: Checked, shard: int, kind: str, keys: Sequence[str]) -> None:
-    if keys:
-        checked.faults.append(Fault(shard, kind, len(keys), tuple(keys[:NAMED])))

@@ -90,6 +90,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         now = self._clock.now_us()
         only_scan = change.source is Source.RECONCILER and change.key not in self._dirty
         dirty = self._dirty.setdefault(change.key, _Dirty())
+        announced = dirty.sources == {Source.RECONCILER} and change.source is not Source.RECONCILER
         if dirty.claimed == dirty.generation:
             dirty.newer_us = {}
         shard = self.shard_of(change.key)
@@ -105,7 +106,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         if dirty.claimed:
             dirty.due_us = None
         else:
-            dirty.due_us = due_us if dirty.due_us is None else min(dirty.due_us, due_us)
+            dirty.due_us = due_us if dirty.due_us is None or announced else min(dirty.due_us, due_us)
         self._parked.pop(change.key, None)
         return True
 

@@ -8,7 +8,7 @@ and times, not with its versions: on import it is looked at, whatever was hinted
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, 
 from federation.state.calls import Calls
 from federation.state.layout import Layout
 from federation.state.marks import Counted
+from federation.state.pieces import hash_pieces
 from federation.state.records import split_record, unpack_base
 from federation.state.schema import SCHEMA
 
@@ -80,10 +81,9 @@ async def _pair_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
         if value is not None:
             yield {"cursor": Named(source, value)}
     for kind in _PAIR_HASHES:
-        [records] = await calls.pipe([("HVALS", layout.of_pair(kind))])
-        for record in records:
+        async for _, record in _fields(calls, layout.of_pair(kind)):
             yield {kind: msgspec.Raw(record)}
-    async for name, value in _hash(calls, layout.of_pair("notes")):
+    async for name, value in _fields(calls, layout.of_pair("notes")):
         if not name.startswith(_PROCESS_NOTES):
             yield {"note": Named(name.decode(), value)}
     [letters] = await calls.pipe([("XRANGE", layout.of_pair("dead"), "-", "+")])
@@ -94,20 +94,30 @@ async def _pair_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
 
 async def _shard_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
     for shard in range(layout.shards):
-        since = {side: dict(await _scores(calls, layout.since(shard, side))) for side in Side}
-        async for key, _ in _hash(calls, layout.of_shard(shard, "hint")):
-            yield {"dirty": DirtyLine(key.decode(), {side: at[key] for side, at in since.items() if key in at})}
+        async for fields in hash_pieces(calls, [layout.of_shard(shard, "hint")]):
+            for line in await _dirty(calls, layout, shard, [key for key, _ in fields]):
+                yield {"dirty": line}
         for kind in _SHARD_HASHES:
-            async for _, record in _hash(calls, layout.of_shard(shard, kind)):
+            async for _, record in _fields(calls, layout.of_shard(shard, kind)):
                 yield {kind: msgspec.Raw(record)}
-        async for key, record in _hash(calls, layout.of_shard(shard, "intent")):
+        async for key, record in _fields(calls, layout.of_shard(shard, "intent")):
             yield {"intent": Named(key.decode(), record)}
 
 
-async def _scores(calls: Calls, key: str) -> list[tuple[bytes, int]]:
-    [found] = await calls.pipe([("ZRANGE", key, 0, -1, "WITHSCORES")])
-    flat = [one for pair in found for one in pair] if found and isinstance(found[0], list | tuple) else found
-    return [(name, int(float(score))) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+async def _dirty(calls: Calls, layout: Layout, shard: int, keys: Sequence[bytes]) -> list[DirtyLine]:
+    if not keys:
+        return []
+    since = dict(zip(Side, await calls.pipe([("ZMSCORE", layout.since(shard, side), *keys) for side in Side]), strict=True))
+    return [
+        DirtyLine(key.decode(), {side: int(float(at[n])) for side, at in since.items() if at[n] is not None})
+        for n, key in enumerate(keys)
+    ]
+
+
+async def _fields(calls: Calls, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
+    async for fields in hash_pieces(calls, [key]):
+        for field in fields:
+            yield field
 
 
 async def _base_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
@@ -125,47 +135,53 @@ def whole_records(found: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a hash as
     return {name: value + fields.get(name + b"+", b"") for name, value in fields.items() if len(name) == DIGEST_BYTES}
 
 
-async def _hash(calls: Calls, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
-    """Fields of a hash, a piece at a time; one may come twice."""
-    at: int | bytes = 0
-    while True:
-        [(at, found)] = await calls.pipe([("HSCAN", key, at, "COUNT", AT_ONCE)])
-        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        for name, value in pairs:
-            yield name, value
-        if int(at) == 0:
-            return
-
-
 class Importer:
-    """Takes the lines of an export into an empty state."""
+    """Takes the lines of an export into an empty state: first everything but dirty keys, which are marked at last."""
 
     def __init__(self, calls: Calls, layout: Layout) -> None:
         self._calls = calls
         self._layout = layout
         self._commands: list[tuple[Any, ...]] = []
-        self.changes: list[Change] = []
-        """Of the dirty keys: to be marked by who imports, after everything else."""
+        self._changes: list[Change] = []
+        self._objects = [0] * layout.shards
         self.counts: dict[str, int] = {}
         self._ended = False
 
-    async def rehearse(self, lines: Iterable[bytes]) -> None:
+    def rehearse(self, lines: Iterable[bytes]) -> None:
         """Read the whole file and write nothing. Raises UsageError as ``run`` does."""
         trial = Importer(self._calls, self._layout)
         for number, text in enumerate(lines, 1):
             trial._take_line(number, text)
             trial._commands.clear()
-            trial.changes.clear()
+            trial._changes.clear()
         trial._finish()
 
-    async def run(self, lines: Iterable[bytes]) -> None:
-        """Take every line. Raises UsageError naming the line that is none, or when the file is cut short."""
+    async def run(self, lines: Iterable[bytes], sent: Callable[[], Awaitable[None]]) -> None:
+        """Write what is no dirty key; *sent* is awaited after each piece.
+
+        Raises UsageError naming the line that is none, or when the file is cut short.
+        """
         for number, text in enumerate(lines, 1):
             self._take_line(number, text)
+            self._changes.clear()
             if len(self._commands) >= AT_ONCE:
                 await self._send()
+                await sent()
+        for shard, count in enumerate(self._objects):
+            self._commands.append(("SET", self._layout.of_shard(shard, "count"), count))
         await self._send()
         self._finish()
+
+    def dirty(self, lines: Iterable[bytes]) -> Iterator[list[Change]]:
+        """Only the dirty keys, some at a time: to be marked."""
+        again = Importer(self._calls, self._layout)
+        for number, text in enumerate(lines, 1):
+            again._take_line(number, text)
+            again._commands.clear()
+            if len(again._changes) >= AT_ONCE:
+                yield again._changes
+                again._changes = []
+        yield again._changes
 
     def _take_line(self, number: int, text: bytes) -> None:
         try:
@@ -219,22 +235,21 @@ class Importer:
         head, rest = split_record(line.record)
         bucket = self._layout.bucket_of_digest(line.digest)
         yield "HSET", bucket, line.digest, head, *((line.digest + b"+", rest) if rest else ())
-        if base.on_both:
-            yield "INCR", self._layout.of_shard(self._layout.shard_of_digest(line.digest), "count")
+        self._objects[self._layout.shard_of_digest(line.digest)] += base.on_both
 
     def _dirty(self, line: DirtyLine) -> Iterable[tuple[Any, ...]]:
         for side in line.since_us or {Side.BLOB: -1}:
             at = line.since_us.get(side)
             stamp = Stamp(at, 1_000_000, StampOrigin.SCAN) if at is not None else None
-            self.changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
+            self._changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
         return ()
 
     def _named(self, kind: str, line: Named) -> Iterable[tuple[Any, ...]]:
         layout = self._layout
         if kind == "cursor":
             msgspec.json.decode(line.value, type=Cursor)
-            yield "SET", layout.of_pair(f"cursor:{line.name}"), line.value
             yield "HSET", layout.of_pair("marks"), line.name, msgspec.json.encode(Counted("", {}))
+            yield "SET", layout.of_pair(f"cursor:{line.name}"), line.value
         elif kind == "note":
             yield "HSET", layout.of_pair("notes"), line.name, line.value
         elif kind == "intent":

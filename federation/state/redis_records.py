@@ -25,6 +25,7 @@ from federation.progress import (
 from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout, of_endpoint
+from federation.state.lists import oldest, records
 from federation.state.records import PackedBases, key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
@@ -158,19 +159,14 @@ class RecordQueries:
 
     async def parked(self) -> list[Parked]:
         """As in the port."""
-        found = await self.calls.pipe([("HVALS", self.layout.of_shard(shard, "parked")) for shard in range(self.layout.shards)])
-        records = [msgspec.json.decode(value, type=Parked) for values in found for value in values]
-        return sorted(records, key=lambda one: (one.since_us, one.key))
+        return await oldest(records(self.calls, self.layout, Parked))
 
     async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
-        """As in the port; one round trip."""
+        """As in the port; of *keys* in one round trip."""
         if keys is None:
-            found = await self.calls.pipe([("HVALS", self.layout.of_shard(shard, "held")) for shard in range(self.layout.shards)])
-            packed = [value for values in found for value in values]
-        else:
-            packed = [value for value in await self._held_of(list(dict.fromkeys(keys))) if value is not None]
-        records = [msgspec.json.decode(value, type=Held) for value in packed]
-        return sorted(records, key=lambda one: (one.since_us, one.key))
+            return await oldest(records(self.calls, self.layout, Held))
+        packed = [value for value in await self._held_of(list(dict.fromkeys(keys))) if value is not None]
+        return sorted((msgspec.json.decode(value, type=Held) for value in packed), key=lambda one: (one.since_us, one.key))
 
     async def _held_of(self, keys: Sequence[str]) -> list[bytes | None]:
         """Held records of *keys*, packed."""
@@ -206,9 +202,7 @@ class RecordQueries:
 
     async def conflicts(self) -> list[ConflictRecord]:
         """As in the port."""
-        with redis_faults():
-            found = await self._redis.hvals(self.layout.of_pair("conflicts"))
-        return sorted((msgspec.json.decode(one, type=ConflictRecord) for one in found), key=lambda one: (one.at_us, one.key))
+        return await oldest(records(self.calls, self.layout, ConflictRecord))
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""

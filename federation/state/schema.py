@@ -2,7 +2,8 @@
 
 ``fed:{pair}:meta`` (HASH) holds ``epoch``, ``schema``, ``shards``, ``buckets``, ``created_us``, and ``migrating`` (the schema
 it came from) while a migration is not finished. The new schema is noted before the first step, so that older programs refuse
-the state at once; every step may run again, so that a migration cut short is taken up by the next to open.
+the state at once; every step may run again, so that a migration cut short is taken up by the next to open. ``importing`` (who)
+is there until an import has filled the state (``importing.py``): nobody else opens it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from federation.state.calls import Calls
 from federation.state.layout import Layout
 
 SCHEMA = 2
+IMPORTING = "importing"
 _LOCK_SECONDS = 600
 _EMPTY = "Or empty the state; nothing is deleted by that, equal objects are adopted again."
 
@@ -37,18 +39,20 @@ MIGRATIONS: Mapping[int, Migration] = {}
 async def open_layout(calls: Calls, layout: Layout, *, create: bool, now_us: int) -> bool:
     """As ``State.open``. Raises UsageError for another layout, a newer schema, or an older one that cannot be migrated."""
     meta = layout.of_pair("meta")
-    want = {"schema": SCHEMA, "shards": layout.shards, "buckets": layout.buckets}
-    found = await _meta(calls, meta)
+    want = new_meta(layout, now_us=now_us)
+    found = await meta_of(calls, layout)
     if "epoch" not in found:
         if not create:
             return False
-        [new] = await calls.pipe([("HSETNX", meta, "epoch", secrets.token_hex(8))])
+        [new] = await calls.pipe([("HSETNX", meta, "epoch", want.pop("epoch"))])
         if new:
-            fields = [word for field in (want | {"created_us": now_us}).items() for word in field]
+            fields = [word for field in want.items() for word in field]
             await calls.pipe([("HSET", meta, *fields)])
             return False
-        found = await _meta(calls, meta)
-    _check(layout.pair, found, want)
+        found = await meta_of(calls, layout)
+    check_schema(layout.pair, found)
+    _check_filled(layout.pair, found)
+    _check_layout(layout, found)
     # An opener that died between its two steps left only the epoch: the values are ours to assume.
     schema = int(found.get("schema", SCHEMA))
     if schema < SCHEMA or "migrating" in found:
@@ -62,13 +66,21 @@ async def open_layout(calls: Calls, layout: Layout, *, create: bool, now_us: int
     return True
 
 
-async def _meta(calls: Calls, meta: str) -> dict[str, str]:
-    [found] = await calls.pipe([("HGETALL", meta)])
+def new_meta(layout: Layout, *, now_us: int) -> dict[str, str | int]:
+    """What ``meta`` says of a new state."""
+    form = {"schema": SCHEMA, "shards": layout.shards, "buckets": layout.buckets, "created_us": now_us}
+    return {"epoch": secrets.token_hex(8), **form}
+
+
+async def meta_of(calls: Calls, layout: Layout) -> dict[str, str]:
+    """What ``meta`` says now; nothing where there is no state."""
+    [found] = await calls.pipe([("HGETALL", layout.of_pair("meta"))])
     pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
     return {name.decode(): value.decode() for name, value in pairs}
 
 
-def _check(pair: str, found: Mapping[str, str], want: Mapping[str, int]) -> None:
+def check_schema(pair: str, found: Mapping[str, str]) -> None:
+    """Raises UsageError for a schema that this program neither has nor can migrate."""
     schema = int(found.get("schema", SCHEMA))
     if schema > SCHEMA:
         raise UsageError(
@@ -82,10 +94,22 @@ def _check(pair: str, found: Mapping[str, str], want: Mapping[str, int]) -> None
             f"Use the fedplane version that made it. {_EMPTY}",
             reason="state_schema",
         )
-    for name in ("shards", "buckets"):
-        if int(found.get(name, want[name])) != want[name]:
+
+
+def _check_filled(pair: str, found: Mapping[str, str]) -> None:
+    if IMPORTING in found:
+        raise UsageError(
+            f"An import into the state of pair {pair!r} is under way, or was cut short: half a state is of no use. Repeat "
+            f"`fedplane state import FILE`, which clears it and begins anew. {_EMPTY}",
+            reason="state_importing",
+        )
+
+
+def _check_layout(layout: Layout, found: Mapping[str, str]) -> None:
+    for name, want in (("shards", layout.shards), ("buckets", layout.buckets)):
+        if int(found.get(name, want)) != want:
             raise UsageError(
-                f"The state of pair {pair!r} in Redis has {name}={found[name]}, this program wants {want[name]}. "
+                f"The state of pair {layout.pair!r} in Redis has {name}={found[name]}, this program wants {want}. "
                 f"Set worker.{name} to {found[name]}; or move it to the new layout with `fedplane state export` and `import`. "
                 f"{_EMPTY}",
                 reason="state_layout",

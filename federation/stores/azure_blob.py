@@ -24,7 +24,7 @@ from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
 from federation.stores.pages import Page, parse_azure_page
-from federation.stores.probe import Probe
+from federation.stores.probe import PROBE_BODY, Probe
 from federation.stores.tags import parse_tags, tags_body
 
 API_VERSION = "2025-11-05"
@@ -277,12 +277,12 @@ class AzureBlobStore(HttpStore):
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """As in the base."""
         request = Request(
-            "PUT", "Put Blob", self._name(key), headers={"x-ms-blob-type": "BlockBlob", **headers}, body=b"1", key=key
+            "PUT", "Put Blob", self._name(key), headers={"x-ms-blob-type": "BlockBlob", **headers}, body=PROBE_BODY, key=key
         )
         return await self.write(request)
 
     async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
         """As in the base."""
         upload = AzureUpload(self, key, self._name(key), mapping.Stored({}, {}, lossy=False))
-        await upload.put_part(1, b"1")
+        await upload.put_part(1, PROBE_BODY)
         return replace(found, conditional_complete=await Probe.refuses(upload.commit({"If-None-Match": "*"}, "")))

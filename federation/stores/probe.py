@@ -24,8 +24,9 @@ WRONG_ETAG = "0" * 32
 """An ETag that no probe object has."""
 _ORDERED = ("A", "Z", "_", "a", "\u00e9", "\uff21", "\U0001f600")
 """Ends of names in the order of their UTF-8 bytes: by UTF-16 the last two change places, by a dictionary the first four."""
-_MD5_OF_ONE = hashlib.md5(b"1", usedforsecurity=False).hexdigest()
-"""Of every probe object's content."""
+PROBE_BODY = b"1"
+"""Content of every probe object."""
+_MD5 = hashlib.md5(PROBE_BODY, usedforsecurity=False).hexdigest()
 _NESTED = ("n", "n/m")
 _WRONG_MD5 = base64.b64encode(bytes(16)).decode()
 _PAGE = re.compile(rb"<Max(?:Keys|Results)>(\d+)</Max(?:Keys|Results)>")
@@ -63,7 +64,7 @@ class Probe:
 
     def _hash_of_content(self, written: Answer) -> bool:
         etag = unquote_etag(written.headers.get("ETag", ""))
-        return wire.s3_kind(etag, written.headers) is ETagKind.MD5 and etag.lower() == _MD5_OF_ONE
+        return wire.s3_kind(etag, written.headers) is ETagKind.MD5 and etag.lower() == _MD5
 
     async def _conditional_put(self, found: Capabilities, first: Answer) -> Capabilities:
         refused = [await self.refuses(self._put(self._key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
@@ -78,7 +79,7 @@ class Probe:
         try:
             reader = await self._store.open_version(self._key, version_id)
             # One that does not know versions may give the current object, which stands here where nothing may be deleted.
-            return await reader.read() == b"1" and reader.present.version.version_id == version_id
+            return await reader.read() == PROBE_BODY and reader.present.version.version_id == version_id
         except (NotPresent, Park):
             return False
 
@@ -117,7 +118,7 @@ class Probe:
             await self._forget(name)
         return replace(
             found,
-            etag_is_md5=found.etag_is_md5 and all(entry.etag.lower() == _MD5_OF_ONE for entry in entries),
+            etag_is_md5=found.etag_is_md5 and all(entry.etag.lower() == _MD5 for entry in entries),
             list_in_order=seen == [self._store.written_name(name) for name in names],
             page_size=int(page[1]) if page else found.page_size,
             modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,

@@ -28,7 +28,7 @@ from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
 from federation.stores.pages import Page, parse_s3_page
-from federation.stores.probe import WRONG_ETAG, Probe
+from federation.stores.probe import PROBE_BODY, WRONG_ETAG, Probe
 from federation.stores.tags import parse_tags, tags_body
 from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
 
@@ -287,7 +287,9 @@ class VastS3Store(HttpStore):
 
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """As in the base."""
-        return await self.write(Request("PUT", "PutObject", self._name(key), headers=headers, body=b"1", key=key))
+        # With a checksum, as all our writes: a bucket with retention (Object Lock) takes none without.
+        headers = {"Content-MD5": wire.content_md5(await hashing.md5(PROBE_BODY)), **headers}
+        return await self.write(Request("PUT", "PutObject", self._name(key), headers=headers, body=PROBE_BODY, key=key))
 
     async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
         """As in the base."""
@@ -297,7 +299,7 @@ class VastS3Store(HttpStore):
         complete = True
         for etag in (None, WRONG_ETAG):
             upload = await begin(self, key, name, mapping.Stored({}, {}, lossy=False))
-            await upload.put_part(1, b"1")
+            await upload.put_part(1, PROBE_BODY)
             complete = await Probe.refuses(upload.commit(wire.condition(etag))) and complete
             await upload.abort()
         return replace(found, conditional_copy=copy, conditional_complete=complete)

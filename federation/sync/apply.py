@@ -130,12 +130,12 @@ def _adopt(ctx: PairContext, scene: Scene) -> Base | None:
     agreed = scene.base.md5 if scene.base is not None and scene.base.live else None
     # On the operator's word alone no hash is agreed on, and metadata that differs is left as it is.
     proved = scene.base is not None or same_content(scene.blob, scene.vast) is True
-    differs = not proved and scene.blob.metadata_digest != scene.vast.metadata_digest
+    differs = scene.blob.metadata_digest != scene.vast.metadata_digest
     return Base(
         blob_etag=scene.blob.version.etag,
         vast_etag=scene.vast.version.etag,
         md5=(scene.blob.version.md5 or scene.vast.version.md5 or agreed) if proved else None,
-        metadata_digest=scene.blob.metadata_digest,
+        metadata_digest=scene.vast.metadata_digest,  # Blob's is proved by its ETag, VAST's by nothing else
         written=written,
         size_bytes=scene.blob.version.size_bytes,
         lossy=differs or any(_too_much(scene.present(side), side) for side in Side),

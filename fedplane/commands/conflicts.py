@@ -11,11 +11,13 @@ from federation.errors import Reobserve, UsageError
 from federation.ports import State
 from federation.progress import ConflictRecord
 from federation.settings import PairSettings, Settings
+from federation.state.lists import records
 from federation.sync.resolve import Verdict, resolve
 from federation.wiring import open_pair
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
+from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records, redis_of
 from fedplane.commands.operator import with_state
-from fedplane.output import emit, iso, size, table
+from fedplane.output import emit, iso, size
 from operations import capabilities
 
 app = typer.Typer(help="Conflicts: both versions, who won and why, and where the loser is.", invoke_without_command=True)
@@ -24,35 +26,29 @@ TakeOption = Annotated[Verdict, typer.Option("--take", help="other: make the los
 
 
 @app.callback()
-def list_conflicts(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+def list_conflicts(
+    ctx: typer.Context, limit: LimitOption = MOST, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False
+) -> None:
     """List open conflicts, oldest first."""
     if ctx.invoked_subcommand is None:
-        _list(config, pair, as_json=as_json)
+        list_again(limit, config, pair, as_json=as_json)
 
 
 @app.command("list")
-def list_again(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
+def list_again(
+    limit: LimitOption = MOST, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False
+) -> None:
     """List open conflicts, oldest first."""
-    _list(config, pair, as_json=as_json)
-
-
-def _list(config: ConfigOption, pair: str, *, as_json: bool) -> None:
     settings = read_settings(config)
-    found = [
-        (one.name, record)
-        for one in chosen(settings, pair)
-        for record in asyncio.run(with_state(settings, one, lambda state: state.conflicts()))
-    ]
-    rows = [
-        (one.conflict_id, name, one.key, f"{one.winner_side} won", one.reason, iso(one.at_us), kept_as(one))
-        for name, one in found
-    ]
-    heading = ("id", "pair", "key", "result", "why", "decided", "loser kept as")
-    emit(
-        [{"pair": name, "conflict": record} for name, record in found],
-        table([heading, *rows]) if rows else "No open conflict.",
-        as_json=as_json,
-    )
+    out = Listing(("id", "pair", "key", "result", "why", "decided", "loser kept as"), as_json)
+    kind = Kind(ConflictRecord, lambda name, one: {"pair": name, "conflict": one}, _row)
+    for one in chosen(settings, pair):
+        asyncio.run(with_state(settings, one, lambda state, name=one.name: print_records(state, name, kind, limit, out)))  # type: ignore[misc]
+    out.end("No open conflict.")
+
+
+def _row(pair: str, one: ConflictRecord) -> tuple[str, ...]:
+    return one.conflict_id, pair, one.key, f"{one.winner_side} won", one.reason, iso(one.at_us), kept_as(one)
 
 
 def kept_as(one: ConflictRecord) -> str:
@@ -105,7 +101,10 @@ async def _resolve(settings: Settings, pair: PairSettings, conflict: str, take: 
 
 
 async def _find(state: State, beginning: str) -> ConflictRecord:
-    found = [one for one in await state.conflicts() if one.conflict_id.startswith(beginning)]
+    redis = redis_of(state)
+    pieces = records(redis.calls, redis.layout, ConflictRecord)
+    fitting = {one.conflict_id: one async for piece in pieces for one in piece if one.conflict_id.startswith(beginning)}
+    found = list(fitting.values())
     if len(found) != 1:
         what = "no open conflict" if not found else f"{len(found)} conflicts"
         text = f"There is {what} with an id beginning {beginning!r}; see `fedplane conflicts`."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
@@ -11,14 +12,15 @@ import typer
 from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.ports import State
-from federation.progress import DeleteTally, Held
+from federation.progress import DeleteTally, Held, Parked
 from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
 from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.sync.identity import MAY_BE_NEW
 from federation.wiring import open_state, options_changed
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
-from fedplane.output import emit, iso, table
+from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records
+from fedplane.output import emit, iso
 from operations.heartbeat import tell_clocks
 from reconciler.scan import MAY_BE_EMPTY
 
@@ -39,32 +41,38 @@ async def with_state(settings: Settings, pair: PairSettings, step: Callable[[Sta
 
 
 @held_app.callback()
-def held_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
-    """List held deletes."""
+def held_list(
+    ctx: typer.Context, limit: LimitOption = MOST, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False
+) -> None:
+    """List held deletes, oldest first."""
     if ctx.invoked_subcommand is None:
-        held_listed(config, pair, as_json=as_json)
+        held_listed(limit, config, pair, as_json=as_json)
 
 
 @held_app.command("list")
-def held_listed(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
-    """List held deletes."""
+def held_listed(
+    limit: LimitOption = MOST, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False
+) -> None:
+    """List held deletes, oldest first."""
     settings = read_settings(config)
-    pairs = [(one.name, *asyncio.run(_held_of(settings, one))) for one in chosen(settings, pair)]
-    found = [(name, record) for name, records, _ in pairs for record in records]
-    rows = [
-        (name, one.key, f"delete on {one.delete_on}", one.reason, iso(one.since_us), one.verdict or "-") for name, one in found
-    ]
-    sums = [f"{name}: {tally_text(tally.held, tally.held_renames)} held" for name, _, tally in pairs if tally.held]
-    lines = [table([("pair", "key", "what", "why", "since", "verdict"), *rows]), *sums]
-    text = "\n".join(lines) if rows else "No delete is held."
-    emit([{"pair": name, "held": one} for name, one in found], text, as_json=as_json)
+    out = Listing(("pair", "key", "what", "why", "since", "verdict"), as_json)
+    for one in chosen(settings, pair):
+        tally = asyncio.run(with_state(settings, one, partial(_print_held, one, limit, out)))
+        if tally.held:
+            out.last.append(f"{one.name}: {tally_text(tally.held, tally.held_renames)} held")
+    out.end("No delete is held.")
 
 
-async def _held_of(settings: Settings, pair: PairSettings) -> tuple[list[Held], DeleteTally]:
-    async def step(state: State) -> tuple[list[Held], DeleteTally]:
-        return await state.held(), await state.delete_tally(pair.rules.delete_budget, now_us=SystemClock().now_us())
+async def _print_held(pair: PairSettings, limit: int, out: Listing, state: State) -> DeleteTally:
+    await print_records(state, pair.name, _HELD, limit, out)
+    return await state.delete_tally(pair.rules.delete_budget, now_us=SystemClock().now_us())
 
-    return await with_state(settings, pair, step)
+
+def _held_row(pair: str, one: Held) -> tuple[str, ...]:
+    return pair, one.key, f"delete on {one.delete_on}", one.reason, iso(one.since_us), one.verdict or "-"
+
+
+_HELD = Kind(Held, lambda pair, one: {"pair": pair, "held": one}, _held_row)
 
 
 @held_app.command("release")
@@ -104,26 +112,32 @@ def _judge(config: ConfigOption, pair: str, keys: list[str] | None, verdict: str
 
 
 @parked_app.callback()
-def parked_list(ctx: typer.Context, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
-    """List parked keys."""
+def parked_list(
+    ctx: typer.Context, limit: LimitOption = MOST, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False
+) -> None:
+    """List parked keys, oldest first."""
     if ctx.invoked_subcommand is None:
-        parked_listed(config, pair, as_json=as_json)
+        parked_listed(limit, config, pair, as_json=as_json)
 
 
 @parked_app.command("list")
-def parked_listed(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
-    """List parked keys."""
+def parked_listed(
+    limit: LimitOption = MOST, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False
+) -> None:
+    """List parked keys, oldest first."""
     settings = read_settings(config)
-    found = [
-        (one.name, record)
-        for one in chosen(settings, pair)
-        for record in asyncio.run(with_state(settings, one, lambda state: state.parked()))
-    ]
-    rows = [(name, one.key, one.reason, iso(one.since_us), one.detail) for name, one in found]
-    lines = [table([("pair", "key", "why", "since", "detail"), *rows]), *_ways_back({one.reason for _, one in found})]
-    text = "\n".join(lines) if rows else "No key is parked."
-    told = [{"pair": name, "parked": one, "way_back": parking(one.reason).way_back} for name, one in found]
-    emit(told, text, as_json=as_json)
+    out = Listing(("pair", "key", "why", "since", "detail"), as_json)
+    reasons: set[str] = set()
+
+    def row(name: str, one: Parked) -> tuple[str, ...]:
+        reasons.add(one.reason)
+        return name, one.key, one.reason, iso(one.since_us), one.detail
+
+    kind = Kind(Parked, lambda name, one: {"pair": name, "parked": one, "way_back": parking(one.reason).way_back}, row)
+    for one in chosen(settings, pair):
+        asyncio.run(with_state(settings, one, lambda state, name=one.name: print_records(state, name, kind, limit, out)))  # type: ignore[misc]
+    out.last += _ways_back(reasons)
+    out.end("No key is parked.")
 
 
 def _ways_back(reasons: set[str]) -> list[str]:

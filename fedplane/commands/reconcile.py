@@ -128,7 +128,7 @@ async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clo
             report = await scanner.scan_keys(part.keys)
         else:
             report = await scanner.scan(
-                prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences")
+                prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences"), resumes=True
             )
         furthest = max(furthest, report.rows)
         if report.passing:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,27 +14,26 @@ import typer
 
 from federation.clock import SystemClock
 from federation.errors import UsageError
-from federation.progress import UNION_NOTE
 from federation.settings import PairSettings, Settings
 from federation.state.checking import Checked, check
+from federation.state.importing import filling, import_lines, require_fillable
 from federation.state.portable import Importer, export
 from federation.state.redis_state import RedisState
 from federation.wiring import open_state
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
+from fedplane.commands.listing import redis_of
 from fedplane.output import emit, table
+from fedplane.patience import patiently
 
 app = typer.Typer(help="The pair's records in Redis: export, import, check.", no_args_is_help=True)
 FileArgument = Annotated[Path, typer.Argument(help="File of lines of JSON.")]
-_MARKS_AT_ONCE = 1_000
 
 
 @asynccontextmanager
 async def _opened(settings: Settings, pair: PairSettings) -> AsyncIterator[RedisState]:
     async with open_state(settings, pair) as state:
-        if not isinstance(state, RedisState):
-            raise TypeError("the state of a pair is in Redis")
-        yield state
+        yield redis_of(state)
 
 
 @app.command("export")
@@ -63,7 +63,10 @@ async def _export(settings: Settings, pair: PairSettings, file: Path) -> int:
 
 @app.command("import")
 def import_state(file: FileArgument, config: ConfigOption = None, pair: PairOption = "", as_json: JsonOption = False) -> None:
-    """Take an export into an empty state; worker.shards and worker.buckets may be others than where it came from."""
+    """Take an export into an empty state; worker.shards and worker.buckets may be others than where it came from.
+
+    One that was cut short is repeated; until one came to its end, nothing else uses the state.
+    """
     settings = read_settings(config)
     counts = asyncio.run(_import(settings, only(settings, pair), file))
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
@@ -71,25 +74,18 @@ def import_state(file: FileArgument, config: ConfigOption = None, pair: PairOpti
 
 
 async def _import(settings: Settings, pair: PairSettings, file: Path) -> dict[str, int]:
+    clock = SystemClock()
     async with _opened(settings, pair) as state:
-        if await state.open(create=False):
-            raise UsageError(
-                f"Pair {pair.name!r} has a state in Redis already; an export goes into an empty one only. Nothing was changed.",
-                reason="state_not_empty",
-            )
-        importer = Importer(state.calls, state.layout)
+        await require_fillable(state)
         try:
             with file.open("rb") as lines:
-                await importer.rehearse(lines)
-                lines.seek(0)
-                await state.open()
-                await state.put_note(UNION_NOTE, b"1")
-                await importer.run(lines)
+                Importer(state.calls, state.layout).rehearse(lines)
+                async with AsyncExitStack() as stack:
+                    begin = partial(filling, state, now_us=clock.now_us())
+                    hold = await patiently(lambda: stack.enter_async_context(begin()), clock)
+                    return await import_lines(state, lines, hold)
         except OSError as error:
             raise UsageError(f"Cannot read {file}: {error.strerror}.", reason="bad_file") from None
-        for at in range(0, len(importer.changes), _MARKS_AT_ONCE):
-            await state.mark(importer.changes[at : at + _MARKS_AT_ONCE])
-        return importer.counts
 
 
 @app.command("check")

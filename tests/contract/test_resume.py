@@ -121,3 +121,19 @@ async def test_what_only_a_scan_found_is_never_the_newest(state: State, clock: T
 
     assert first == [keys[0], keys[1], keys[4]]
     assert rest == [keys[2], keys[3], *keys[5:]]
+
+
+async def test_what_a_scan_found_and_then_is_announced_is_as_fresh_as_any_change(state: State, clock: TestClock) -> None:
+    """Once: announced again it keeps that place, or a key that is written all the time would never be among the oldest."""
+    keys = [name for name in (f"k{number}" for number in range(200)) if state.shard_of(name) == state.shard_of("k0")][:6]
+    await state.mark([Change(key, Side.BLOB, Source.RECONCILER, etag="e") for key in keys])
+    for key in (keys[1], keys[4], keys[1]):
+        clock.us += 1_000_000
+        await state.mark([event(key)])
+    await state.mark([Change(keys[4], Side.BLOB, Source.RECONCILER, etag="e")])
+    lease = await lease_of(state, "k0")
+    first = [claim.hint.key for claim in await state.claim(lease, limit=2, newest=1, now_us=clock.us)]
+    rest = [claim.hint.key for claim in await state.claim(lease, limit=100, now_us=clock.us)]
+
+    assert first == [keys[0], keys[4]]
+    assert rest == [keys[2], keys[3], keys[5], keys[1]]

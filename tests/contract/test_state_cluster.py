@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
 
+import msgspec
 import pytest
 import pytest_asyncio
 from redis.asyncio import RedisCluster
 
-from federation.errors import RetryLater
+from federation.errors import RetryLater, UsageError
 from federation.model import Base, Side, Stamp
 from federation.ports import State
 from federation.progress import Cursor, Held
 from federation.settings import RedisSettings
 from federation.state.calls import AT_ONCE
+from federation.state.checking import check
 from federation.state.client import remote
+from federation.state.importing import filling, import_lines
+from federation.state.portable import export
 from federation.state.redis_state import RedisState
 from tests.contract import redis_servers
 from tests.contract.redis_servers import Server
@@ -79,6 +85,40 @@ async def test_a_cycle_over_all_nodes_is_that_of_one_server(nodes: list[Server],
     assert await state.move_cursor("s", None, Cursor({"0": 1}, "", 1))
     assert await state.cursor("s") == Cursor({"0": 1}, "", 1)
     await state.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_state_is_carried_over_checked_and_listed(nodes: list[Server], clock: TestClock, tmp_path: Path) -> None:
+    """Export, an import that is cut short and repeated, check and lists in pieces, over all nodes."""
+    state = await opened(nodes[4], "source", clock)
+    other = RedisState(await remote(RedisSettings(url=nodes[0].url)), "copy", shards=5, clock=clock)
+    for key in KEYS:
+        await agree(state, key)
+    await state.mark([event(key, etag="0x8DD9") for key in KEYS])
+    parked = b'{"key":"p","reason":"r","detail":"","since_us":1}'
+    await state.calls.pipe([("HSET", state.layout.of_shard(state.shard_of("p"), "parked"), "p", parked)])
+    file = tmp_path / "state.jsonl"
+    file.write_bytes(b"".join([msgspec.json.encode(line) + b"\n" async for line in export(state.calls, state.layout, now_us=1)]))
+    with file.open("rb") as lines:
+        with pytest.raises(KeyboardInterrupt):
+            await _filled(other, lines, KeyboardInterrupt())
+        with pytest.raises(UsageError, match="was cut short"):
+            await other.open()
+        await _filled(other, lines)
+    assert await other.open(create=False)
+    checked = await check(other.calls, other.layout)
+    assert (checked.records, checked.dirty, checked.faults) == (len(KEYS), len(KEYS), [])
+    assert [one.key for one in await other.parked()] == ["p"]
+    assert (await other.backlog()).objects == len(KEYS)
+    await state.close()
+    await other.close()
+
+
+async def _filled(state: RedisState, lines: IO[bytes], end: BaseException | None = None) -> None:
+    async with filling(state, now_us=1) as hold:
+        await import_lines(state, lines, hold)
+        if end is not None:
+            raise end
 
 
 @pytest.mark.asyncio(loop_scope="module")

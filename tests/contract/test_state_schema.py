@@ -67,8 +67,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_older_state_is_migrated_by_the_one_who_may_write(made: RedisState) -> None:
     """Every shard is taken along; a command that only looks says who migrates."""
     await be_of(made, SCHEMA - 1)
-    record = b'{"key":"k","reason":"r","detail":"","since_us":1}'
     for shard in range(2):
+        record = f'{{"key":"k{shard}","reason":"r","detail":"","since_us":1}}'
         await made.calls.pipe([("HSET", made.layout.of_shard(shard, "old-parked"), f"k{shard}", record)])
     with pytest.raises(UsageError, match="Start `fedplane run` with this version"):
         await made.open(create=False)

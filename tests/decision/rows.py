@@ -135,20 +135,10 @@ REMOVE = Foreign.PRESERVE_AND_REMOVE
 A, R = Action, Reason
 
 
-@dataclass(frozen=True)
-class Row:
-    """One described case."""
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The rules of a case, beside its mode."""
 
-    text: str
-    here: Obj | Gone | Unread
-    there: Obj | Gone | Unread
-    base: Agreed | None
-    modes: tuple[str, ...]
-    action: Action
-    reason: Reason
-    source: Place | None = None
-    keep: Place | None = None
-    hashes: tuple[Place, ...] = ()
     tie: Place = "here"
     deletes_here: bool = True
     deletes_there: bool = True
@@ -158,6 +148,30 @@ class Row:
     """Uncertainty of the measured difference of the clocks."""
     there_ahead_s: int = 0
     """How far the clock of "there" is ahead; all times of a row are those that its own side's clock showed."""
+    by_size_and_time: bool = False
+    """The operator's word on what was never agreed on."""
+
+
+@dataclass(frozen=True)
+class Case(Terms):
+    """What a row describes, without what follows."""
+
+    text: str
+    here: Obj | Gone | Unread
+    there: Obj | Gone | Unread
+    base: Agreed | None
+
+
+@dataclass(frozen=True)
+class Row(Case):
+    """One described case."""
+
+    modes: tuple[str, ...]
+    action: Action
+    reason: Reason
+    source: Place | None = None
+    keep: Place | None = None
+    hashes: tuple[Place, ...] = ()
 
 
 def row(*args: Any, **named: Any) -> Row:  # noqa: ANN401 - a table reads best in short lines
@@ -165,8 +179,8 @@ def row(*args: Any, **named: Any) -> Row:  # noqa: ANN401 - a table reads best i
     return Row(*args, **named)
 
 
-def outcome(one: Row, here: Side, mode: str) -> tuple[Decision, Decision]:
-    """What was decided and what the row says, with "here" on that side."""
+def decided(one: Case, here: Side, mode: str) -> Decision:
+    """What is decided with "here" on that side."""
     place = {"here": here, "there": here.other}
     rules = Rules(
         mode=Mode.TWO_WAY if mode == "both" else Mode(f"{place[mode]}_master"),
@@ -177,9 +191,15 @@ def outcome(one: Row, here: Side, mode: str) -> tuple[Decision, Decision]:
         rebuilding=one.rebuilding,
         skew_uncertainty_us=one.skew_us,
         vast_ahead_us=one.there_ahead_s * (SECOND if here is Side.BLOB else -SECOND),
+        adopt_by_size_and_time=one.by_size_and_time,
     )
     seen: dict[Side, Observation] = {here: one.here.on(here), here.other: one.there.on(here.other)}
-    base = one.base.base(here) if one.base is not None else None
+    return decide(seen[Side.BLOB], seen[Side.VAST], one.base.base(here) if one.base is not None else None, rules)
+
+
+def outcome(one: Row, here: Side, mode: str) -> tuple[Decision, Decision]:
+    """What was decided and what the row says, with "here" on that side."""
+    place = {"here": here, "there": here.other}
     want = Decision(
         one.action,
         one.reason,
@@ -187,4 +207,4 @@ def outcome(one: Row, here: Side, mode: str) -> tuple[Decision, Decision]:
         preserve=place[one.keep] if one.keep else None,
         sides=tuple(side for side in Side if side in [place[which] for which in one.hashes]),
     )
-    return decide(seen[Side.BLOB], seen[Side.VAST], base, rules), want
+    return decided(one, here, mode), want

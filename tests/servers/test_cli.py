@@ -135,9 +135,9 @@ def test_a_conflict_is_listed_shown_and_resolved(bench: Bench, engine: subproces
     assert engine.poll() is None
     user.put_blob("cli/both.txt", b"azure's", "text/plain")
     user.put_s3("cli/both.txt", b"vast's, later", "text/plain")
-    until(lambda: bench.ask("conflicts") or user.read_blob("cli/both.txt") == user.read_s3("cli/both.txt"))
+    until(lambda: bench.ask("conflicts", "--limit", "0") or user.read_blob("cli/both.txt") == user.read_s3("cli/both.txt"))
     until(lambda: user.read_blob("cli/both.txt") == user.read_s3("cli/both.txt"))
-    found = [one["conflict"] for one in bench.ask("conflicts") if one["conflict"]["key"] == "cli/both.txt"]
+    found = [one["conflict"] for one in bench.ask("conflicts", "--limit", "0") if one["conflict"]["key"] == "cli/both.txt"]
     if not found:
         return  # the first write had arrived before the second was made: no conflict
     [record] = found
@@ -146,7 +146,7 @@ def test_a_conflict_is_listed_shown_and_resolved(bench: Bench, engine: subproces
     done = bench.cli("conflicts", "resolve", record["conflict_id"], "--take", "other")
     assert done.returncode == exit_codes.OK, done.stderr
     until(lambda: user.read_blob("cli/both.txt") == user.read_s3("cli/both.txt") != winner)
-    assert not [one for one in bench.ask("conflicts") if one["conflict"]["key"] == "cli/both.txt"]
+    assert not [one for one in bench.ask("conflicts", "--limit", "0") if one["conflict"]["key"] == "cli/both.txt"]
 
 
 def test_a_mass_delete_is_held_until_released_or_rejected(bench: Bench, engine: subprocess.Popen[bytes], user: User) -> None:
@@ -159,7 +159,7 @@ def test_a_mass_delete_is_held_until_released_or_rejected(bench: Bench, engine: 
     for key in keys:
         user.s3.delete_object(Bucket=user.bucket, Key=key)
     until(lambda: len(bench.ask("held")) >= 2 and not bench.ask("status")[0]["dirty"])
-    held = [one["held"]["key"] for one in bench.ask("held", "list")]
+    held = [one["held"]["key"] for one in bench.ask("held", "list", "--limit", "0")]
     assert bench.state() == "attention"
     assert bench.ask("held", "reject", held[0]) == {"rejected": 1}
     until(lambda: user.read_s3(held[0]) == b"x")

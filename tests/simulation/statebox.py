@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -33,13 +34,15 @@ class StateBox:
         self._kept: dict[str, Any] | None = None
         self.losses = 0
 
-    def _fresh(self) -> MemoryState:
-        return _Observed("sim", shards=self._shards, clock=_NoClock(), heard=self._heard, stolen=self._stolen)
+    def _fresh(self) -> _Observed:
+        # One marker for all processes: what a failover took of anybody's marks is noticed, as each process notices its own.
+        return _Observed("sim", shards=self._shards, clock=_NoClock(), marker="sim", heard=self._heard, stolen=self._stolen)
 
     def flush(self) -> None:
         """Everything is gone."""
         before = dict(vars(self.inner))
         self.inner = self._fresh()
+        self.inner.remember(before["_made"])
         self._tell(before)
 
     def keep(self) -> None:
@@ -72,10 +75,14 @@ class StateBox:
 class _Observed(MemoryState):
     """Tells of each change that was marked: whether it was taken or dropped as an echo, and whether its key was dirty before."""
 
-    def __init__(self, pair: str, *, shards: int, clock: Clock, heard: Heard, stolen: Callable[[str], None]) -> None:
-        super().__init__(pair, shards=shards, clock=clock)
+    def __init__(self, pair: str, *, shards: int, clock: Clock, marker: str, heard: Heard, stolen: Callable[[str], None]) -> None:
+        super().__init__(pair, shards=shards, clock=clock, marker=marker)
         self._heard = heard
         self._stolen = stolen
+
+    def remember(self, made: Counter[int]) -> None:
+        """What processes know of their calls outlives what the state knows."""
+        self._made.update(made)
 
     async def acquire(self, shard: int, *, owner: str, ttl_seconds: float) -> Lease | None:
         """As the twin; a lease is never taken from one who holds it."""

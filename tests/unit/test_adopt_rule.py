@@ -69,13 +69,23 @@ def test_vast_s_own_time_is_put_on_the_common_clock_and_a_noted_one_is_not() -> 
     [
         (obj(), obj(), None, WORD, Action.ADOPT),
         (obj(), obj(digest=b"other"), None, WORD, Action.ADOPT),
+        (obj(md5="m"), obj(md5="m", digest=b"other"), None, WORD, Action.ADOPT),
         (obj(), obj(), None, Rules(), Action.HASH),
         (obj(), obj(200), None, WORD, Action.HASH),
         (obj(), obj(), Base(deleted=True), WORD, Action.HASH),
         (obj(md5="m"), obj(md5="n"), None, WORD, Action.COPY),
         (obj(), obj(size=4), None, WORD, Action.COPY),
     ],
-    ids=["word", "metadata_left", "no_word", "other_time", "tombstone", "hashes_differ", "sizes_differ"],
+    ids=[
+        "word",
+        "metadata_left",
+        "hashes_agree_and_metadata_left",
+        "no_word",
+        "other_time",
+        "tombstone",
+        "hashes_differ",
+        "sizes_differ",
+    ],
 )
 def test_it_says_only_what_no_proof_says(blob: Present, vast: Present, base: Base | None, rules: Rules, action: Action) -> None:
     """Off by default; what is proved to differ stays a conflict; what was agreed on before is never adopted by it."""
@@ -101,3 +111,23 @@ async def test_no_byte_moves_and_no_hash_is_claimed() -> None:
     assert synced.base is not None
     assert (synced.base.md5, synced.base.lossy) == (None, True)
     assert world.requests == 2
+
+
+@pytest.mark.parametrize("hashed", [False, True], ids=["as_files", "proved_equal"])
+async def test_metadata_that_was_left_different_is_left_by_every_further_look(hashed: bool) -> None:
+    """Tools say some things on one side only: to no look is that a change or a conflict."""
+    world = World(adopt_by_size_and_time=True)
+    azure = Metadata(content_type="text/csv", user=(("mtime", "1700000000"), ("owner", "ada")))
+    s3 = Metadata(user=(("mtime", "1700000000"),))
+    await world.write(Side.BLOB, "a", "one", told=False, metadata=azure)
+    if hashed:
+        await world.write(Side.VAST, "a", "one", told=False, metadata=s3)
+    else:
+        world.raw[Side.VAST].write_file("a", b"one")
+        world.raw[Side.VAST].objects["a"] = replace(world.raw[Side.VAST].objects["a"], metadata=s3)
+    for action in (Action.ADOPT, Action.NOTHING, Action.NOTHING):
+        world.later(60)
+        await world.look("a")
+        assert [one.decision.action for one in await world.step()] == [action]
+    assert [(await world.raw[side].head("a")).metadata for side in Side] == [azure, s3]
+    assert await world.state.conflicts() == []

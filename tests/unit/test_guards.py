@@ -178,6 +178,8 @@ def test_of_a_file_from_the_future_it_is_counted_since_a_scan_saw_this_version()
     quiet_us = 5 * SECOND
     assert quiet_until_us(version(), Hint("k", 1, vast=entries), quiet_us=quiet_us, now_us=now_us) == now_us + SECOND
     assert quiet_until_us(version(), Hint("k", 1, vast=entries[1:]), quiet_us=quiet_us, now_us=now_us) == now_us + quiet_us
+    again = (*entries, HintEntry("v2", at=replace(seen, at_us=now_us)))
+    assert quiet_until_us(version(), Hint("k", 1, vast=again), quiet_us=quiet_us, now_us=now_us) == now_us + quiet_us
 
 
 LATER = ECHO_SLACK_US + 1

@@ -81,7 +81,7 @@ local packed_hints = call("HMGET", KEYS[4], unpack(names))
 local hints = {} -- of the keys marked here, as they will be written
 local any_claimed, any_parked = call("EXISTS", KEYS[5]) == 1, call("EXISTS", KEYS[6]) == 1
 local sequence = tonumber(call("GET", KEYS[7]) or 0)
-local due, since = {}, {[0] = {}, [1] = {}}
+local due, announced, since = {}, {}, {[0] = {}, [1] = {}}
 local binary, start = ARGV[4], 1
 
 for n, change in ipairs(changes) do
@@ -108,6 +108,8 @@ for n, change in ipairs(changes) do
     if hint[7][1 + side] < 0 or told_at < hint[7][1 + side] then hint[7][1 + side] = told_at end
     -- Never the same again in this shard: a settle repeated after a lost reply must not take a newer hint for its own.
     sequence = sequence + 1
+    -- Only a scan had found it: now it takes the place of a change that is announced, not that of the scan's backlog.
+    local places = (hint[4] == RECONCILER and source ~= RECONCILER) and announced or due
     hint[1] = sequence
     hint[4] = bit.bor(hint[4], source)
     hint[5 + side] = add(hint[5 + side], etag, deleted, at, precision, origin, sequence)
@@ -116,8 +118,8 @@ for n, change in ipairs(changes) do
     times[#times + 1] = told_at
     times[#times + 1] = key
     if not claimed then
-      due[#due + 1] = math.max(only_scan and now - BEHIND_US or now, not_before)
-      due[#due + 1] = key
+      places[#places + 1] = math.max(only_scan and now - BEHIND_US or now, not_before)
+      places[#places + 1] = key
     end
     if any_parked then call("HDEL", KEYS[6], key) end
   end
@@ -134,6 +136,7 @@ if marked > 0 then
     if #since[side] > 0 then call("ZADD", KEYS[2 + side], "LT", unpack(since[side])) end
   end
   if #due > 0 then call("ZADD", KEYS[1], "LT", unpack(due)) end
+  if #announced > 0 then call("ZADD", KEYS[1], unpack(announced)) end
   call("SET", KEYS[7], sequence)
 end
 -- A count below what its maker knows of went back: it stays there, so that it is seen whatever is marked since (marks.py).
