@@ -49,6 +49,10 @@ class Capabilities:
     """Whether an overwritten version was read back by its id."""
     list_in_order: bool = True
     """Whether lists come in the order of the names' UTF-8 bytes; where not, they are sorted here (``OrderedListing``)."""
+    nested_names: bool = True
+    """Whether ``a`` and ``a/b`` can both be there and are both listed. Not where objects are kept as files and folders."""
+    leading_slash: bool = True
+    """Whether ``/a`` is another name than ``a``, or is never sent."""
     checksums: bool = True
     """Whether a body that does not fit its Content-MD5 is refused."""
     etag_is_md5: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -107,13 +108,19 @@ async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
         ("delete", delete),
     ]
     granted: list[str] = []
-    for right, step in steps:
-        try:
-            await step()
-        except (FederationError, NotPresent) as error:
-            then = f"grant it to fedplane's identity; without it nothing can be kept in step. {error}"
-            return [Finding(what=f"{which}: right to {right}", level="broken", found="refused", then=then)]
-        granted.append(right)
+    known = store.capabilities
+    # Conditions are tried later: a server may refuse a request for its condition alone, which says nothing of rights.
+    store.capabilities = replace(known, conditional_put=False, conditional_delete=False)
+    try:
+        for right, step in steps:
+            try:
+                await step()
+            except (FederationError, NotPresent) as error:
+                then = f"grant it to fedplane's identity; without it nothing can be kept in step. {error}"
+                return [Finding(what=f"{which}: right to {right}", level="broken", found="refused", then=then)]
+            granted.append(right)
+    finally:
+        store.capabilities = known
     return [Finding(what=f"{which}: rights", level="ok", found=", ".join(granted))]
 
 
@@ -159,6 +166,7 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
             found=f"{order}, {found.page_size:,} a page, times in {precision}",
             then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory",
         ),
+        _names(found, which),
         Finding(
             what=f"{which}: checksums",
             level="ok" if found.checksums else "note",
@@ -182,6 +190,18 @@ def _hashes(found: Capabilities, which: Side) -> Finding:
         then += "fedplane reconcile --verify hash"
     told = "no hashes of contents: encrypted by a KMS key (SSE-KMS), or the server's own tokens"
     return Finding(what=what, level="ok" if found.checksums else "note", found=told, then=then)
+
+
+def _names(found: Capabilities, which: Side) -> Finding:
+    what = f"{which}: names"
+    if not found.leading_slash:
+        then = 'two keys would be one object, and one of them lost: set name_policy = "common" on this side, or give it a prefix'
+        return Finding(what=what, level="broken", found="/a is taken for a", then=then)
+    if found.nested_names:
+        return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
+    then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "
+    then += "of its lists, so that only events tell of its changes: keep such names out of the pair (docs/stores.md)"
+    return Finding(what=what, level="note", found="a beside a/b is refused or not listed", then=then)
 
 
 def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:

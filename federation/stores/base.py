@@ -10,7 +10,7 @@ from http import HTTPStatus
 import aiohttp
 
 from federation import keys
-from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, Reobserve, RetryLater
 from federation.keys import NamePolicy
 from federation.model import ClockSkew, ListEntry, Present, Side, Tags
 from federation.ports import Capabilities
@@ -133,7 +133,11 @@ class HttpStore(ABC):
             response = await self._start(request)
         except Reobserve:
             raise NotPresent("this version is no longer kept", reason="not_present", key=key, side=self.side) from None
-        return HttpReader(self._lane, response, self._present(response.headers, key))
+        present = self._present(response.headers, key)
+        if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
+            response.close()
+            raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
+        return HttpReader(self._lane, response, present)
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
@@ -231,11 +235,12 @@ class HttpStore(ABC):
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         body = await self._lane.read(response)
-        error = await self._fault(request, faults.refusal(response.status, response.headers, body))
+        refused = faults.refusal(response.status, response.headers, body)
+        error = await self._fault(request, refused)
         if isinstance(error, Halt) and error.reason == "credentials_refused" and request.name:
             # Of one object only, if the container can be listed: nothing that the whole pair must stop for.
             await self.check()
-            raise Park(str(error), reason="access_denied", key=request.key, side=self.side)
+            raise faults.of_one_object(error, refused, key=request.key)
         if isinstance(error, Halt):
             raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
         raise error

@@ -1,8 +1,8 @@
 """The services' error codes and what each means to the caller: one table for each service. Pure data.
 
 Codes: facts/azure.md 3.2, 3.6 and 3.7, ``azure.storage.blob.StorageErrorCode``; facts/vast.md 3, the S3 model of botocore, the S3
-error list, and what MinIO, SeaweedFS, versitygw and Ceph RGW add to it. tests/unit/test_store_codes.py fails on one that an SDK
-knows and no table names.
+error list, and what MinIO, SeaweedFS, versitygw, Garage and Ceph RGW add to it. tests/unit/test_store_codes.py fails on one
+that an SDK knows and no table names.
 """
 
 from __future__ import annotations
@@ -166,7 +166,11 @@ S3: Mapping[str, Meaning] = _table(
         ((Park, "rehydrating"), "RestoreAlreadyInProgress ObjectAlreadyInActiveTierError"),
         (WORM, "InvalidRetentionPeriod ObjectLocked ObjectLockConfigurationNotFoundError NoSuchObjectLockConfiguration"),
         (LEGAL_HOLD, "ObjectOnLegalHold"),
-        (QUOTA, "InsufficientCapacity InsufficientStorage QuotaExceeded XMinioStorageFull XMinioAdminBucketQuotaExceeded"),
+        (
+            QUOTA,
+            """InsufficientCapacity InsufficientStorage MaxVersionsExceeded QuotaExceeded XMinioStorageFull
+            XMinioAdminBucketQuotaExceeded""",
+        ),
         (TOO_LARGE, "EntityTooLarge InlineDataTooLarge MaxMessageLengthExceeded TooManyParts"),
         (
             NAME,
@@ -191,20 +195,22 @@ S3: Mapping[str, Meaning] = _table(
             REQUEST,
             """AccessControlListNotSupported BadRequest EntityTooSmall InvalidAddressingHeader InvalidArgument
             InvalidChunkSizeError InvalidDigest InvalidHostHeader InvalidHttpMethod InvalidPartNumber
+            InvalidHeaderValue InvalidRequestParameter MissingContentMD5 EmptyRequestBody UnsupportedRangeHeader
             InvalidRedirectLocation InvalidRequest InvalidWriteOffset MalformedACLError MalformedTrailerError MalformedXML
             MissingContentLength MissingRequestBodyError UnexpectedContent UnsupportedMediaType MalformedDate
             XMinioInsecureClientRequest XMinioRequestBodyParse""",
         ),
-        (DAMAGED, "BadDigest IncompleteBody XAmzContentChecksumMismatch XAmzContentSHA256Mismatch"),
+        (DAMAGED, "BadDigest ExcessData IncompleteBody XAmzContentChecksumMismatch XAmzContentSHA256Mismatch"),
         ((RetryLater, "bad_listing"), "InvalidContinuationToken"),
         (
             SERVER,
-            """InternalError OperationAborted RequestTimeout TemporaryRedirect ConnectionClosedByRequester ResponseInterrupted
+            """ClientDisconnected InternalError OperationAborted RequestTimeout TemporaryRedirect ConnectionClosedByRequester
+            ResponseInterrupted
             XMinioBackendDown XMinioBucketMetadataNotInitialized XMinioIAMNotInitialized XMinioServerNotInitialized""",
         ),
         (
             BUSY,
-            """Busy BandwidthLimitExceeded RequestLimitExceeded ServiceUnavailable SlowDown SlowDownRead SlowDownWrite
+            """Busy ServerBusy BandwidthLimitExceeded RequestLimitExceeded ServiceUnavailable SlowDown SlowDownRead SlowDownWrite
             Throttling ThrottlingException ThrottledException TooManyRequests TooManyRequestsException ErrTooManyRequest
             ErrRequestBytesExceed""",
         ),

@@ -24,6 +24,7 @@ _HINTS = {
     "credentials_refused": "Check the credentials and the rights of the service's identity.",
     "clock_skewed": "Set this machine's clock (NTP); requests are signed with the time.",
 }
+_CODE_HINTS = {"AuthorizationHeaderMalformed": "Set region in [pair.vast] to the one that the server is set to."}
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9_.]{1,80})</Code>")
 _DAMAGE_WORDS = re.compile(rb"contentMD5|mismatches the content-length")
@@ -76,11 +77,20 @@ def fault(side: Side, refused: Refusal, *, operation: str, key: str = "") -> Fed
     """The error to raise for *refused*. A 404 without a code is not decided here: see ``HttpStore``."""
     kind, reason = meaning(side, refused.status, refused.code)
     text = f"{_SERVICES[side]} answered {refused.status} {refused.code or '(no code)'} to {operation}."
-    hint = _HINTS.get(reason)
+    hint = _CODE_HINTS.get(refused.code, _HINTS.get(reason))
     text = f"{text} {hint}" if hint else text
     if kind is RetryLater:
         return RetryLater(text, reason=reason, key=key, side=side, after_seconds=refused.retry_after_seconds)
     return kind(text, reason=reason, key=key, side=side)
+
+
+def of_one_object(error: FederationError, refused: Refusal, *, key: str) -> Park:
+    """What *error*, a refusal of our credentials, means where the same ones list the container."""
+    if refused.code == "SignatureDoesNotMatch":
+        text = "The server finds another signature than ours on this request, though it takes our keys: something on the way, or "
+        text += f"the server itself, changes the name or a header ({refused.status} {refused.code})."
+        return Park(text, reason="request_refused", key=key, side=error.side)
+    return Park(str(error), reason="access_denied", key=key, side=error.side)
 
 
 def retry_after_seconds(value: str | None) -> float | None:

@@ -20,6 +20,7 @@ from federation.stores.wire import from_url_form, keeps_md5, md5_hex_of, version
 
 _UNUSUAL = ("<!", "\r", "\0")
 _ENTITY = re.compile(r"&(?:#x([0-9A-Fa-f]{1,6})|#([0-9]{1,7})|([a-z]+));|&")
+_NO_DATE = "1970-01-01T00:00:00Z"
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _AZURE_HEAD = re.compile(r"(?:<\?xml [^<>]*\?>)?\s*<EnumerationResults[ >]")
 _AZURE_TAIL = re.compile(r"</Blobs>\s*<NextMarker(?: ?/>|>([^<]*)</NextMarker>)\s*</EnumerationResults>\s*\Z")
@@ -148,9 +149,13 @@ def _s3_tree(body: bytes, *, hashes: bool = True) -> Page:
     for item in root.iterfind(f"{space}Contents"):
         text = item.findtext
         raw, etag, size, date = text(name_tag), unquote_etag(text(etag_tag) or ""), text(size_tag), text(date_tag)
-        if raw is None or not size or not date:
+        if raw is None:
             raise _broken(Side.VAST)
         name = from_url_form(raw, plus=True) if encoded else raw
+        if name.endswith("/") and not (etag or size or date):
+            size, date = "0", _NO_DATE  # a folder of a gateway over files; what else it is, a HEAD tells
+        if not size or not date:
+            raise _broken(Side.VAST)
         entries.append(_s3_entry(name, etag, date, int(size), hashes=hashes))
     truncated = root.findtext(f"{space}IsTruncated")
     marker = root.findtext(f"{space}NextContinuationToken") or ""

@@ -27,6 +27,7 @@ _ORDERED = ("A", "Z", "_", "a", "\u00e9", "\uff21", "\U0001f600")
 PROBE_BODY = b"1"
 """Content of every probe object."""
 _MD5 = hashlib.md5(PROBE_BODY, usedforsecurity=False).hexdigest()
+_NESTED = ("n", "n/m")
 _WRONG_MD5 = base64.b64encode(bytes(16)).decode()
 _PAGE = re.compile(rb"<Max(?:Keys|Results)>(\d+)</Max(?:Keys|Results)>")
 _FRACTION = re.compile(rb"<LastModified>[^<]*\.(\d*[1-9]\d*)Z?</LastModified>")
@@ -52,11 +53,12 @@ class Probe:
             # Known before parts are sent: they are judged by it.
             store.capabilities = found = replace(found, etag_is_md5=self._hash_of_content(first))
             found = await self._conditional_put(found, first)
-            found = await store.probe_more(self._key, found)
+            found = replace(await store.probe_more(self._key, found), leading_slash=await self._leading_slash())
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
             await self._forget(self._key)
-            return await self._listing(replace(found, versioning=await self._versioning(first)))
+            found = await self._listing(replace(found, versioning=await self._versioning(first)))
+            return replace(found, nested_names=await self._nested())
         finally:
             await self._clean()
 
@@ -75,7 +77,9 @@ class Probe:
         if version_id is None:
             return False
         try:
-            return await (await self._store.open_version(self._key, version_id)).read() == PROBE_BODY
+            reader = await self._store.open_version(self._key, version_id)
+            # One that does not know versions may give the current object, which stands here where nothing may be deleted.
+            return await reader.read() == PROBE_BODY and reader.present.version.version_id == version_id
         except (NotPresent, Park):
             return False
 
@@ -119,6 +123,33 @@ class Probe:
             page_size=int(page[1]) if page else found.page_size,
             modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,
         )
+
+    async def _leading_slash(self) -> bool:
+        """Some servers clean the path. Under a policy that never begins a name with a slash, or a prefix, the answer is yes."""
+        try:
+            return await self._current(f"/{self._key}") is None
+        except (Park, Reobserve):
+            return True
+
+    async def _nested(self) -> bool:
+        """A server may refuse the second name, fail on it, or take it and leave it out of lists. Raises RetryLater when busy."""
+        names = [f"{self._key}-{end}" for end in _NESTED]
+        written: list[str] = []  # one that failed on a name may fail on its removal too
+        try:
+            for name in names:
+                await self._put(name, {})
+                written.insert(0, name)
+            seen = self._store.parse_page(await self._store.list_page(names[0], _ASKED_PAGE)).entries
+        except (Park, Reobserve):
+            return False
+        except RetryLater as error:
+            if error.reason != "server_error":
+                raise
+            return False
+        finally:
+            for name in written:
+                await self._forget(name)
+        return [entry.key for entry in seen] == [self._store.written_name(name) for name in names]
 
     async def _put(self, key: str, headers: dict[str, str]) -> Answer:
         answer = await self._store.put_probe(key, headers)
@@ -168,6 +199,6 @@ class Probe:
             await call
         except Reobserve:
             return True
-        except Park:
+        except (Park, NotPresent):
             pass
         return False

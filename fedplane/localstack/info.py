@@ -18,7 +18,10 @@ TOOLS_DIR = Path(".fedplane/tools")
 class StackOptions(msgspec.Struct, kw_only=True, frozen=True):
     """What to start. Ports of 0 are chosen freely."""
 
-    s3: Literal["moto", "versitygw"] = "moto"
+    s3: Literal["moto", "versitygw", "own"] = "moto"
+    """``own``: the server that ``own_s3`` names; it is neither started nor stopped."""
+    own_s3: tuple[str, str, str] = ("", "", "")
+    """Endpoint, access key and secret key."""
     kafka: Literal["mock", "apache"] = "mock"
     redis: Literal["embedded", "system"] = "embedded"
     state_dir: Path = STACK_DIR

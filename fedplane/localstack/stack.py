@@ -42,7 +42,7 @@ class LocalStack:
         self._ports = {name: free_port() for name in ("azurite-blob", "queue", "s3-direct", "kafka", "controller", "control")}
         self._ports |= {"blob": options.blob_port or free_port(), "s3": options.s3_port or free_port()}
         self._ports["redis"] = options.redis_port or free_port()
-        self._keys = ("fedplane-local", secrets.token_hex(16))
+        self._keys = options.own_s3[1:] if options.s3 == "own" else ("fedplane-local", secrets.token_hex(16))
         self._bootstrap = ""
 
     async def __aenter__(self) -> Self:
@@ -73,7 +73,7 @@ class LocalStack:
 
     async def _start(self) -> None:
         first = await asyncio.gather(self._azurite("blob"), self._azurite("queue"))
-        self._servers = {server.name: server for server in (*first, self._redis(), self._s3(), self._kafka())}
+        self._servers = {server.name: server for server in (*first, self._redis(), *self._s3(), self._kafka())}
         self._say("starting " + ", ".join(self._servers))
         async with asyncio.TaskGroup() as group:
             for server in self._servers.values():
@@ -94,11 +94,13 @@ class LocalStack:
     def _redis(self) -> ManagedProcess:
         return servers.redis(self._options.redis, self._ports["redis"], self._state_dir)
 
-    def _s3(self) -> ManagedProcess:
+    def _s3(self) -> list[ManagedProcess]:
         port = self._ports["s3-direct"]
+        if self._options.s3 == "own":
+            return []
         if self._options.s3 == "moto":
-            return servers.moto(port, self._state_dir)
-        return servers.versitygw(port, self._state_dir, self._tools, self._keys)
+            return [servers.moto(port, self._state_dir)]
+        return [servers.versitygw(port, self._state_dir, self._tools, self._keys)]
 
     def _kafka(self) -> ManagedProcess:
         if self._options.kafka == "mock":
@@ -120,7 +122,7 @@ class LocalStack:
             queue_upstream=self._at("queue"),
             queue=self._options.queue,
             blob_public=f"{self._at('blob')}/{ACCOUNT}",
-            s3_upstream=self._at("s3-direct"),
+            s3_upstream=self._s3_endpoint,
             access_key=access,
             secret_key=secret,
             bootstrap=self._bootstrap,
@@ -134,6 +136,10 @@ class LocalStack:
         command = [sys.executable, "-m", "fedplane.localstack.proxy_main", str(file)]
         log = self._state_dir / "log" / "proxies.log"
         return ManagedProcess("proxies", command, log=log, ready=lambda: port_answers(self._ports["control"]))
+
+    @property
+    def _s3_endpoint(self) -> str:
+        return self._options.own_s3[0] if self._options.s3 == "own" else self._at("s3-direct")
 
     def _at(self, name: str) -> str:
         return f"http://127.0.0.1:{self._ports[name]}"
@@ -155,7 +161,7 @@ class LocalStack:
         config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
         s3 = boto3.client(
             "s3",
-            endpoint_url=self._at("s3-direct"),
+            endpoint_url=self._s3_endpoint,
             aws_access_key_id=access,
             aws_secret_access_key=secret,
             region_name="us-east-1",
@@ -192,7 +198,7 @@ class LocalStack:
             queue=self._options.queue,
             container=self._options.container,
             s3_endpoint=self._at("s3"),
-            s3_direct_endpoint=self._at("s3-direct"),
+            s3_direct_endpoint=self._s3_endpoint,
             s3_posix_dir=str(self._state_dir / "s3") if self._options.s3 == "versitygw" else "",
             access_key=access,
             secret_key=secret,

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from fedplane.localstack.info import StackOptions
 from fedplane.localstack.stack import LocalStack
@@ -97,6 +98,14 @@ class Lab:
         options = StackOptions(state_dir=self.home / "stack", s3=s3)
         if results.full:
             options = StackOptions(state_dir=self.home / "stack", s3="versitygw", kafka="apache")
+        if own := os.environ.get("FEDPLANE_TEST_S3"):
+            endpoint, access_key, secret_key, bucket = own.split()
+            options = StackOptions(
+                state_dir=self.home / "stack",
+                s3="own",
+                own_s3=(endpoint, access_key, secret_key),
+                bucket=f"{bucket}-{uuid4().hex[:12]}",
+            )
         self.servers = StackThread(options)
         self.info = self.servers.info
         self.config = self.home / "stack" / "federation.toml"

@@ -22,6 +22,7 @@ from tests.acceptance import stages_functions as functions
 from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
+from tests.acceptance import stages_own as own
 from tests.acceptance import stages_peer as peer
 from tests.acceptance import stages_resume as resume
 from tests.acceptance import stages_scan as scans
@@ -72,6 +73,7 @@ FUNCTIONS: Stages = {
     "functions_lost_events": functions.functions_lost_events,
     "functions_killed": functions.functions_killed,
 }
+OWN: Stages = {"own_server": own.own_server}
 HUGE: Stages = {"huge": transfer.huge}
 """Needs 16 GiB of disk."""
 GROUPS: dict[str, Stages] = {
@@ -80,6 +82,7 @@ GROUPS: dict[str, Stages] = {
     "transfer": TRANSFER,
     "state": STATE,
     "functions": FUNCTIONS,
+    "own": OWN,
     "huge": HUGE,
 }
 ALL: Stages = {name: stage for group in GROUPS.values() for name, stage in group.items()}

@@ -64,6 +64,8 @@ class VastUser:
 
     def __init__(self, stack: dict[str, Any], *, direct: bool = False) -> None:
         options: dict[str, Any] = {"signature_version": "s3v4", "s3": {"addressing_style": "path"}}
+        # Not every server knows the checksums that the SDK adds of itself.
+        options["request_checksum_calculation"] = options["response_checksum_validation"] = "when_required"
         config = Config(max_pool_connections=4, retries={"total_max_attempts": 1}, read_timeout=30, **options)
         self.s3 = boto3.client(
             "s3",

@@ -81,8 +81,8 @@ def names(sides: Sides) -> tuple[dict[str, tuple[int, str]], dict[str, tuple[int
     vast = {}
     for page in sides.s3.get_paginator("list_objects_v2").paginate(Bucket=sides.bucket):
         for found in page.get("Contents", []):
-            etag = found["ETag"].strip('"')
-            vast[found["Key"]] = (int(found["Size"]), "" if "-" in etag else etag)
+            etag = found.get("ETag", "").strip('"')  # a gateway over files lists its folders by name alone
+            vast[found["Key"]] = (int(found.get("Size", 0)), "" if "-" in etag else etag)
     return _users(blob), _users(vast)
 
 

@@ -1,7 +1,7 @@
 """Real servers and fresh stores for the contract suites.
 
-Servers that run already are used when ``FEDPLANE_TEST_BLOB`` (a connection string) and ``FEDPLANE_TEST_S3`` (endpoint, access key
-and secret key, blank-separated) name them: so the suite can be pointed at an Azure account and a VAST cluster too.
+Servers that run already are used when ``FEDPLANE_TEST_BLOB`` (a connection string) or ``FEDPLANE_TEST_S3`` (endpoint, access key,
+secret key and bucket, blank-separated) names them: so the suite can be pointed at an Azure account and a VAST cluster too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -44,6 +44,8 @@ class S3Address:
     secret_key: str
     folder: Path | None = None
     """Where the server keeps its buckets as files."""
+    bucket: str = ""
+    """One that exists, each test under a prefix of its own in it; empty: each test makes its own bucket."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Case:
         assert self.s3 is not None
         s3 = self.s3
         secret_key = secret or s3.secret_key
+        if s3.bucket and container == self.container:
+            container, prefix = s3.bucket, f"{self.container}/{prefix}"
         return VastS3Store(
             endpoint=s3.endpoint,
             bucket=container,
@@ -106,11 +110,7 @@ class Case:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
     """Azurite and an S3 server; past the event proxies, which have tests of their own."""
-    blob, s3 = os.environ.get("FEDPLANE_TEST_BLOB"), os.environ.get("FEDPLANE_TEST_S3")
-    if blob and s3:
-        endpoint, access_key, secret_key = s3.split()
-        yield Servers(blob, S3Address(endpoint, access_key, secret_key))
-        return
+    blob = os.environ.get("FEDPLANE_TEST_BLOB")
     from fedplane.localstack.info import StackOptions  # noqa: PLC0415 - not needed with servers of one's own
     from fedplane.localstack.stack import LocalStack  # noqa: PLC0415
 
@@ -118,7 +118,14 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     async with LocalStack(options) as stack:
         info = stack.info
         address = S3Address(info.s3_direct_endpoint, info.access_key, info.secret_key)
-        yield Servers(info.connection_string(direct=True), address)
+        yield Servers(blob or info.connection_string(direct=True), address)
+
+
+@pytest.fixture(scope="session")
+def own_s3() -> S3Address:
+    """The server that ``FEDPLANE_TEST_S3`` names."""
+    endpoint, access_key, secret_key, bucket = os.environ["FEDPLANE_TEST_S3"].split()
+    return S3Address(endpoint, access_key, secret_key, bucket=bucket)
 
 
 @pytest.fixture(scope="session")
@@ -151,21 +158,27 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Address]:
         pytest.param("azurite", marks=pytest.mark.servers),
         pytest.param("moto", marks=pytest.mark.servers),
         pytest.param("versitygw", marks=[pytest.mark.servers, pytest.mark.full]),
+        *(["own-s3"] if os.environ.get("FEDPLANE_TEST_S3") else []),
     ]
 )
 def unprepared(request: pytest.FixtureRequest) -> Case:
     """One kind of store and its server; only the servers that are needed are started."""
     kind: str = request.param
     servers: Servers | None = request.getfixturevalue("servers") if kind in {"azurite", "moto"} else None
-    s3 = request.getfixturevalue("versitygw") if kind == "versitygw" else servers.s3 if servers is not None else None
+    s3: S3Address | None = servers.s3 if servers is not None else None
+    if kind in {"versitygw", "own-s3"}:
+        s3 = request.getfixturevalue(kind.replace("-", "_"))
     return Case(kind, servers, s3, f"contract-{uuid4().hex[:20]}")
 
 
 @pytest_asyncio.fixture
 async def case(unprepared: Case) -> AsyncIterator[Case]:
     """One kind of store with a container of its own; every store made from it is closed."""
-    await _create_container(unprepared)
+    if unprepared.s3 is None or not unprepared.s3.bucket:
+        await _create_container(unprepared)
     yield unprepared
+    if unprepared.s3 is not None and unprepared.s3.bucket:
+        await _empty(unprepared)
     for store in unprepared.opened:
         await store.close()
 
@@ -194,6 +207,15 @@ async def _create_container(case: Case) -> None:
         return
     query = {"restype": "container"} if case.side is Side.BLOB else {}
     await made.call(Request("PUT", "create container", query=query))
+
+
+async def _empty(case: Case) -> None:
+    """Leave nothing of the test in a bucket that is not ours."""
+    made = case.make()
+    made.capabilities = replace(made.capabilities, conditional_delete=False)  # nobody else is there, and a server may refuse one
+    for prefix in ("", ".federation/", ".snapshot/", ".vast_audit_dir/"):
+        for entry in [entry async for entry in made.list(prefix=prefix)]:
+            await made.delete(entry.key, expected_etag=entry.etag)
 
 
 def _wait_until_listening(port: int, server: subprocess.Popen[bytes]) -> None:

@@ -30,13 +30,13 @@ PROBED: Mapping[str, Capabilities] = {
         max_parts=50_000,
     ),
     "moto": Capabilities(conditional_complete=False, conditional_copy=False, checksums=False, tags=True, page_size=10_000),
-    "versitygw": Capabilities(tags=True),
+    "versitygw": Capabilities(nested_names=False, tags=True),
 }
 """What the probe finds on a container without versions."""
 
 OTHER: Mapping[str, Mapping[str, str]] = {
     "names with a line feed": {"moto": "not routed"},
-    "`dir` beside `dir/`, `a` beside `a/b`": {"versitygw": "no: files and folders share one name"},
+    "`dir` beside `dir/`": {"versitygw": "no: files and folders share one name"},
     "headers that a metadata replacement leaves out": {"versitygw": "stay as they were"},
     "versions, when switched on": {"azurite": "not supported"},
     "an old version, once metadata was replaced": {"azurite": "not supported", "versitygw": "**has the new metadata**"},
@@ -69,6 +69,7 @@ def table() -> str:
             "yes" if one.etag_is_md5 else "no: Content-MD5" for one in PROBED.values()
         ],
         "lists in the order of UTF-8 bytes": [_yes(one.list_in_order) for one in PROBED.values()],
+        "`a` beside `a/b`, both listed": [_yes(one.nested_names) for one in PROBED.values()],
         "entries of a list page": [f"{one.page_size:,}" for one in PROBED.values()],
         "Last-Modified in lists": ["seconds" if one.modified_precision_us == SECOND_US else "finer" for one in PROBED.values()],
         "object tags": [_yes(one.tags) for one in PROBED.values()],

@@ -34,8 +34,9 @@ TAGS = (("a b+c", "1/2:3=4_5-6.7"), ("empty", ""), ("plain", "x"))
 
 
 async def test_the_probe_sees_what_the_document_says(case: Made) -> None:
-    """docs/stores.md, cell by cell."""
-    assert await case.make().probe() == PROBED[case.kind]
+    """docs/stores.md, cell by cell; of a server of one's own that it says the same twice."""
+    found = await case.make().probe()
+    assert found == (PROBED.get(case.kind) or await case.make().probe())
 
 
 async def test_the_probe_works_where_nothing_may_be_deleted(case: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,12 +44,13 @@ async def test_the_probe_works_where_nothing_may_be_deleted(case: Made, monkeypa
     store = case.make()
     if not isinstance(store, HttpStore):
         pytest.skip("nothing is kept in memory")
+    found = await case.make().probe()
 
     async def kept(*_: object) -> Answer:
         raise Park("kept", reason="worm", side=store.side)
 
     monkeypatch.setattr(store, "delete_probe", kept)
-    assert await store.probe() == replace(PROBED[case.kind], conditional_delete=False)
+    assert await store.probe() == replace(found, conditional_delete=False)
 
 
 @pytest.mark.parametrize("busy", ["Content-MD5", "tagging"])
@@ -88,6 +90,9 @@ async def versioned(case: Case) -> ObjectStore:
     made = case.make()
     if isinstance(made, MemoryStore):
         made.capabilities = replace(made.capabilities, versioning=True)
+    elif case.kind == "own-s3":
+        if not (await made.probe()).versioning:
+            pytest.skip("this bucket keeps no versions")
     elif isinstance(made, HttpStore):
         await made.call(Request("PUT", "PutBucketVersioning", query={"versioning": ""}, body=KEEP_VERSIONS))
     await made.probe()
@@ -99,7 +104,8 @@ async def test_versioning_is_seen(versioned: ObjectStore) -> None:
     assert versioned.capabilities.versioning
     assert await listed_keys(versioned, prefix=".federation/") == []
     if isinstance(versioned, VastS3Store):
-        answer = await versioned.call(Request("GET", "ListObjectVersions", query={"versions": ""}))
+        query = {"versions": "", "prefix": versioned._prefix}
+        answer = await versioned.call(Request("GET", "ListObjectVersions", query=query))
         assert b".federation/" not in answer.body
 
 
@@ -132,9 +138,17 @@ async def test_an_old_version_is_read_back(case: Made, versioned: ObjectStore, h
 # ------------------------------------------------------------------------------------------------------------------- tags
 
 
-async def test_tags_travel_with_writes_and_copies(case: Made) -> None:
+def _with_tags(case: Made, probed: ObjectStore) -> ObjectStore:
+    if not probed.capabilities.tags:
+        pytest.skip("this server keeps no tags")
+    made = case.make(map_tags=True)
+    made.capabilities = probed.capabilities
+    return made
+
+
+async def test_tags_travel_with_writes_and_copies(case: Made, store: ObjectStore) -> None:
     """Set by a write in one request and by a commit of parts, read by HEAD and GET, taken along by a copy, gone when none."""
-    store = case.make(map_tags=True)
+    store = _with_tags(case, store)
     etag = (await store.put("k", b"data", replace(FULL, tags=TAGS), stamp=STAMP, expected_etag=None)).etag
     assert (await store.head("k")).metadata.tags == TAGS
     reader = await store.open("k")
@@ -150,9 +164,9 @@ async def test_tags_travel_with_writes_and_copies(case: Made) -> None:
     assert (await store.head("k")).metadata.tags == ()
 
 
-async def test_tags_alone_are_replaced_without_a_new_version(case: Made) -> None:
+async def test_tags_alone_are_replaced_without_a_new_version(case: Made, store: ObjectStore) -> None:
     """No data, no ETag and no header moves; of another version it is Reobserve."""
-    store = case.make(map_tags=True)
+    store = _with_tags(case, store)
     etag = (await store.put("k", b"data", replace(FULL, tags=TAGS), stamp=STAMP, expected_etag=None)).etag
     before = await store.head("k")
     kept = TAGS[1:] if case.kind != "azurite" else TAGS[2:]  # it refuses an empty value here
@@ -166,9 +180,9 @@ async def test_tags_alone_are_replaced_without_a_new_version(case: Made) -> None
     assert (await store.head("k")).metadata.tags == ()
 
 
-async def test_metadata_and_tags_together(case: Made) -> None:
+async def test_metadata_and_tags_together(case: Made, store: ObjectStore) -> None:
     """Both differ: both are replaced, the content stays."""
-    store = case.make(map_tags=True)
+    store = _with_tags(case, store)
     etag = (await store.put("k", b"data", Metadata(tags=TAGS), stamp=None, expected_etag=None)).etag
     new = Metadata(content_type="text/html", user=(("a", "1"),), tags=TAGS[:1])
     await store.replace_metadata("k", new, stamp=None, expected_etag=etag)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from federation.errors import RetryLater
+from federation.errors import Park, RetryLater
 from federation.model import ListEntry, Side
 from federation.ports import Capabilities
 from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings, WorkerSettings
@@ -49,6 +49,7 @@ def of(found: list[Finding], what: str) -> Finding:
         ({"conditional_delete": False}, "vast: conditional requests", "race_windows"),
         ({"list_in_order": False}, "vast: lists", "sorts"),
         ({"checksums": False}, "vast: checksums", "damaged"),
+        ({"nested_names": False}, "vast: names", "folder"),
         ({"checksums": False, "etag_is_md5": False}, "vast: ETags", "--verify hash"),
     ],
 )
@@ -81,6 +82,30 @@ def test_versions_and_precision_are_said() -> None:
     findings = checks.honoured(pair, Side.VAST)
     assert "by id" in of(findings, "vast: versioning").then
     assert of(findings, "vast: lists").found == "in the order of the names' bytes, 5,000 a page, times in milliseconds"
+
+
+async def test_rights_are_asked_for_without_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers 501 to a conditional delete (LocalStack does) grants the right to delete all the same."""
+    world, pair = runtime()
+    raw = world.raw[Side.VAST]
+    delete = raw.delete
+
+    async def picky(key: str, *, expected_etag: str) -> None:
+        if raw.capabilities.conditional_delete:
+            raise Park("501 NotImplemented", reason="not_supported", key=key, side=Side.VAST)
+        await delete(key, expected_etag=expected_etag)
+
+    monkeypatch.setattr(raw, "delete", picky)
+    assert of(await checks.side(pair, Side.VAST), "vast: rights").found == "list, write, read, delete"
+    assert raw.capabilities.conditional_delete
+
+
+def test_a_side_on_which_two_keys_would_be_one_object_is_broken() -> None:
+    """Doctor fails, and says what to set."""
+    world, pair = runtime()
+    world.raw[Side.VAST].capabilities = Capabilities(leading_slash=False)
+    one = of(checks.honoured(pair, Side.VAST), "vast: names")
+    assert (one.level, "common" in one.then) == ("broken", True)
 
 
 @pytest.mark.parametrize(("wanted", "can", "level"), [(True, False, "broken"), (True, True, "ok"), (False, False, "ok")])

@@ -55,6 +55,9 @@ ROWS = [
     (Side.VAST, 503, "XMinioServerNotInitialized", RetryLater, "server_error"),
     (Side.VAST, 400, "XAmzContentChecksumMismatch", RetryLater, "checksum_mismatch"),
     (Side.VAST, 429, "ErrTooManyRequest", RetryLater, "throttled"),
+    (Side.VAST, 499, "ClientDisconnected", RetryLater, "server_error"),
+    (Side.VAST, 400, "ExcessData", RetryLater, "checksum_mismatch"),
+    (Side.VAST, 400, "MaxVersionsExceeded", Park, "quota_full"),
     (Side.VAST, 403, "UserSuspended", Halt, "credentials_refused"),
 ]
 
@@ -154,3 +157,21 @@ def test_bytes_that_arrived_damaged_are_sent_again(words: str) -> None:
     body = f"<Error><Code>InvalidOperation</Code><Message>{words}</Message></Error>".encode()
     refused = faults.refusal(400, {"x-ms-error-code": "InvalidOperation"}, body)
     assert faults.meaning(Side.BLOB, refused.status, refused.code) == (RetryLater, "checksum_mismatch")
+
+
+def test_another_region_is_named_as_what_is_wrong() -> None:
+    """Garage is set to one of its own, and answers so to requests signed for us-east-1."""
+    told = faults.fault(Side.VAST, faults.Refusal(400, "AuthorizationHeaderMalformed"), operation="ListObjectsV2")
+    assert isinstance(told, Halt)
+    assert "region" in str(told)
+
+
+def test_a_signature_refused_on_one_object_is_no_lack_of_rights() -> None:
+    """Where the same keys list the bucket, somebody changes the request on its way (s3proxy writes Content-Type anew)."""
+    for code, reason in (("SignatureDoesNotMatch", "request_refused"), ("AccessDenied", "access_denied")):
+        refused = faults.Refusal(403, code)
+        halt = faults.fault(Side.VAST, refused, operation="PutObject", key="k")
+        assert isinstance(halt, Halt)
+        parked = faults.of_one_object(halt, refused, key="k")
+        assert (parked.reason, parked.key, parked.side) == (reason, "k", Side.VAST)
+        assert code in str(parked)

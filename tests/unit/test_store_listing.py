@@ -81,6 +81,16 @@ def test_s3_page() -> None:
     assert page.entries[0].modified == Stamp(1_795_237_801_000_000)
 
 
+def test_a_folder_of_which_a_gateway_tells_the_name_alone_does_not_hide_the_rest() -> None:
+    """As s3proxy lists it (jclouds); a name that is no folder's must have its size and time, else the page counts as cut."""
+    folder = b"<Contents><Key>dir%2F</Key><StorageClass>STANDARD</StorageClass></Contents></ListBucketResult>"
+    page = parse_s3_page(S3_PAGE.replace(b"</ListBucketResult>", folder))
+    assert [(one.key, one.size_bytes, one.md5) for one in page.entries[1:]] == [("big", 6, None), ("dir/", 0, None)]
+    assert page.entries[:2] == parse_s3_page(S3_PAGE).entries
+    with pytest.raises(RetryLater):
+        parse_s3_page(S3_PAGE.replace(b"</ListBucketResult>", folder.replace(b"%2F", b"")))
+
+
 @pytest.mark.parametrize(("page", "parse"), [(AZURE_PAGE, parse_azure_page), (S3_PAGE, parse_s3_page)])
 def test_a_cut_page_is_never_short(page: bytes, parse: Callable[[bytes], Page]) -> None:
     """A page cut at any byte raises: it can never look like a shorter listing (rule 3)."""
