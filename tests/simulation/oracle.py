@@ -158,6 +158,8 @@ class Oracle:
             # Nobody but the user can know that he saw our copy, if it went before we had recorded it (no base, no delete).
             agreed = base if base is not None and base.live else Base()
             unrecorded = agreed.etag(side) != held.etag and (how == "delete" or write.side is not side)
+            # Metadata changes under VAST's ETag: as long as it is not agreed on, our copy may be a user's (docs/adr/0009, Known).
+            unrecorded |= agreed.etag(side) == held.etag and agreed.metadata_digest != agreed_digest(held.metadata)
             unrecorded = unrecorded and self._may_be_copied(side, key, held)
             # Nor can he have seen what the other side's user wrote and we had not agreed on, be it the same bytes.
             write.unagreed = unrecorded or (write.side is not side and agreed.etag(write.side) not in write.etags)
