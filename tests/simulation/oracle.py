@@ -209,8 +209,8 @@ class Oracle:
 
     def _metadata_race(self, side: Side, key: str) -> None:
         """Metadata changed on VAST between the engine's look and its write: no condition on an S3 ETag sees that (ADR 0001)."""
-        looked, by = self.servers[side].looked.get(key, (-1.0, None))
-        if side is not Side.VAST or by is not asyncio.current_task():
+        looked = self.servers[side].looked.get((key, asyncio.current_task()))
+        if side is not Side.VAST or looked is None:
             return
         for write in self.embodied.get((side, key), []):
             if write.side is side and write.metadata_only and looked < write.when:

@@ -97,8 +97,8 @@ class Server(MemoryStore):
         self.objects = self.watched = _Objects(self, changed)
         self.told = True
         self.away_until = 0.0
-        self.looked: dict[str, tuple[float, object]] = {}
-        """When the engine last looked at a key, and in which task."""
+        self.looked: dict[tuple[str, object], float] = {}
+        """When the engine last looked at a key in a task."""
         self.slow: dict[str, tuple[float, float]] = {}
         """When the engine's last slow request about a key was sent, and when it arrived."""
         self._raced = raced
@@ -237,7 +237,7 @@ class Client:
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
-        self._server.looked[key] = asyncio.get_running_loop().time(), asyncio.current_task()
+        self._server.looked[key, asyncio.current_task()] = asyncio.get_running_loop().time()
         return result
 
     async def put(
