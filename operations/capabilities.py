@@ -9,6 +9,7 @@ from federation.ports import Capabilities
 from federation.wiring import PairRuntime
 
 _NOTE = "capabilities:"
+_FORM = 1
 _LIFE_US = 24 * 3600 * 1_000_000
 
 
@@ -18,6 +19,8 @@ class Seen(msgspec.Struct):
     at_us: int
     endpoint: str
     capabilities: Capabilities
+    form: int = 0
+    """What the probe looked for: where that was less, it is done again."""
 
 
 def _endpoint(runtime: PairRuntime, side: Side) -> str:
@@ -33,6 +36,10 @@ async def kept(runtime: PairRuntime, side: Side) -> Seen | None:
     return msgspec.json.decode(note, type=Seen) if note else None
 
 
+def _holds(seen: Seen, endpoint: str, now_us: int) -> bool:
+    return (seen.endpoint, seen.form) == (endpoint, _FORM) and now_us - seen.at_us < _LIFE_US
+
+
 async def know(runtime: PairRuntime, *, probe_again: bool) -> None:
     """Set the capabilities of both stores: as kept of this endpoint within a day, else, or with *probe_again*, by trying.
 
@@ -42,8 +49,8 @@ async def know(runtime: PairRuntime, *, probe_again: bool) -> None:
         seen = await kept(runtime, side)
         now_us = runtime.context.clock.now_us()
         endpoint = _endpoint(runtime, side)
-        if not probe_again and seen is not None and seen.endpoint == endpoint and now_us - seen.at_us < _LIFE_US:
+        if not probe_again and seen is not None and _holds(seen, endpoint, now_us):
             store.capabilities = seen.capabilities
             continue
         found = await store.probe()
-        await runtime.state.put_note(_NOTE + side, msgspec.json.encode(Seen(now_us, endpoint, found)))
+        await runtime.state.put_note(_NOTE + side, msgspec.json.encode(Seen(now_us, endpoint, found, _FORM)))

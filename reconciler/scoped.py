@@ -1,6 +1,6 @@
 """A scan of what is below a prefix, for somebody who may end it and ask again: it goes on from where it was kept.
 
-It is one range that one process scans. What is kept is of the last such scan; another prefix, or a day, and it is begun anew.
+It is one range that one process scans. What is kept is of the last such scan; another prefix, or a while, and it is begun anew.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from reconciler.report import Report
 from reconciler.seams import LISTING_ORDER
 from reconciler.withheld import Gone
 
-KEPT_US = 86_400_000_000
-"""Who asks for a scan of a prefix wants to know how it is now: an older beginning says too little of that."""
+KEPT_US = 900_000_000
+"""Since it was kept last: time to start again after a kill or an outage. Who asks later wants to know how it is now."""
 
 
 class ScopedScan:

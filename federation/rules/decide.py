@@ -148,18 +148,22 @@ def _both_present(blob: Present, vast: Present, base: Base | None, rules: Rules)
         other = vast if side is Side.BLOB else blob
         in_step = agreed is not None and _content_held(other, agreed, side.other)
         return _one_changed(side, rules, metadata_only=bool(equal) or (since is Since.METADATA and in_step))
-    if equal is None or _unproved(blob, agreed, Side.BLOB) or _unproved(vast, agreed, Side.VAST):
-        return _need_hash(blob, vast)
+    if unread := _unread(blob, vast, agreed, equal=equal):
+        return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=unread)
     # Either both are users' versions, or both are our own copies of something older (a base lost twice over).
-    return _both_changed(blob, vast, rules, equal=equal, at_stake=blob_since is not Since.SAME)
+    return _both_changed(blob, vast, rules, equal=bool(equal), at_stake=blob_since is not Since.SAME)
 
 
 def _adopted(blob: Present, vast: Present, base: Base | None, rules: Rules, *, equal: bool | None) -> Reason | None:
     """Why both sides count as equal already; None when they do not, or when it is not known."""
     if equal and blob.metadata_digest == vast.metadata_digest:
         return Reason.EQUAL
-    if equal is not False and base is None and rules.adopt_by_size_and_time and same_file_time(blob, vast, rules):
-        return Reason.SIZE_AND_TIME  # metadata stays as it is on either side
+    by_word = equal is not False and base is None and rules.adopt_by_size_and_time and same_file_time(blob, vast, rules)
+    # Metadata stays as it is on either side; but what differs from a copy of ours was written since, and where tags are mapped
+    # every look compares the metadata of both.
+    left = all(here.origin is None and here.metadata.tags is None for here in (blob, vast))
+    if by_word and (left or blob.metadata_digest == vast.metadata_digest):
+        return Reason.SIZE_AND_TIME
     return None
 
 
@@ -213,9 +217,13 @@ def _one_changed(side: Side, rules: Rules, *, metadata_only: bool) -> Decision:
     return Decision(action, Reason.READ_ONLY_ZONE, source=side.other, preserve=side)
 
 
-def _need_hash(blob: Present, vast: Present) -> Decision:
-    sides = tuple(side for side, here in ((Side.BLOB, blob), (Side.VAST, vast)) if here.version.md5 is None)
-    return Decision(Action.HASH, Reason.EQUALITY_UNKNOWN, sides=sides)
+def _unread(blob: Present, vast: Present, agreed: Base | None, *, equal: bool | None) -> tuple[Side, ...]:
+    """The sides whose content must be read before two changes are weighed: a touch, or our own copy, is no second writer's."""
+    unknown = equal is None or _unproved(blob, agreed, Side.BLOB) or _unproved(vast, agreed, Side.VAST)
+    unread = [(side, here) for side, here in ((Side.BLOB, blob), (Side.VAST, vast)) if here.version.md5 is None]
+    if not unknown:
+        unread = [(side, here) for side, here in unread if not equal and here.origin is not None and here.origin.md5 is not None]
+    return tuple(side for side, _ in unread)
 
 
 def _both_changed(blob: Present, vast: Present, rules: Rules, *, equal: bool, at_stake: bool) -> Decision:

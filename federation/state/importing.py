@@ -39,8 +39,8 @@ async def import_lines(state: RedisState, lines: IO[bytes], hold: Hold) -> dict[
     await importer.run(lines, hold)
     lines.seek(0)
     for changes in importer.dirty(lines):  # after everything else: a mark takes its key off the parked list
-        await state.mark(changes)
         await hold()
+        await state.mark(changes)
     return importer.counts
 
 

@@ -26,6 +26,8 @@ from federation.state.schema import SCHEMA
 FORMAT = 1
 DIGEST_BYTES = 16
 AT_ONCE = 500
+LINES_AT_ONCE = 5_000
+"""Of an import, so that its hold on the state is renewed while it reads what it has nothing to do with."""
 _PROCESS_NOTES = b"process:"
 _PAIR_HASHES: dict[str, type[HaltRecord | ConflictRecord]] = {"halts": HaltRecord, "conflicts": ConflictRecord}
 _SHARD_HASHES: dict[str, type[Parked | Held]] = {"parked": Parked, "held": Held}
@@ -173,12 +175,12 @@ class Importer:
         self._finish()
 
     def dirty(self, lines: Iterable[bytes]) -> Iterator[list[Change]]:
-        """Only the dirty keys, some at a time: to be marked."""
+        """Only the dirty keys, some at a time: to be marked. A piece may be empty: much may lie between two of them."""
         again = Importer(self._calls, self._layout)
         for number, text in enumerate(lines, 1):
             again._take_line(number, text)
             again._commands.clear()
-            if len(again._changes) >= AT_ONCE:
+            if len(again._changes) >= AT_ONCE or number % LINES_AT_ONCE == 0:
                 yield again._changes
                 again._changes = []
         yield again._changes

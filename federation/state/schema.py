@@ -17,7 +17,7 @@ from federation.errors import RetryLater, UsageError
 from federation.state.calls import Calls
 from federation.state.layout import Layout
 
-SCHEMA = 2
+SCHEMA = 3
 IMPORTING = "importing"
 _LOCK_SECONDS = 600
 _EMPTY = "Or empty the state; nothing is deleted by that, equal objects are adopted again."

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+import structlog
 
 from federation.backoff import LONGEST_BACKOFF_SECONDS
+from federation.errors import UsageError
 from federation.model import Side
 from federation.ports import Clock, State
 from federation.sync.pacing import Gate, PaceLimits
 
+_log = structlog.get_logger(__name__)
 _FRESH_US = 10_000_000
 _FORGOTTEN_US = 600_000_000
 
@@ -48,24 +51,38 @@ class PaceShare:
         self._gates = tuple(gates.values())
         self._clock = clock
         self._process = process
+        self._refused = False
 
     async def exchange(self) -> None:
-        """Tell and hear, every few seconds. Raises RetryLater when the state is away."""
-        now_us = self._clock.now_us()
-        for gate in self._gates:
-            wait = self._closed(gate)
-            mine = _Told(now_us, now_us + int(wait * 1_000_000) if wait else 0)
-            await self._state.tell_pace(gate.endpoint, self._process, msgspec.json.encode(mine))
-            others = await self._others(gate.endpoint, now_us)
-            gate.sharers = 1 + len(others)
-            wait = (max((told.closed_until_us for told in others), default=0) - now_us) / 1_000_000
-            if wait > self._closed(gate):
-                gate.close_until(self._clock.monotonic_seconds() + min(wait, LONGEST_BACKOFF_SECONDS))
+        """Tell and hear, every few seconds. Raises RetryLater when the state is away.
+
+        A Redis user who may touch the pair's own keys only works on alone: it is said once.
+        """
+        if self._refused:
+            return
+        try:
+            for gate in self._gates:
+                await self._exchange(gate, self._clock.now_us())
+        except UsageError as error:
+            self._refused = True
+            _log.warning("rates and rest are not shared with other processes", needed="~fed:{endpoint/*", error=str(error))
+            for gate in self._gates:
+                gate.sharers = 1
 
     async def leave(self) -> None:
         """This process ends, or this pair does: another pair of it says so again at its next exchange."""
-        for gate in self._gates:
+        for gate in () if self._refused else self._gates:
             await self._state.tell_pace(gate.endpoint, self._process, b"")
+
+    async def _exchange(self, gate: Gate, now_us: int) -> None:
+        wait = self._closed(gate)
+        mine = _Told(now_us, now_us + int(wait * 1_000_000) if wait else 0)
+        await self._state.tell_pace(gate.endpoint, self._process, msgspec.json.encode(mine))
+        others = await self._others(gate.endpoint, now_us)
+        gate.sharers = 1 + len(others)
+        wait = (max((told.closed_until_us for told in others), default=0) - now_us) / 1_000_000
+        if wait > self._closed(gate):
+            gate.close_until(self._clock.monotonic_seconds() + min(wait, LONGEST_BACKOFF_SECONDS))
 
     def _closed(self, gate: Gate) -> float:
         return max(0.0, gate.closed_until_seconds - self._clock.monotonic_seconds())
@@ -73,7 +90,10 @@ class PaceShare:
     async def _others(self, endpoint: str, now_us: int) -> list[_Told]:
         found = []
         for process, said in (await self._state.paces(endpoint)).items():
-            told = msgspec.json.decode(said, type=_Told)
+            try:
+                told = msgspec.json.decode(said, type=_Told)
+            except msgspec.DecodeError:
+                continue  # of another version of fedplane, which says it in other words
             if abs(now_us - told.at_us) < _FRESH_US:
                 found += [told] if process != self._process else []
             elif now_us - told.at_us > _FORGOTTEN_US:

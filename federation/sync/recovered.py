@@ -77,10 +77,8 @@ def _by_stamp(there: Present, intent: Base, source: Side) -> bool:
         return False
     if there.metadata_digest != intent.metadata_digest:
         return False  # under one ETag of VAST metadata changes: that is our copy of before
-    # A multipart ETag is no content hash, nor an opaque one, and of a large file none was known when the stamp was made: but an
-    # intent for this very version stands behind the stamp. Not so where a file may have been written under it, which keeps
-    # metadata (facts/vast.md 3).
+    # Of a large file no hash was known when the stamp was made: but an intent for this very version stands behind the stamp. Not
+    # so where a file may have been written under it, which keeps metadata (facts/vast.md 3).
     version = there.version
-    no_hash = source is Side.BLOB and version.md5 is None and version.etag_kind in (ETagKind.MULTIPART, ETagKind.OPAQUE)
-    unhashed = no_hash or (stamp.md5 is None and source is Side.VAST)
-    return copy_of(there, source) or (unhashed and there.version.size_bytes == intent.size_bytes)
+    unhashed = stamp.md5 is None and (source is Side.VAST or version.etag_kind in (ETagKind.MULTIPART, ETagKind.OPAQUE))
+    return copy_of(there, source) or (unhashed and version.size_bytes == intent.size_bytes)

@@ -206,6 +206,7 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time
     await _hash_half_written(ctx, scene, claim.intent)
+    await _hash_stamped(ctx, scene, claim.intent)
     base = recovered(scene.base, claim.intent, scene)
     scene.recovered, scene.base = base is not scene.base, base
     await _require_quiet(ctx, scene, hint)
@@ -263,6 +264,17 @@ async def _hash_half_written(ctx: PairContext, scene: Scene, intent: Base | None
     if (here.metadata_digest, here.version.size_bytes) == (intent.metadata_digest, intent.size_bytes):
         md5 = await ctx.transfer.hash_object(ctx.stores[Side.BLOB], scene.key, here)
         scene.blob = replace(here, version=replace(here.version, md5=md5))
+
+
+async def _hash_stamped(ctx: PairContext, scene: Scene, intent: Base | None) -> None:
+    """Read what bears the stamp of a copy on VAST that was not recorded, where its ETag is no hash: users carry stamps along."""
+    here = scene.vast
+    if intent is None or intent.deleted or isinstance(here, Absent) or here.origin is None or here.origin.md5 is None:
+        return
+    version = here.version
+    if version.md5 is None and here.origin.etag == intent.blob_etag and version.size_bytes == intent.size_bytes:
+        md5 = await ctx.transfer.hash_object(ctx.stores[Side.VAST], scene.key, here)
+        scene.vast = replace(here, version=replace(version, md5=md5))
 
 
 async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:

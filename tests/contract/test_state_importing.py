@@ -17,8 +17,8 @@ from federation.progress import Cursor, DeadLetter
 from federation.settings import Settings, load
 from federation.state.checking import check
 from federation.state.client import single
-from federation.state.importing import filling
-from federation.state.portable import export
+from federation.state.importing import filling, import_lines
+from federation.state.portable import LINES_AT_ONCE, Importer, export
 from federation.state.redis_state import RedisState
 from fedplane import exit_codes
 from fedplane.commands import state as commands
@@ -198,3 +198,36 @@ async def test_an_import_that_was_stopped_does_not_end_another_ones(place: Place
     assert await one.open(create=False)
     await one.close()
     await other.close()
+
+
+async def test_an_import_that_lost_the_state_marks_nothing_in_it(place: Place, clock: TestClock) -> None:
+    """It asks before each piece, and while it reads much that is nothing to mark: that takes longer than its word holds."""
+    state = place.state(clock)
+    await state.open()
+    await agree(state, "agreed")
+    await state.mark([event("dirty")])
+    lines = [msgspec.json.encode(line) + b"\n" async for line in export(state.calls, state.layout, now_us=1)]
+    [agreed] = [line for line in lines if line.startswith(b'{"base"')]
+    end = msgspec.json.encode({"end": len(lines) - 2 + 2 * LINES_AT_ONCE})
+    place.file.write_bytes(b"".join([lines[0], *[agreed] * 2 * LINES_AT_ONCE, *lines[1:-1], end]))
+    holds: list[int] = []
+
+    async def hold() -> None:
+        holds.append((await state.backlog()).dirty)
+
+    async def lost() -> None:
+        await hold()
+        if len(holds) == asked:
+            raise RetryLater("another import", reason="state_importing")
+
+    with place.file.open("rb") as file:
+        await state._redis.flushall()
+        await import_lines(state, file, hold)
+        asked, marks = len(holds), list(Importer(state.calls, state.layout).dirty(place.file.read_bytes().splitlines()))
+        assert [len(piece) for piece in marks] == [0, 0, 1]
+        holds.clear()
+        await state._redis.flushall()
+        with pytest.raises(RetryLater):
+            await import_lines(state, file, lost)
+    assert (await state.backlog()).dirty == 0
+    await state.close()

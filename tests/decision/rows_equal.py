@@ -55,6 +55,8 @@ EQUAL = [
     row("equal under a tombstone", ONE, ONE, TOMB, ANY, A.ADOPT, R.EQUAL),
     row("both changed to the same", TWO, replace(TWO, at=900), BASE, ANY, A.ADOPT, R.EQUAL),
     row("one touched, content the same", replace(ONE, touched=True, at=50), ONE, BASE, ANY, A.ADOPT, R.EQUAL),
+    row("touched here, there no hash is known", replace(ONE, touched=True, at=50), replace(ONE, hashed=False), BASE, ANY,
+        A.ADOPT, R.EQUAL),
     row("both touched", replace(ONE, touched=True), replace(ONE, touched=True), BASE, ANY, A.ADOPT, R.EQUAL),
     row("both empty need no hash", EMPTY, EMPTY, NEVER, ANY, A.ADOPT, R.EQUAL),
     row("our copy names the version beside it", replace(TWO, hashed=False), replace(TWO, ours=100), NEVER, ANY, A.ADOPT, R.EQUAL),

@@ -110,7 +110,7 @@ WINNERS = [
     syncthing("index lost, changed here meanwhile", TWO, replace(ONE, ours=0), NEVER, "both", E.HERE_KEPT, E.HERE, W.OUR_COPY),
     syncthing("index lost, changed here, no stamp there", TWO, ONE, NEVER, "both", E.HERE_KEPT),
     syncthing("index lost, changed here to another size, no hash", LONGER, replace(ONE, ours=0, hashed=False), NEVER, "both",
-              E.HERE_KEPT),
+              E.HERE_KEPT, E.READ, W.PROOF),
     syncthing("both changed in the same way", TWO, replace(TWO, at=500), BASE, "both", E.STILL),
     syncthing("a delete of what was changed here meanwhile", TWO, GONE, BASE, "both", E.HERE),
 ]  # fmt: skip

@@ -131,3 +131,34 @@ async def test_metadata_that_was_left_different_is_left_by_every_further_look(ha
         assert [one.decision.action for one in await world.step()] == [action]
     assert [(await world.raw[side].head("a")).metadata for side in Side] == [azure, s3]
     assert await world.state.conflicts() == []
+
+
+async def test_where_tags_are_mapped_metadata_that_differs_is_a_conflict_and_kept() -> None:
+    """Each look compares it on both sides there, so it cannot be left: the operator's word is not taken for more than it says."""
+    world = World(adopt_by_size_and_time=True)
+    for side, said in ((Side.BLOB, "ada"), (Side.VAST, "bob")):
+        world.raw[side].map_tags = True
+        about = Metadata(user=(("mtime", "1700000000"), ("owner", said)), tags=())
+        await world.write(side, "a", "one", told=False, metadata=about)
+    for _ in range(3):
+        world.later(60)
+        await world.look("a")
+        await world.step()
+    assert len({(await world.raw[side].head("a")).metadata for side in Side}) == 1
+    assert len(await world.state.conflicts()) == 1
+
+
+async def test_metadata_changed_on_one_side_of_a_copy_of_ours_travels_though_the_state_was_lost() -> None:
+    """One side bears our stamp: then what differs was written since, and nobody's word makes that as good as equal."""
+    world = World(adopt_by_size_and_time=True)
+    noted = ("mtime", "1700000000")
+    await world.write(Side.BLOB, "a", "one", metadata=Metadata(user=(noted,)))
+    await world.step()
+    world.later(60)
+    blob = world.raw[Side.BLOB]
+    edited = Metadata(user=(noted, ("owner", "ada")))
+    await blob.replace_metadata("a", edited, stamp=None, expected_etag=(await blob.head("a")).version.etag)
+    world.forget()
+    await world.look("a")
+    await world.step()
+    assert (await world.raw[Side.VAST].head("a")).metadata.user == edited.user

@@ -12,6 +12,7 @@ from federation.model import ETagKind, Metadata, Side
 from federation.rules.decision import Action
 from federation.stores import wire
 from federation.stores.vast_s3 import VastS3Store
+from federation.sync.sync_key import sync_key
 from tests.unit.world import World
 
 MD5 = "5d41402abc4b2a76b9719d911017c592"
@@ -82,6 +83,42 @@ async def test_what_users_do_travels(side: Side, text: str) -> None:
     await world.remove(side, "a")
     await world.step()
     assert await world.both("a") == (None, None)
+    assert await world.state.conflicts() == []
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+async def test_a_write_over_our_unrecorded_copy_that_carries_its_stamp_along_is_seen(hashed: bool) -> None:
+    """A tool that reads, changes and writes keeps metadata: where the ETag is no hash, what may be our copy is read."""
+    world = World() if hashed else opaque()
+    await world.write(Side.BLOB, "a", "one")
+    lease = await world.state.acquire(0, owner="dies", ttl_seconds=1e9)
+    assert lease is not None
+    [claim] = await world.state.claim(lease, limit=1, now_us=world.clock.us)
+    await sync_key(world.ctx, lease, claim)
+    await world.state.release(lease)
+    world.later(30)
+    store = world.raw[Side.VAST]
+    seen = await store.head("a")
+    stamp = store.objects["a"].stamp
+    assert stamp is not None
+    theirs = await store.put("a", b"two", seen.metadata, stamp=stamp, expected_etag=seen.version.etag)
+    await world.tell(Side.VAST, "a", etag=theirs.etag)
+    await world.step()
+    assert await world.both("a") == ("two", "two")
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+async def test_our_copy_is_no_second_writer_once_the_state_is_lost(hashed: bool) -> None:
+    """An edit to another size is carried over without a conflict: what bears our stamp is read before it counts as a write."""
+    world = World() if hashed else opaque()
+    await world.write(Side.BLOB, "a", "one")
+    await world.step()
+    world.later(30)
+    world.forget()
+    await world.write(Side.BLOB, "a", "longer")
+    await world.look("a")
+    await world.step()
+    assert await world.both("a") == ("longer", "longer")
     assert await world.state.conflicts() == []
 
 

@@ -296,3 +296,33 @@ def test_pairs_share_the_gate_of_an_endpoint() -> None:
     book = GateBook(FakeClock(), PaceLimits())
     assert book.gate(Side.VAST, "https://v.example/") is book.gate(Side.VAST, "https://V.example")
     assert book.gate(Side.VAST, "https://w.example") is not book.gate(Side.VAST, "https://v.example")
+
+
+class OwnKeysOnly(MemoryState):
+    """As of a Redis user who may touch the pair's own keys only."""
+
+    async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
+        """Refused."""
+        del endpoint, process, told
+        raise UsageError("NOPERM", reason="redis_refused")
+
+
+async def test_who_may_not_share_works_on_alone() -> None:
+    """Notices are a help: a Redis user without the right to them ends no pair."""
+    world = Processes((ACCOUNT, CLUSTER))
+    gates = world.gates[0]
+    gates[Side.BLOB].sharers = 3
+    share = PaceShare(OwnKeysOnly("pair", shards=1, clock=world.clock), gates, world.clock, "alone")
+    for step in (share.exchange, share.exchange, share.leave):
+        await step()
+    assert [gate.sharers for gate in gates.values()] == [1, 1]
+
+
+async def test_what_another_version_says_of_its_pace_is_passed_over() -> None:
+    """It may say it in other words; those who can be understood are heard."""
+    world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
+    gates = world.gates[0]
+    await world.states[0].tell_pace(gates[Side.BLOB].endpoint, "newer", b'{"at": "noon"}')
+    for share in (*world.shares, *world.shares):
+        await share.exchange()
+    assert gates[Side.BLOB].sharers == 2

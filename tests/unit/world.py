@@ -122,6 +122,11 @@ class World:
         await self.state.release(self.lease)
         self.lease = None
 
+    def forget(self) -> None:
+        """The state is emptied."""
+        self.state = MemoryState("pair", shards=1, clock=self.clock)
+        self.ctx, self.lease = dataclasses.replace(self.ctx, state=self.state), None
+
     def later(self, seconds: float = 10) -> None:
         """Time passes."""
         self.clock.us += int(seconds * SECOND)
