@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Protocol
 
+from federation.capabilities import Capabilities
 from federation.model import Base, Change, ClockSkew, Hint, ListEntry, Metadata, OriginStamp, Present, Side
 from federation.progress import Backlog, Claim, DeleteBudget, DeleteTally, Held, Lease, MarkResult, Parked
 from federation.record_ports import Records, Transfers
@@ -34,40 +35,6 @@ class Clock(Protocol):
 # ---------------------------------------------------------------------------------------------------------------- stores
 
 Halfway = Callable[[Metadata], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a server was *seen* to do (probed, not assumed; rule 5)."""
-
-    conditional_put: bool = True
-    conditional_delete: bool = True
-    conditional_complete: bool = True
-    conditional_copy: bool = True
-    """Whether a server-side copy honours the condition on its source."""
-    versioning: bool = False
-    """Whether an overwritten version was read back by its id."""
-    list_in_order: bool = True
-    """Whether lists come in the order of the names' UTF-8 bytes; where not, they are sorted here (``OrderedListing``)."""
-    nested_names: bool = True
-    """Whether ``a`` and ``a/b`` can both be there and are both listed. Not where objects are kept as files and folders."""
-    leading_slash: bool = True
-    """Whether ``/a`` is another name than ``a``, or is never sent."""
-    checksums: bool = True
-    """Whether a body that does not fit its Content-MD5 is refused."""
-    etag_is_md5: bool = True
-    """Whether the ETag of what was written in one request was the MD5 of its content, there and in lists; where not, no ETag is
-    taken for a hash. Not so on Azure, and on S3 not where a KMS key encrypts, nor on gateways with tokens of their own."""
-    tags: bool = False
-    """Whether tags that were set were read back."""
-    page_size: int = 1_000
-    """Entries the server admits to in one list page."""
-    modified_precision_us: int = 1_000_000
-    """Of Last-Modified in lists; HEAD has whole seconds."""
-    max_single_put_bytes: int = 256 * 1024 * 1024
-    min_part_bytes: int = 5 * 1024 * 1024
-    max_part_bytes: int = 5 * 1024 * 1024 * 1024
-    max_parts: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,11 +220,11 @@ class State(Records, Transfers, Protocol):
         """Give the shard back. Losing it earlier is not an error."""
         ...
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
-        """Hand out due keys, oldest first but for *newest* of them; not again before its end or the lease's.
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0, from_us: int = 0) -> list[Claim]:
+        """Hand out keys due since *from_us*, oldest first but for *newest* of them; not again before its end or the lease's.
 
-        *newest* are those that came due last: under a backlog a fresh change need not wait for all of it. What only a scan found
-        counts as due ``progress.SCAN_BEHIND_US`` earlier until it is announced: announced changes are newer than all of it.
+        *newest* are those that came due last. What only a scan found counts as due ``progress.SCAN_BEHIND_US`` earlier, until it
+        is announced: announced changes are newer than all of it, and are asked for alone with that *from_us*.
 
         Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
         """

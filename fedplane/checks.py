@@ -11,9 +11,10 @@ from uuid import uuid4
 import msgspec
 from redis.exceptions import RedisError
 
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, Halt, NotPresent, RetryLater
 from federation.model import PRESERVED_PREFIX, ListEntry, Metadata, Side
-from federation.ports import Capabilities, ObjectStore
+from federation.ports import ObjectStore
 from federation.settings import PairSettings, Settings, WorkerSettings
 from federation.state.embedded import connect
 from federation.state.layout import room

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from federation.capabilities import Capabilities
 from federation.model import Side
-from federation.ports import Capabilities
 from federation.wiring import PairRuntime
 
 _NOTE = "capabilities:"

@@ -159,13 +159,14 @@ class MemoryState(MemoryRecords, MemoryTransfers):
 
     # -------------------------------------------------------------------------------------------------------------- work
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0, from_us: int = 0) -> list[Claim]:
         """As in the port."""
         self._owned(lease)
         due = [
             (dirty.due_us, key)
             for key, dirty in self._dirty.items()
-            if dirty.due_us is not None and dirty.due_us <= now_us and not dirty.claimed and self.shard_of(key) == lease.shard
+            if dirty.due_us is not None and from_us <= dirty.due_us <= now_us
+            if not dirty.claimed and self.shard_of(key) == lease.shard
         ]
         claims = []
         ordered = sorted(due)

@@ -142,10 +142,10 @@ class RedisState(RecordQueries, RedisTransfers):
 
     # -------------------------------------------------------------------------------------------------------------- work
 
-    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0) -> list[Claim]:
+    async def claim(self, lease: Lease, *, limit: int, now_us: int, newest: int = 0, from_us: int = 0) -> list[Claim]:
         """As in the port; two round trips."""
         keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
-        reply = await self._run_leased("claim", lease, keys, [now_us, limit, newest])
+        reply = await self._run_leased("claim", lease, keys, [now_us, limit, newest, from_us])
         if not reply:
             return []
         names = [name.decode() for name in reply[::2]]

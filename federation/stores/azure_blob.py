@@ -13,10 +13,11 @@ from urllib.parse import quote, urlencode
 
 from federation import hashing, keys
 from federation import metadata as mapping
+from federation.capabilities import Capabilities
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
-from federation.ports import Capabilities, Halfway, WriteResult
+from federation.ports import Halfway, WriteResult
 from federation.stores import wire
 from federation.stores.azure_auth import AzureAuth, authorisation, from_connection_string
 from federation.stores.azure_recreate import OtherTypes

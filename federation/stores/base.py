@@ -10,10 +10,10 @@ from http import HTTPStatus
 import aiohttp
 
 from federation import keys
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, Halt, NotPresent, Reobserve, RetryLater
 from federation.keys import NamePolicy
 from federation.model import ClockSkew, ListEntry, Present, Side, Tags
-from federation.ports import Capabilities
 from federation.stores import faults, wire
 from federation.stores.lane import Answer, HttpLane, HttpReader, wall_us
 from federation.stores.listing import OrderedListing

@@ -14,6 +14,7 @@ from itertools import count
 
 from federation import keys
 from federation import metadata as mapping
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, Halt, NotPresent, Reobserve
 from federation.model import (
     PRESERVED_PREFIX,
@@ -30,7 +31,7 @@ from federation.model import (
     Version,
     s3_etag_kind,
 )
-from federation.ports import Capabilities, Clock, Halfway, WriteResult
+from federation.ports import Clock, Halfway, WriteResult
 
 Hook = Callable[[str, str], Awaitable[None]]
 """Awaited before every call with its name and key, and as "race" between a look and the unconditional write after it."""

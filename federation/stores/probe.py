@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from federation.capabilities import Capabilities
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind
-from federation.ports import Capabilities
 from federation.stores import wire
 from federation.stores.lane import Answer, unquote_etag
 

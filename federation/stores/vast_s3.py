@@ -20,10 +20,11 @@ from yarl import URL
 
 from federation import hashing
 from federation import metadata as mapping
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
 from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
-from federation.ports import Capabilities, Halfway, WriteResult
+from federation.ports import Halfway, WriteResult
 from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us

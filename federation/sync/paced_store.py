@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, RetryLater
 from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
-from federation.ports import Capabilities, Halfway, ObjectStore, Reader, Upload, WriteResult
+from federation.ports import Halfway, ObjectStore, Reader, Upload, WriteResult
 from federation.sync.pacing import Gate
 
 _T = TypeVar("_T")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from federation.capabilities import Capabilities
 from federation.errors import Park
-from federation.ports import Capabilities
 
 _MIB = 1024 * 1024
 

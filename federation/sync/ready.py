@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+_TURNS = 4
+
 
 class ReadyShards:
-    """Shards in which something may be due, each once, in the order they were named.
+    """Shards in which something may be due, in the order they were named; and those in which a change was announced.
 
-    Those in which a change was announced come first every other time: so that it waits for a few keys and not for a round of all
-    shards, and nothing else waits for ever.
+    These are looked at for announced changes alone, and come first but for every fourth time: so a fresh change waits for a few
+    keys and not for a backlog or a round of all shards, and nothing else waits for ever.
     """
 
     def __init__(self) -> None:
-        self._first: dict[int, None] = {}
-        self._others: dict[int, None] = {}
-        self._turn_of_others = False
+        self._announced: dict[int, None] = {}
+        self._all: dict[int, None] = {}
+        self._turn = 0
 
     def add(self, shard: int, *, announced: bool = False) -> None:
         """Something may be due in *shard*."""
-        if announced:
-            self._others.pop(shard, None)
-            self._first[shard] = None
-        elif shard not in self._first:
-            self._others[shard] = None
+        (self._announced if announced else self._all)[shard] = None
 
-    def take(self) -> int | None:
-        """The next one, which is then no longer ready; None when none is."""
-        some = self._others if (self._turn_of_others and self._others) or not self._first else self._first
-        self._turn_of_others = some is self._first
+    def take(self) -> tuple[int | None, bool]:
+        """The next one, which is then no longer ready, and whether for announced changes alone; None when none is."""
+        self._turn = (self._turn + 1) % _TURNS
+        announced = bool(self._announced) and (self._turn != 0 or not self._all)
+        some = self._announced if announced else self._all
         if not some:
-            return None
+            return None, False
         shard = next(iter(some))
         del some[shard]
-        return shard
+        return shard, announced
 
     def discard(self, shard: int) -> None:
         """Whatever was due in *shard* is looked at now."""
-        self._first.pop(shard, None)
-        self._others.pop(shard, None)
+        self._announced.pop(shard, None)
+        self._all.pop(shard, None)
 
     def __contains__(self, shard: int) -> bool:
         """Whether something may be due in *shard*."""
-        return shard in self._first or shard in self._others
+        return shard in self._announced or shard in self._all

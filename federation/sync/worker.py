@@ -17,7 +17,7 @@ from typing import TypeVar
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, LeaseLost, RetryLater
 from federation.model import Change, Side, Source
-from federation.progress import Claim, HaltRecord, Held, Lease
+from federation.progress import SCAN_BEHIND_US, Claim, HaltRecord, Held, Lease
 from federation.rules.decision import Action
 from federation.sync.apply import DeleteHeld
 from federation.sync.blame import Blame
@@ -151,14 +151,14 @@ class Worker:
             await self._rung.wait()
             if await self._must_rest():
                 continue
-            shard = self._ready.take()
+            shard, announced = self._ready.take()
             if shard is None:
                 self._rung.clear()
                 continue
             lease = self._leases.held.get(shard)
             if lease is not None and shard not in self._leases.yielding:
                 self._claiming = shard
-                await self._claim_from(lease)
+                await self._claim_from(lease, fresh=announced)
                 self._claiming = None
 
     def _busy(self, shard: int) -> bool:
@@ -196,14 +196,16 @@ class Worker:
             return False
         return True
 
-    async def _claim_from(self, lease: Lease) -> None:
+    async def _claim_from(self, lease: Lease, *, fresh: bool = False) -> None:
+        """*fresh*: only what was announced not long ago."""
         # Also more than there are free places: keys one by one would cost round trips, and leave none for the newest.
         await self._slots.acquire()
         self._slots.release()
         now_us = self._ctx.clock.now_us()
         try:
             await self._reclaim(lease)
-            claims = await self._ctx.state.claim(lease, limit=_CLAIM_AT_ONCE, now_us=now_us, newest=_NEWEST)
+            from_us = now_us - SCAN_BEHIND_US if fresh else 0
+            claims = await self._ctx.state.claim(lease, limit=_CLAIM_AT_ONCE, now_us=now_us, newest=_NEWEST, from_us=from_us)
         except LeaseLost:
             self._leases.lost(lease)
             return
@@ -212,10 +214,10 @@ class Worker:
             # shard is not given back for that, since others of its keys are at work.
             self._reclaimed[lease] = float("-inf")
             await self._ctx.clock.sleep(error.after_seconds or 0.2)
-            self.wake(lease.shard)
+            self.wake(lease.shard, announced=fresh)
             return
         if len(claims) == _CLAIM_AT_ONCE:
-            self.wake(lease.shard)
+            self.wake(lease.shard, announced=fresh)
         for claim in reversed(claims):  # the newest first
             await self._slots.acquire()
             slot = Slot(self._slots)
@@ -273,7 +275,7 @@ class Worker:
         if error is None and synced is not None:
             base = synced.base
             if not await self._persist(lambda: state.settle(lease, key, generation, base)):
-                self.wake(lease.shard)
+                self.wake(lease.shard, announced=True)
                 return "settled_dirty_again"
             return "settled"
         now = self._ctx.clock.now_us()

@@ -21,9 +21,10 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from federation.capabilities import Capabilities
 from federation.clock import SystemClock
 from federation.model import Side
-from federation.ports import Capabilities, ObjectStore, State
+from federation.ports import ObjectStore, State
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
 from federation.stores.memory import MemoryStore

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from federation.capabilities import Capabilities
 from federation.model import SECOND_US
-from federation.ports import Capabilities
 
 FILE = Path(__file__).parents[2] / "docs" / "stores.md"
 BEGIN, END = (

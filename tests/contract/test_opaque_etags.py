@@ -10,9 +10,10 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from federation.capabilities import Capabilities
 from federation.errors import RetryLater
 from federation.model import ETagKind, Metadata, s3_etag_kind
-from federation.ports import Capabilities, ObjectStore
+from federation.ports import ObjectStore
 from federation.stores.base import Request
 from federation.stores.vast_s3 import VastS3Store
 from tests.contract import test_resume, test_stores, test_stores_services, test_stores_writing

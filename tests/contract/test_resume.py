@@ -10,7 +10,7 @@ import pytest
 from federation.errors import LeaseLost, NotPresent, Reobserve, RetryLater
 from federation.model import Change, Side, Source
 from federation.ports import ObjectStore, State
-from federation.progress import TransferRecord
+from federation.progress import SCAN_BEHIND_US, TransferRecord
 from tests.contract.state_support import TestClock, event, lease_of
 from tests.contract.store_support import FULL, PART, STAMP, Made, get, listed_keys, put
 
@@ -137,3 +137,20 @@ async def test_what_a_scan_found_and_then_is_announced_is_as_fresh_as_any_change
 
     assert first == [keys[0], keys[4]]
     assert rest == [keys[2], keys[3], keys[5], keys[1]]
+
+
+async def test_what_is_announced_can_be_claimed_without_what_only_a_scan_found(state: State, clock: TestClock) -> None:
+    """So that fresh changes of a shard drag nothing of its backlog along; what was announced long ago is backlog too."""
+    keys = [name for name in (f"k{number}" for number in range(200)) if state.shard_of(name) == state.shard_of("k0")][:6]
+    await state.mark([event(keys[0])])
+    clock.us += SCAN_BEHIND_US
+    await state.mark([Change(key, Side.BLOB, Source.RECONCILER, etag="e") for key in keys[1:4]])
+    await state.mark([event(key) for key in keys[3:]])
+    clock.us += 1_000_000
+    lease = await lease_of(state, "k0")
+    from_us = clock.us - SCAN_BEHIND_US
+    fresh = [claim.hint.key for claim in await state.claim(lease, limit=8, newest=2, from_us=from_us, now_us=clock.us)]
+    rest = [claim.hint.key for claim in await state.claim(lease, limit=8, newest=2, now_us=clock.us)]
+
+    assert sorted(fresh) == sorted(keys[3:])
+    assert sorted(rest) == sorted(keys[:3])

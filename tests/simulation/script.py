@@ -96,7 +96,7 @@ class Script:
     versioned_not: Side | None = None
     """The side that keeps no versions where the other one does."""
     ignored: tuple[str, ...] = ()
-    """Conditions of VAST's that are ignored by themselves, by the names of ``ports.Capabilities``."""
+    """Conditions of VAST's that are ignored by themselves, by the names of ``Capabilities``."""
     feed_lag_seconds: float = 0.0
     """How late the change feed is at most; 0: there is none."""
     grid_lost: float = 0.0

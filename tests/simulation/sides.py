@@ -10,9 +10,10 @@ from functools import partial
 from random import Random
 from typing import Any, TypeVar, cast
 
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, RetryLater
 from federation.model import PRESERVED_PREFIX, ClockSkew, ETagKind, ListEntry, Metadata, OriginStamp, Present, Side
-from federation.ports import Capabilities, Clock, Halfway, Reader, Upload, WriteResult
+from federation.ports import Clock, Halfway, Reader, Upload, WriteResult
 from federation.stores.memory import MemoryReader, MemoryStore, _Object
 from tests.simulation.script import Rates
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from federation.capabilities import Capabilities
 from federation.model import PRESERVED_PREFIX, Side
-from federation.ports import Capabilities
 from federation.progress import Cursor
 from federation.settings import Settings
 from federation.sources import change_feed

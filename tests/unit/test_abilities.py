@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from federation.capabilities import Capabilities
 from federation.errors import Park, RetryLater
 from federation.model import ListEntry, Side
-from federation.ports import Capabilities
 from federation.settings import BlobSettings, PairSettings, RuleSettings, VastSettings, WorkerSettings
 from federation.sync.pacing import Gate
 from federation.sync.worker import Worker, WorkerLimits

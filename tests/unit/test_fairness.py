@@ -225,17 +225,21 @@ def test_the_worker_sweeps_what_is_left_of_large_transfers() -> None:
     _virtually(main())
 
 
-def test_announced_shards_come_first_every_other_time() -> None:
-    """Each shard once; where only one kind is ready it is that one's turn; what was named before keeps its place."""
+def test_announced_shards_come_first_but_for_every_fourth_time() -> None:
+    """Where only one kind is ready it is that one's turn; what was named before keeps its place; one may be of both kinds."""
     ready = ReadyShards()
-    for shard in range(4):
+    for shard in (0, 1, 3, 0):
         ready.add(shard)
-    for shard in (3, 7, 8):
+    for shard in (3, 7, 8, 9, 7):
         ready.add(shard, announced=True)
-    ready.add(7)
-    assert [ready.take() for _ in range(7)] == [3, 0, 7, 1, 8, 2, None]
+    assert 9 in ready
+    assert [ready.take() for _ in range(4)] == [(3, True), (7, True), (8, True), (0, False)]
+    assert [ready.take() for _ in range(4)] == [(9, True), (1, False), (3, False), (None, False)]
     ready.add(5)
-    assert [ready.take(), ready.take()] == [5, None]
+    ready.add(5, announced=True)
+    ready.discard(5)
+    assert 5 not in ready
+    assert ready.take() == (None, False)
 
 
 @pytest.mark.parametrize(("marked", "woken"), [(0, []), (1, ["k"])], ids=["echoes only", "news"])

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.capabilities import Capabilities
 from federation.errors import Park
 from federation.model import Side
-from federation.ports import Capabilities
 from federation.rules.parking import parking
 from federation.stores.azure_blob import MAX_BLOCK_BYTES, MAX_BLOCKS
 from federation.sync.parts import PartPlan, plan_parts

@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 from multidict import CIMultiDict
 
+from federation.capabilities import Capabilities
 from federation.errors import FederationError, NotPresent, Park, Reobserve, RetryLater
 from federation.model import Metadata, Present, Side, Stamp, Tags, Version
-from federation.ports import Capabilities
 from federation.stores.lane import Answer
 from federation.stores.vast_s3 import VastS3Store
 
