@@ -17,7 +17,7 @@ import pytest
 from federation.errors import LeaseLost
 from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
 from federation.ports import State
-from federation.progress import Claim, ConflictRecord, Cursor, DeleteBudget, HaltRecord, Held, Lease
+from federation.progress import SCAN_BEHIND_US, Claim, ConflictRecord, Cursor, DeleteBudget, HaltRecord, Held, Lease
 from tests.contract.state_support import TestClock, states
 
 KEYS = ("a", "b/c", "d", "e+f", "g", "\u00e9")
@@ -150,12 +150,13 @@ class Twins:
     async def claim(self) -> None:
         """Claim some keys."""
         shard, limit = self.rng.randrange(SHARDS), self.rng.randint(1, 3)
+        newest, from_us = self.rng.randint(0, limit), self.rng.choice((0, self.clock.us - SCAN_BEHIND_US))
 
         async def call(kind: str, state: State) -> object:
             lease = self.leases[kind].get(shard)
             if lease is None:
                 return None
-            claims = await state.claim(lease, limit=limit, now_us=self.clock.us)
+            claims = await state.claim(lease, limit=limit, now_us=self.clock.us, newest=newest, from_us=from_us)
             self.claims[kind].setdefault(shard, []).extend(claims)
             return claims
 
