@@ -93,6 +93,8 @@ BOTH_CHANGED = [
         A.HASH, R.EQUALITY_UNKNOWN, hashes=("here",)),
     row("perhaps only touched here, changed there to another size", replace(ONE, touched=True, hashed=False), LONGER, BASE, ANY,
         A.HASH, R.EQUALITY_UNKNOWN, hashes=("here",)),
+    row("base lost, perhaps our copy there, changed here to another size", LONGER, Obj("one", ours=0, hashed=False), NEVER, ANY,
+        A.HASH, R.EQUALITY_UNKNOWN, hashes=("there",)),
     row("new on both in other sizes, a hash missing", replace(LONGER, hashed=False, at=900), TWO, NEVER, BOTH,
         A.COPY, R.LATER_WRITE, "here", "there"),
     row("both changed in a zone, other sizes", replace(LONGER, hashed=False), TWO, BASE, HERE,
