@@ -166,7 +166,7 @@ class Importer:
         for number, text in enumerate(lines, 1):
             self._take_line(number, text)
             self._changes.clear()
-            if len(self._commands) >= AT_ONCE:
+            if len(self._commands) >= AT_ONCE or number % LINES_AT_ONCE == 0:
                 await self._send()
                 await sent()
         for shard, count in enumerate(self._objects):
@@ -202,7 +202,8 @@ class Importer:
 
     async def _send(self) -> None:
         commands, self._commands = self._commands, []
-        await self._calls.pipe(commands)
+        if commands:
+            await self._calls.pipe(commands)
 
     def _take(self, kind: str, value: bytes) -> None:
         if kind == "fedplane_state":

@@ -33,7 +33,8 @@ class Migration:
 
 
 MIGRATIONS: Mapping[int, Migration] = {}
-"""By the schema they start from. There is none from 1: its records do not tell which shard they belong to now."""
+"""By the schema they start from. There is none from 1: its records do not tell which shard they belong to now; nor from 2: its
+digests do not compare where metadata has an ``mtime``."""
 
 
 async def open_layout(calls: Calls, layout: Layout, *, create: bool, now_us: int) -> bool:

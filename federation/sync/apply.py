@@ -149,9 +149,10 @@ def _too_much(here: Present, side: Side) -> bool:
 
 
 def _keep(scene: Scene, side: Side) -> Base:
-    here = scene.present(side)
+    here, was = scene.present(side), scene.base
+    same = was is not None and was.live and was.etag(side) == here.version.etag and not here.version.content_moved
     one_sided = Base(
-        md5=here.version.md5,
+        md5=here.version.md5 or (was.md5 if was is not None and same else None),  # else a touch would pass for a change
         metadata_digest=here.metadata_digest,
         written=logical_stamp(here, side, scene.rules),
         size_bytes=here.version.size_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -51,28 +52,29 @@ class PaceShare:
         self._gates = tuple(gates.values())
         self._clock = clock
         self._process = process
-        self._refused = False
+        self._silent_until_us = 0
 
     async def exchange(self) -> None:
         """Tell and hear, every few seconds. Raises RetryLater when the state is away.
 
-        A Redis user who may touch the pair's own keys only works on alone: it is said once.
+        A Redis user who may touch the pair's own keys only works on alone, and tries again now and then.
         """
-        if self._refused:
+        if self._clock.now_us() < self._silent_until_us:
             return
         try:
             for gate in self._gates:
                 await self._exchange(gate, self._clock.now_us())
         except UsageError as error:
-            self._refused = True
+            self._silent_until_us = self._clock.now_us() + _FORGOTTEN_US
             _log.warning("rates and rest are not shared with other processes", needed="~fed:{endpoint/*", error=str(error))
             for gate in self._gates:
                 gate.sharers = 1
 
     async def leave(self) -> None:
         """This process ends, or this pair does: another pair of it says so again at its next exchange."""
-        for gate in () if self._refused else self._gates:
-            await self._state.tell_pace(gate.endpoint, self._process, b"")
+        for gate in self._gates:
+            with contextlib.suppress(UsageError):
+                await self._state.tell_pace(gate.endpoint, self._process, b"")
 
     async def _exchange(self, gate: Gate, now_us: int) -> None:
         wait = self._closed(gate)
@@ -93,7 +95,7 @@ class PaceShare:
             try:
                 told = msgspec.json.decode(said, type=_Told)
             except msgspec.DecodeError:
-                continue  # of another version of fedplane, which says it in other words
+                told = _Told(now_us, 0)  # of another version of fedplane, which says it in other words: that it is there
             if abs(now_us - told.at_us) < _FRESH_US:
                 found += [told] if process != self._process else []
             elif now_us - told.at_us > _FORGOTTEN_US:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from federation.errors import NotPresent, Reobserve, RetryLater
-from federation.model import Absent, Base, Change, Hint, HintEntry, Present, Side, Source
+from federation.model import Absent, Base, Change, ETagKind, Hint, HintEntry, Present, Side, Source
 from federation.progress import Claim, Held, Lease
 from federation.rules.decide import Since, decide, since_base
 from federation.rules.decision import Action, Decision, Reason
@@ -267,12 +267,17 @@ async def _hash_half_written(ctx: PairContext, scene: Scene, intent: Base | None
 
 
 async def _hash_stamped(ctx: PairContext, scene: Scene, intent: Base | None) -> None:
-    """Read what bears the stamp of a copy on VAST that was not recorded, where its ETag is no hash: users carry stamps along."""
+    """Read what bears the stamp of a copy on VAST that was not recorded, where its ETag is no hash: users carry stamps along.
+
+    Not a file: who writes it may not be done (``_require_quiet``).
+    """
     here = scene.vast
     if intent is None or intent.deleted or isinstance(here, Absent) or here.origin is None or here.origin.md5 is None:
         return
     version = here.version
-    if version.md5 is None and here.origin.etag == intent.blob_etag and version.size_bytes == intent.size_bytes:
+    if version.md5 is not None or version.etag_kind is ETagKind.FILE_SIDE:
+        return
+    if (here.origin.etag, version.size_bytes) == (intent.blob_etag, intent.size_bytes):
         md5 = await ctx.transfer.hash_object(ctx.stores[Side.VAST], scene.key, here)
         scene.vast = replace(here, version=replace(version, md5=md5))
 

@@ -96,9 +96,11 @@ class Worker:
         self._rung.set()
 
     def wake_changes(self, changes: Sequence[Change]) -> None:
-        """These were just marked. What was announced goes before what a scan found."""
+        """These were just marked. What was announced goes before what a scan found; shards of others are theirs to look at."""
         for change in changes:
-            self.wake(self._ctx.state.shard_of(change.key), announced=change.source is not Source.RECONCILER)
+            shard = self._ctx.state.shard_of(change.key)
+            if shard in self._leases.held:
+                self.wake(shard, announced=change.source is not Source.RECONCILER)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -126,6 +128,8 @@ class Worker:
         """Look at every held shard now and then: other processes mark too, and deferred keys come due."""
         while True:
             for shard in list(self._leases.held):
+                if shard in self._ready:  # still: there is a backlog, and what another process was told of shall not wait for it
+                    self.wake(shard, announced=True)
                 self.wake(shard)
             await self._ctx.clock.sleep(_IDLE_POLL_SECONDS)
 
@@ -327,7 +331,8 @@ class Worker:
             )
         )
         wait = max(0.0, (what.at_us - self._ctx.clock.now_us()) / 1_000_000)
-        asyncio.get_running_loop().call_later(wait, self.wake, lease.shard)
+        announced = any(source is not Source.RECONCILER for source in claim.hint.sources)
+        asyncio.get_running_loop().call_later(wait, partial(self.wake, lease.shard, announced=announced))
 
     async def _persist(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """Repeat a state step while Redis is away: what was done to storage must not be forgotten by the one who knows it.

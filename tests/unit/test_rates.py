@@ -310,19 +310,24 @@ class OwnKeysOnly(MemoryState):
 async def test_who_may_not_share_works_on_alone() -> None:
     """Notices are a help: a Redis user without the right to them ends no pair."""
     world = Processes((ACCOUNT, CLUSTER))
-    gates = world.gates[0]
+    gates, begun_us = world.gates[0], world.clock.us
     gates[Side.BLOB].sharers = 3
     share = PaceShare(OwnKeysOnly("pair", shards=1, clock=world.clock), gates, world.clock, "alone")
     for step in (share.exchange, share.exchange, share.leave):
         await step()
     assert [gate.sharers for gate in gates.values()] == [1, 1]
+    share._state = world.states[0]
+    for _ in range(2):
+        await share.exchange()
+        assert bool(world.states[0].told_paces) is (world.clock.us > 600_000_000 + begun_us)
+        world.clock.us += 600_000_001
 
 
 async def test_what_another_version_says_of_its_pace_is_passed_over() -> None:
-    """It may say it in other words; those who can be understood are heard."""
+    """It may say it in other words: it counts as one more; those who can be understood are heard."""
     world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
     gates = world.gates[0]
     await world.states[0].tell_pace(gates[Side.BLOB].endpoint, "newer", b'{"at": "noon"}')
     for share in (*world.shares, *world.shares):
         await share.exchange()
-    assert gates[Side.BLOB].sharers == 2
+    assert gates[Side.BLOB].sharers == 3
