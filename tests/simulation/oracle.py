@@ -45,7 +45,6 @@ class Write:
     told_us: int
     """Time in its event."""
     metadata: Metadata
-    metadata_only: bool = False
     superseded: str = ""
     unagreed: bool = False
     raced: bool = False
@@ -114,9 +113,7 @@ class Oracle:
 
     # ------------------------------------------------------------------------------------------------------------ writes
 
-    def acknowledged(
-        self, side: Side, key: str, held: _Object, number: int, base: Base | None, *, metadata_only: bool = False
-    ) -> None:
+    def acknowledged(self, side: Side, key: str, held: _Object, number: int, base: Base | None) -> None:
         """A user's write was answered; *base* is what was agreed then."""
         write = Write(
             number,
@@ -127,7 +124,6 @@ class Oracle:
             asyncio.get_running_loop().time(),
             self.servers[side].clock.now_us(),
             held.metadata,
-            metadata_only,
         )
         if base is not None and base.live:
             same = base.md5 == md5_of(held.data)
@@ -188,7 +184,7 @@ class Oracle:
 
     def engine_changed(self, side: Side, key: str, before: _Object | None, after: _Object | None) -> None:
         """The engine wrote or deleted something of the users' namespace."""
-        self._metadata_race(side, key)
+        self._unseen_race(side, key, before)
         self.wrote(side, key, before, after)
         replaced = self.embodied.pop((side, key), [])
         if before is not None and replaced and all(write.side is side for write in replaced):
@@ -207,13 +203,13 @@ class Oracle:
             part = " (a part of a file)" * ((key, after.data) in self.partial)
             self.fail(f"the engine wrote {value_of(after)!r} to {side}:{key}, which no user wrote{part}")
 
-    def _metadata_race(self, side: Side, key: str) -> None:
-        """Metadata changed on VAST between the engine's look and its write: no condition on an S3 ETag sees that (ADR 0001)."""
-        looked = self.servers[side].looked.get((key, asyncio.current_task()))
-        if side is not Side.VAST or looked is None:
+    def _unseen_race(self, side: Side, key: str, before: _Object | None) -> None:
+        """Under the ETag that was looked at, other metadata is there now: no condition on an S3 ETag sees that (ADR 0001)."""
+        looked_at, etag = self.servers[side].looked.get((key, asyncio.current_task()), (0.0, ""))
+        if side is not Side.VAST or before is None or before.etag != etag:
             return
         for write in self.embodied.get((side, key), []):
-            if write.side is side and write.metadata_only and looked < write.when:
+            if write.side is side and looked_at < write.when:
                 write.raced = True
 
     def _guarded(self, side: Side, key: str) -> None:

@@ -98,8 +98,8 @@ class Server(MemoryStore):
         self.objects = self.watched = _Objects(self, changed)
         self.told = True
         self.away_until = 0.0
-        self.looked: dict[tuple[str, object], float] = {}
-        """When the engine last looked at a key in a task."""
+        self.looked: dict[tuple[str, object], tuple[float, str]] = {}
+        """When the engine last looked at a key in a task, and the ETag it saw."""
         self.slow: dict[str, tuple[float, float]] = {}
         """When the engine's last slow request about a key was sent, and when it arrived."""
         self._raced = raced
@@ -238,7 +238,8 @@ class Client:
 
     async def _seen(self, key: str, answer: Awaitable[_T]) -> _T:
         result = await answer
-        self._server.looked[key, asyncio.current_task()] = asyncio.get_running_loop().time()
+        etag = (result if isinstance(result, Present) else cast("MemoryReader", result).present).version.etag
+        self._server.looked[key, asyncio.current_task()] = asyncio.get_running_loop().time(), etag
         return result
 
     async def put(

@@ -49,9 +49,9 @@ class Users:
         server.put_now(key, bytes(bytearray(data)), metadata, md5_of(data))
         self._acknowledge(act, server, key)
 
-    def _acknowledge(self, act: Act, server: Server, key: str, *, metadata_only: bool = False) -> None:
+    def _acknowledge(self, act: Act, server: Server, key: str) -> None:
         base = self._world.box.inner._base.get(key)
-        self._world.oracle.acknowledged(server.side, key, server.objects[key], act.number, base, metadata_only=metadata_only)
+        self._world.oracle.acknowledged(server.side, key, server.objects[key], act.number, base)
 
     def _text(self, act: Act) -> bytes:
         return f"#{act.number} {act.side}".encode()
@@ -104,7 +104,7 @@ class Users:
         self.supersede(server.side, act.key, held, how="metadata")
         stamp = held.stamp if act.number % 2 else None
         server._store(act.key, held.data, with_tag(f"m{act.number}"), stamp, held.etag)
-        self._acknowledge(act, server, act.key, metadata_only=True)
+        self._acknowledge(act, server, act.key)
 
     def _copy(self, act: Act, server: Server) -> None:
         """A copy within the side takes all metadata along, our stamp too."""
