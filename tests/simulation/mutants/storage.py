@@ -220,7 +220,9 @@ STORAGE = [
     Mutant("stamp_never_trusted", "our own copies are taken for users' writes", _stamp_never_trusted, first=4450),
     Mutant("size_is_equality", "contents of one size are equal", _size_is_equality),
     Mutant("growing_files_read", "files are read while they are written", _growing_files_read),
-    Mutant("metadata_not_looked_at", "VAST's metadata is not looked at before it is overwritten", _metadata_not_looked_at),
+    Mutant(
+        "metadata_not_looked_at", "VAST's metadata is not looked at before it is overwritten", _metadata_not_looked_at, first=4600
+    ),
     Mutant(
         "adopted_unseen", "what is equal to the base is agreed on without a look at the other side", _adopted_unseen, within=3000
     ),
