@@ -348,3 +348,10 @@ def test_a_name_of_many_escapes_costs_no_more_than_its_length(monkeypatch: pytes
     stored = metadata.encode_name(name, side)
     assert metadata.decode_name(stored, side) == name
     assert looks <= 2 * (len(name) + len(stored))
+
+
+def test_between_two_requests_there_are_the_new_headers_and_the_old_entries() -> None:
+    """Headers are set first; tags are no matter of either request."""
+    found = Metadata("text/plain", user=(("a", "1"),), tags=(("t", "1"),))
+    new = metadata.to_side(Metadata("text/csv", cache_control="no-cache", user=(("a", "2"),)), None, Side.BLOB)
+    assert metadata.halfway(found, new) == Metadata("text/csv", cache_control="no-cache", user=(("a", "1"),), tags=(("t", "1"),))
