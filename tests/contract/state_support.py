@@ -20,6 +20,23 @@ from federation.state.redis_state import RedisState
 MD5 = "0cc175b9c0f1b6a831c399e269772661"
 AGREED = Base(blob_etag="0x8DC1", vast_etag=MD5, md5=MD5, metadata_digest=b"12345678", written=Stamp(5_000_000), size_bytes=9)
 
+STATE_TOML = """[redis]
+url = "{url}"
+[worker]
+shards = {shards}
+[[pair]]
+name = "pair"
+[pair.blob]
+account_url = "http://127.0.0.1:1/acct"
+container = "c"
+[pair.vast]
+endpoint = "http://127.0.0.1:1"
+bucket = "b"
+access_key_env = "A"
+secret_key_env = "S"
+"""
+"""Settings of a pair whose sides nobody reaches: for commands that ask the state alone."""
+
 
 class TestClock:
     """Wall time set by the test; monotonic time is real, since Redis expires leases by its own."""

@@ -23,24 +23,9 @@ from federation.state.redis_state import RedisState
 from fedplane import exit_codes
 from fedplane.commands import state as commands
 from tests.contract.redis_servers import Server
-from tests.contract.state_support import AGREED, TestClock, agree, event, lease_of
+from tests.contract.state_support import AGREED, STATE_TOML, TestClock, agree, event, lease_of
 
 KEYS = [f"k{number}" for number in range(40)]
-TOML = """[redis]
-url = "{url}"
-[worker]
-shards = {shards}
-[[pair]]
-name = "pair"
-[pair.blob]
-account_url = "http://127.0.0.1:1/acct"
-container = "c"
-[pair.vast]
-endpoint = "http://127.0.0.1:1"
-bucket = "b"
-access_key_env = "A"
-secret_key_env = "S"
-"""
 
 
 class Place:
@@ -54,7 +39,7 @@ class Place:
     def settings(self, shards: int = 3) -> Settings:
         """Of a state of *shards* shards."""
         file = self.folder / f"{shards}.toml"
-        file.write_text(TOML.format(url=self.server.url, shards=shards))
+        file.write_text(STATE_TOML.format(url=self.server.url, shards=shards))
         return load(file)
 
     def state(self, clock: TestClock, shards: int = 3, pair: str = "pair") -> RedisState:

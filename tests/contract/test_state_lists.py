@@ -20,24 +20,10 @@ from federation.state.lists import count, records
 from federation.state.redis_state import RedisState
 from fedplane import cli
 from tests.contract.redis_servers import Server
+from tests.contract.state_support import STATE_TOML
 
 COUNT, SHARDS = 2_500, 2
 KINDS = {"held": Held, "parked": Parked, "conflicts": ConflictRecord}
-TOML = """[redis]
-url = "{url}"
-[worker]
-shards = 2
-[[pair]]
-name = "pair"
-[pair.blob]
-account_url = "http://127.0.0.1:1/acct"
-container = "c"
-[pair.vast]
-endpoint = "http://127.0.0.1:1"
-bucket = "b"
-access_key_env = "A"
-secret_key_env = "S"
-"""
 Run = Callable[..., str]
 
 
@@ -85,7 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """What a command prints."""
     file = tmp_path / "federation.toml"
-    file.write_text(TOML.format(url=server.url))
+    file.write_text(STATE_TOML.format(url=server.url, shards=SHARDS))
 
     def command(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["fedplane", *words, "--config", str(file)])
