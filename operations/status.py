@@ -9,19 +9,22 @@ import msgspec
 
 from federation.model import Side, Source
 from federation.ports import State
-from federation.progress import UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
+from federation.progress import GAP_NOTE, UNION_NOTE, Backlog, DeadTally, DeleteTally, HaltRecord
 from federation.settings import PairSettings, WorkerSettings
 from federation.sources import canary
 from federation.state.layout import room
 from operations import feed_status
 from operations.feed_status import FeedLag
 from operations.heartbeat import Heartbeat, clocks_ahead_us, heartbeats
+from reconciler import wanted
 from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
 PARKED_READ = 10_000
 """Parked keys that status reads to tell them apart by reason."""
+_NAMED = 3
+"""Prefixes of scans asked for that a doubt names."""
 _EVENTS_OF = {
     Side.BLOB: ("event_grid_queue", "event_grid_webhook", "event_grid_pull"),
     Side.VAST: (Source.VAST_EVENTS.value,),
@@ -86,11 +89,12 @@ async def pair_status(state: State, pair: PairSettings, now_us: int, *, worker: 
     beats = await heartbeats(state)
     fresh = [beat for beat in beats if beat.fresh(now_us)]
     # Before the backlog: of a scan that ends in between, what it marked last would not be seen waiting.
-    scans, union = await whole_scans(state), bool(await state.note(UNION_NOTE))
+    scans, union, lost = await whole_scans(state), bool(await state.note(UNION_NOTE)), bool(await state.note(GAP_NOTE))
+    missed = _missed(lost=lost, wishes=sorted(await wanted.asked(state)))
     ahead_us = {side: max(clocks_ahead_us(beats, side, now_us), default=None) for side in Side}
     backlog = _on_our_clock(await state.backlog(), ahead_us)
     whole, last, halts = await kept(state, COMPLETE), await kept(state, LAST), await state.halts()
-    general, unread = general_doubts(fresh, halts, last, whole, union=union), _unread(backlog.dead, whole)
+    general, unread = general_doubts(fresh, halts, last, whole, union=union) + missed, _unread(backlog.dead, whole)
     proof = await _proof(state, pair, now_us)
     unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
     untimed = {side for side in Side if ahead_us[side] is None and backlog.oldest_us_by_side[side] is not None}
@@ -98,7 +102,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int, *, worker: 
         unread[side].append(f"how far the clock of {side} is from ours was not measured yet")
     directions = _directions(pair, backlog, general, unread, fresh, now_us)
     marks = {side: None if unread[side] else _watermark(side, fresh) for side in Side}
-    _say_as_of(directions, scans, backlog, marks, blind=set(Side) if union else untimed)
+    _say_as_of(directions, scans, backlog, marks, blind=set(Side) if union or lost else untimed)
     return PairStatus(
         pair=pair.name,
         mode=pair.mode.value,
@@ -173,6 +177,16 @@ def general_doubts(
     if last is not None and not last.complete:
         doubts.append(f"the last scan did not finish: {last.error or last.halted or 'stopped'}")
     return doubts
+
+
+def _missed(*, lost: bool, wishes: list[str]) -> list[str]:
+    """Doubts until a scan has found what no event told by its key: *wishes* are the prefixes of those asked for and not ended."""
+    doubts = ["marks were lost with the state: the whole scan that finds what they told of has not ended"] if lost else []
+    if not wishes:
+        return doubts
+    more = f" and {len(wishes) - _NAMED} more" if len(wishes) > _NAMED else ""
+    part = "" if "" in wishes else f" below {', '.join(map(repr, wishes[:_NAMED]))}{more}"
+    return [*doubts, f"a source missed something{part}: the scan it asked for has not ended"]
 
 
 def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:

@@ -10,13 +10,14 @@ import pytest
 
 from federation.event_settings import BlobEventSettings
 from federation.model import Base, Change, Mode, Side, Source, Stamp, StampOrigin
-from federation.progress import UNION_NOTE, DeadLetter, HaltRecord
+from federation.progress import GAP_NOTE, UNION_NOTE, DeadLetter, HaltRecord
 from federation.rules.parking import REASONS
 from federation.settings import BlobSettings, PairSettings, VastEventSettings, VastSettings, WorkerSettings
 from federation.state.memory_state import MemoryState
 from fedplane.status_text import page
 from operations.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
 from operations.status import PairStatus, pair_status
+from reconciler import wanted
 from reconciler.book import Book
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST
@@ -103,6 +104,8 @@ class Known:
     last: Report | None = field(default_factory=scan)
     halts: list[str] = field(default_factory=list)
     union: bool = False
+    lost: bool = False
+    wishes: tuple[str, ...] = ()
     pair: PairSettings = field(default_factory=settings)
     changes: list[Change] = field(default_factory=list)
 
@@ -124,6 +127,10 @@ async def build(known: Known) -> MemoryState:
         await state.halt(HaltRecord(halt, "why", ago(5), self_lifting=False))
     if known.union:
         await state.put_note(UNION_NOTE, b"1")
+    if known.lost:
+        await state.put_note(GAP_NOTE, str(ago(60)).encode())
+    for wish in known.wishes:
+        await wanted.ask(state, wish, now_us=ago(60))
     await state.mark(known.changes)
     return state
 
@@ -224,6 +231,14 @@ UNKNOWN = [
     ("only part was ever scanned", Known(whole=None, last=scan(prefix="a/")), BOTH, "no whole scan was ever completed"),
     ("never scanned and lost", Known(whole=None, last=None, union=True), BOTH, "no whole scan was ever completed"),
     ("the state was lost", Known(union=True), BOTH, "the state was lost"),
+    ("marks were lost", Known(lost=True), BOTH, "marks were lost with the state"),
+    ("a source has a gap", Known(wishes=("a/", "")), BOTH, "a source missed something: the scan it asked for has not ended"),
+    (
+        "directories were renamed",
+        Known(wishes=("a/", "b/", "c/", "d/")),
+        BOTH,
+        "something below 'a/', 'b/', 'c/' and 1 more: the scan",
+    ),
     ("the last scan broke off", Known(last=scan(5, complete=False, error="503")), BOTH, "did not finish: 503"),
     (
         "the last scan was halted",
@@ -384,6 +399,16 @@ async def test_each_direction_says_as_of_when_it_is_applied_and_the_pair_the_ear
     found = await pair_status(state, settings(), NOW)
     assert found.directions[BLOB_TO_VAST].converged_as_of_us == ago(30)
     assert "everything applied as of" in page(found)
+
+
+async def test_as_of_when_both_are_equal_is_not_known_while_marks_are_lost() -> None:
+    """Those of a whole scan may be among them. What a source missed is later than the scan, or was found by it."""
+    state = await build(Known(lost=True))
+    await Book(state).keep(scan(600))
+    assert (await pair_status(state, settings(), NOW)).converged_as_of_us is None
+    await state.put_note(GAP_NOTE, b"")
+    await wanted.ask(state, "", now_us=ago(60))
+    assert (await pair_status(state, settings(), NOW)).converged_as_of_us == ago(600)
 
 
 async def test_a_change_older_than_every_scan_s_end_leaves_its_direction_unknown() -> None:
