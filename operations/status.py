@@ -17,9 +17,9 @@ from operations import feed_status
 from operations.feed_status import FeedLag
 from operations.heartbeat import Heartbeat, clocks_ahead_us, heartbeats
 from reconciler import wanted
+from reconciler.book import COMPLETE, LAST, LAST_WHOLE, kept, whole_scans
 from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
-from reconciler.scan import COMPLETE, LAST, kept, whole_scans
 
 PARKED_READ = 10_000
 """Parked keys that status reads to tell them apart by reason."""
@@ -94,7 +94,8 @@ async def pair_status(state: State, pair: PairSettings, now_us: int, *, worker: 
     ahead_us = {side: max(clocks_ahead_us(beats, side, now_us), default=None) for side in Side}
     backlog = _on_our_clock(await state.backlog(), ahead_us)
     whole, last, halts = await kept(state, COMPLETE), await kept(state, LAST), await state.halts()
-    general, unread = general_doubts(fresh, halts, last, whole, union=union) + missed, _unread(backlog.dead, whole)
+    tried = [last, await kept(state, LAST_WHOLE)]
+    general, unread = _general_doubts(fresh, halts, tried, whole, union=union) + missed, _unread(backlog.dead, whole)
     proof = await _proof(state, pair, now_us)
     unread[Side.VAST] += [proof.doubt] if proof is not None and proof.doubt else []
     untimed = {side for side in Side if ahead_us[side] is None and backlog.oldest_us_by_side[side] is not None}
@@ -161,10 +162,10 @@ def _on_our_clock(backlog: Backlog, ahead_us: dict[Side, int | None]) -> Backlog
     return dataclasses.replace(backlog, oldest_us_by_side=oldest)
 
 
-def general_doubts(
-    fresh: list[Heartbeat], halts: list[HaltRecord], last: Report | None, whole: Report | None, *, union: bool
+def _general_doubts(
+    fresh: list[Heartbeat], halts: list[HaltRecord], tried: list[Report | None], whole: Report | None, *, union: bool
 ) -> list[str]:
-    """Why no lag of this pair can be known, whatever the direction."""
+    """Why no lag of this pair can be known, whatever the direction. *tried*: the last scan, and the last of the whole pair."""
     doubts = [f"the pair is halted: {halt.name}" for halt in halts]
     if not fresh:
         doubts.append("no process works on this pair (no heartbeat)")
@@ -174,8 +175,11 @@ def general_doubts(
         doubts.append("no whole scan was ever completed")
     elif union:
         doubts.append("the state was lost and is being rebuilt by a scan")
-    if last is not None and not last.complete:
-        doubts.append(f"the last scan did not finish: {last.error or last.halted or 'stopped'}")
+    cut = {not (one.prefix or one.keys): one for one in tried if one is not None and not one.complete}
+    doubts += [
+        f"the last scan{' of the whole pair' if whole_pair else ''} did not finish: {one.error or one.halted or 'stopped'}"
+        for whole_pair, one in cut.items()
+    ]
     return doubts
 
 

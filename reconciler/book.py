@@ -13,8 +13,8 @@ from reconciler.withheld import Gone
 HISTORY = 50
 WHOLE_KEPT = 5
 """Of scans of the whole pair as many are kept, however many scoped ones came after."""
-LAST, COMPLETE, PAST = "scan:last", "scan:complete", "scan:history"
-"""Names of the notes: last report, last complete report of the whole pair, history."""
+LAST, LAST_WHOLE, COMPLETE, PAST = "scan:last", "scan:last_whole", "scan:complete", "scan:history"
+"""Names of the notes: last report, last of the whole pair, complete or not, last complete one of the whole pair, history."""
 _PLAN, _RANGE, _FINISH, _BOUNDS, _CUTS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds", "scan:cuts"
 _SCOPED = "scan:scoped"
 PLANNING, FINISHING = "scan:planning", "scan:finishing"
@@ -110,6 +110,8 @@ class Book:
         """Add *report* to those kept; of attempts in a row at one thing that were cut short, only the last is."""
         packed = msgspec.json.encode(report)
         await self._state.put_note(LAST, packed)
+        if not (report.prefix or report.keys):
+            await self._state.put_note(LAST_WHOLE, packed)
         past = await self._state.note(PAST)
         before = msgspec.json.decode(past, type=list[Report]) if past else []
         if before and report.passing and before[-1].passing and _what(report) == _what(before[-1]):
@@ -138,6 +140,6 @@ async def whole_scans(state: State) -> list[Report]:
 
 
 async def kept(state: State, name: str) -> Report | None:
-    """A kept report: LAST or COMPLETE."""
+    """A kept report: LAST, LAST_WHOLE or COMPLETE."""
     packed = await state.note(name)
     return msgspec.json.decode(packed, type=Report) if packed else None

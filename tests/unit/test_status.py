@@ -239,13 +239,19 @@ UNKNOWN = [
         BOTH,
         "something below 'a/', 'b/', 'c/' and 1 more: the scan",
     ),
-    ("the last scan broke off", Known(last=scan(5, complete=False, error="503")), BOTH, "did not finish: 503"),
+    (
+        "the last scan broke off",
+        Known(last=scan(5, complete=False, error="503")),
+        BOTH,
+        "scan of the whole pair did not finish: 503",
+    ),
     (
         "the last scan was halted",
         Known(last=scan(5, complete=False, halted="side_emptied")),
         BOTH,
         "did not finish: side_emptied",
     ),
+    ("the last small scan broke off", Known(last=scan(5, prefix="a/", complete=False)), BOTH, "the last scan did not finish"),
     ("the last scan was stopped", Known(last=scan(5, complete=False)), BOTH, "did not finish: stopped"),
     ("halted", Known(halts=["side_emptied"]), BOTH, "the pair is halted: side_emptied"),
     (
@@ -299,6 +305,19 @@ async def test_what_cannot_be_known_is_called_unknown_with_its_reason(
             assert direction.lag_seconds is not None
             assert direction.unknown_because == []
     assert found.state == ("halted" if known.halts else "unknown")
+
+
+async def test_a_small_scan_does_not_hide_that_the_scan_of_the_whole_pair_fails() -> None:
+    """Nor does one of given keys; a scan of the whole pair that comes to its end takes the doubt away."""
+    state = await build(Known())
+    book = Book(state)
+    for report in (scan(60, complete=False, error="503"), scan(30, prefix="a/"), scan(20, keys=1)):
+        await book.keep(report)
+    found = await pair_status(state, settings(), NOW)
+    assert found.state == "unknown"
+    assert found.directions[BLOB_TO_VAST].unknown_because == ["the last scan of the whole pair did not finish: 503"]
+    await book.keep(scan(10))
+    assert (await pair_status(state, settings(), NOW)).state == "in_step"
 
 
 async def test_all_reasons_are_given_and_what_is_known_all_the_same() -> None:
