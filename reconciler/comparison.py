@@ -141,7 +141,7 @@ class Comparison:
         wanted = sorted(set(keys))
         for at in range(0, len(wanted), LOOKS):
             part = wanted[at : at + LOOKS]
-            looks = [_entry(self._stores[side], key) for side in Side for key in part]
+            looks = [entry_of(self._stores[side], key) for side in Side for key in part]
             entries = await asyncio.gather(*looks)
             sides = dict(zip(Side, (entries[: len(part)], entries[len(part) :]), strict=True))
             yield Batch(part, list(sides[Side.BLOB]), list(sides[Side.VAST]))
@@ -263,7 +263,7 @@ async def _until(entries: AsyncIterator[ListEntry], until: str) -> AsyncGenerato
             await entries.aclose()
 
 
-async def _entry(store: ObjectStore, key: str) -> ListEntry | None:
+async def entry_of(store: ObjectStore, key: str) -> ListEntry | None:
     """What a listing would say of *key*; None only where the store says that it is not there (rule 3)."""
     try:
         found = (await store.head(key)).version

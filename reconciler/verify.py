@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from itertools import compress
 from typing import Protocol
 
 import msgspec
@@ -13,12 +14,13 @@ from federation.backoff import backoff_seconds
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import ListEntry, Present, Side, Version
 from federation.ports import Clock, ObjectStore, State
+from reconciler.comparison import entry_of
 from reconciler.merge import Batch, Row, in_pages, merge
 from reconciler.seams import in_span
 
 _PAGE = 200
 TRIES = 5
-"""Of one key's contents, before it is named as one that cannot be read."""
+"""Of one key's contents, before it is named as one that cannot be read; also of one that is in flight, at the end."""
 _LONGEST_PAUSE_SECONDS = 5.0
 AT_ONCE = 8
 MOST_NAMED = 1000
@@ -31,7 +33,9 @@ class Verified(msgspec.Struct, kw_only=True):
     """Keys whose contents were read on both sides."""
     bytes: int = 0
     in_flight: int = 0
-    """Keys that are being worked on, or changed while they were read: nothing is said about them."""
+    """Keys that are being worked on, or changed while they were read, each time: nothing is said about them."""
+    changing: list[str] = []
+    """Their names."""
     differ: list[str] = []
     one_sided: list[str] = []
     unreadable: list[str] = []
@@ -45,15 +49,18 @@ class Verified(msgspec.Struct, kw_only=True):
     @property
     def fine(self) -> bool:
         """Whether everything was read, and is equal."""
-        return self.complete and not (self.differ or self.one_sided or self.unreadable)
+        return self.complete and not (self.differ or self.one_sided or self.unreadable or self.in_flight)
 
     def text(self) -> str:
         """A page for people."""
-        lines = [f"read {self.read} keys on both sides, {self.bytes} bytes; {self.in_flight} were changing"]
+        lines = [f"read {self.read} keys on both sides, {self.bytes} bytes"]
+        if self.in_flight:
+            lines.append(f"  {self.in_flight} keys wait to be applied, or kept changing: nothing is said about them")
         for what, keys in (
             ("OTHER CONTENT on the two sides", self.differ),
             ("on one side only", self.one_sided),
             ("cannot be read", self.unreadable),
+            ("nothing is said about", self.changing),
         ):
             lines += [f"  {what}: {key}" for key in keys]
         if not self.complete:
@@ -81,7 +88,8 @@ async def verify(
 ) -> Verified:
     """Read and compare all keys under *prefix*. Changes nothing. Raises what the listings raise, and RetryLater.
 
-    Then *found* holds what was found until then; given again, it is gone on with.
+    Then *found* holds what was found until then; given again, it is gone on with. What is in flight is looked at again at the
+    end, and before that where it is much.
     """
     found = found or Verified()
     slots = asyncio.Semaphore(AT_ONCE)
@@ -93,14 +101,46 @@ async def verify(
     async with aclosing(_batches(stores, prefix, found)) as batches:
         async for batch in batches:
             dirty = await state.are_dirty(batch.keys)
-            found.in_flight += sum(dirty)
+            for key in compress(batch.keys, dirty):
+                _later(found, key)
             await asyncio.gather(*(one(row) for row, busy in zip(batch.rows(), dirty, strict=True) if not busy))
             found.resume = batch.keys[-1]
             found.listed_to |= batch.last()
             if on_progress is not None:
                 on_progress(found)
+            if len(found.changing) >= MOST_NAMED // 2:
+                await _look_again(stores, state, hasher, clock, found)
+    for attempt in range(TRIES if found.changing else 0):
+        if attempt:
+            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, backoff_seconds(attempt - 1, first_seconds=0.5)))
+        await _look_again(stores, state, hasher, clock, found)
+        if not found.changing:
+            break
     found.complete = True
     return found
+
+
+async def _look_again(stores: Mapping[Side, ObjectStore], state: State, hasher: Hasher, clock: Clock, found: Verified) -> None:
+    """Read what was in flight and has come to rest. Raises RetryLater; then all of it still is in *found*."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(key: str) -> None:
+        async with slots:
+            try:
+                row = Row(key, *[await entry_of(stores[side], key) for side in (Side.BLOB, Side.VAST)])
+            except RetryLater:
+                return
+            except Park as error:
+                row = None
+                _name(found.unreadable, f"{key} ({error.reason})")
+            found.in_flight -= 1
+            found.changing.remove(key)
+            if row is not None and (row.blob is not None or row.vast is not None):
+                await _compare(stores, hasher, clock, row, found)
+
+    keys = list(found.changing)
+    busy = await state.are_dirty(keys)
+    await asyncio.gather(*(one(key) for key, dirty in zip(keys, busy, strict=True) if not dirty))
 
 
 async def _batches(stores: Mapping[Side, ObjectStore], prefix: str, found: Verified) -> AsyncGenerator[Batch, None]:
@@ -127,7 +167,7 @@ async def _compare(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Cl
     try:
         md5 = await _read(stores, hasher, clock, row)
     except (Reobserve, NotPresent):
-        found.in_flight += 1
+        _later(found, row.key)
     except (Park, RetryLater) as error:
         _name(found.unreadable, f"{row.key} ({error.reason})")
     else:
@@ -154,6 +194,11 @@ async def _read(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Clock
             pause = max(error.after_seconds or 0.0, backoff_seconds(attempt, first_seconds=0.5))
             await clock.sleep(min(_LONGEST_PAUSE_SECONDS, pause))
     return set(md5.values())
+
+
+def _later(found: Verified, key: str) -> None:
+    found.in_flight += 1
+    _name(found.changing, key)
 
 
 def _name(keys: list[str], key: str) -> None:

@@ -237,7 +237,7 @@ async def _foretell(
 
 
 async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> int:
-    """Read everything; 1 when something differs or cannot be read. What was found is told however it ends."""
+    """Read everything; 1 when something differs, cannot be read, or was not. What was found is told however it ends."""
     clock, found = SystemClock(), Verified()
     async with AsyncExitStack() as stack:
         runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock, create=False)), clock)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from federation.errors import Park, RetryLater
+from federation.errors import Park, Reobserve, RetryLater
 from federation.model import Change, ListEntry, Present, Side, Source
 from federation.ports import ObjectStore
 from federation.sync.budget import ByteBudget
@@ -21,7 +21,7 @@ from fedplane.commands import reconcile
 from reconciler import verify as verification
 from reconciler.verify import TRIES, Hasher, verify
 from tests.unit.test_patience import _Clock
-from tests.unit.test_scan import _Pair
+from tests.unit.test_scan import DAY, _Pair
 
 
 async def test_contents_that_differ_under_agreed_versions_are_named() -> None:
@@ -42,12 +42,82 @@ async def test_contents_that_differ_under_agreed_versions_are_named() -> None:
         return await read(store, key, present)
 
     transfer.hash_object = hash_object  # type: ignore[method-assign]
-    found = await verify(dict(pair.raw), pair.state, transfer, pair.clock)
+    found = await verify(dict(pair.raw), pair.state, transfer, _Clock())
     assert (found.read, found.in_flight, found.differ, found.one_sided) == (2, 1, ["rotten"], ["alone"])
     assert found.unreadable == ["locked (archived)"]
     assert not found.fine
     assert "OTHER CONTENT on the two sides: rotten" in found.text()
     assert await pair.state.dirty_keys(limit=9) == ["busy"]
+
+
+async def _busy(pair: _Pair, *keys: str) -> None:
+    await pair.state.mark([Change(key, Side.BLOB, Source.EVENT_GRID, etag="new") for key in keys])
+
+
+async def test_what_is_never_read_is_not_called_equal() -> None:
+    """Keys that wait to be applied (the pair is halted, a side throttles) are looked at again, then counted and named."""
+    pair, clock = _Pair(), _Clock()
+    for key in ("a", "b"):
+        await pair.agree(key)
+    await _busy(pair, "a", "b")
+    found = await verify(dict(pair.raw), pair.state, _Reading(), clock)
+    assert (found.read, found.in_flight, found.changing, found.complete) == (0, 2, ["a", "b"], True)
+    assert not found.fine
+    assert "2 keys wait to be applied, or kept changing: nothing is said about them" in found.text()
+    assert "equal" not in found.text()
+    assert clock.slept_seconds > 0
+
+
+async def test_what_was_in_flight_is_read_once_it_rests() -> None:
+    """It was applied, deleted on both sides, or its writer stopped, while the rest was read: everything is said then."""
+    pair = _Pair()
+    for key in ("applied", "deleted", "moving", "rests"):
+        await pair.agree(key)
+    await _busy(pair, "applied", "deleted")
+
+    moved: list[str] = []
+
+    class Moving(_Reading):
+        async def hash_object(self, store: ObjectStore, key: str, present: Present) -> str:
+            if key == "moving" and not moved:
+                moved.append(key)
+                raise Reobserve("another version", reason="precondition")
+            return await super().hash_object(store, key, present)
+
+    class Worked(_Clock):
+        async def sleep(self, seconds: float) -> None:
+            for side in Side:
+                pair.raw[side].objects.pop("deleted", None)
+            lease = await pair.state.acquire(0, owner="t", ttl_seconds=60)
+            assert lease is not None
+            for claim in await pair.state.claim(lease, limit=9, now_us=pair.clock.us + DAY):
+                await pair.state.settle(lease, claim.hint.key, claim.hint.generation, None)
+            await pair.state.release(lease)
+            await super().sleep(seconds)
+
+    found = await verify(dict(pair.raw), pair.state, Moving(), Worked())
+    assert (found.read, found.in_flight, found.changing, found.one_sided) == (3, 0, [], [])
+    assert found.fine
+
+
+async def test_much_that_is_in_flight_is_looked_at_again_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is named stays bounded and yet, of a pair at work, everything is read in the end."""
+    monkeypatch.setattr(verification, "_PAGE", 5)
+    monkeypatch.setattr(verification, "MOST_NAMED", 10)
+    pair = _Pair()
+    for number in range(40):
+        await pair.agree(f"k{number:02d}")
+    reading = _Reading()
+    once: set[str] = set()
+
+    async def hash_object(store: ObjectStore, key: str, present: Present) -> str:
+        if key not in once:
+            once.add(key)
+            raise Reobserve("another version", reason="precondition")
+        return await reading.hash_object(store, key, present)
+
+    found = await verify(dict(pair.raw), pair.state, SimpleNamespace(hash_object=hash_object), _Clock())
+    assert (found.read, found.in_flight, found.fine) == (40, 0, True)
 
 
 class _Reading:
