@@ -75,6 +75,9 @@ SCAN_AGE = _gauge("scan.age.seconds", "s", _PAIR, "Since the start of the last w
 SCAN_DURATION = _gauge("scan.duration.seconds", "s", _PAIR, "How long the last whole scan took.")
 SCAN_DRIFT = _gauge("scan.drift", "{key}", ("pair", "kind"), "Differences that the last whole scan found, by kind.")
 SCAN_MISSED = _gauge("scan.missed_by_events", "{key}", _SIDE, "Of these, changes that no event had told of.")
+UNADDRESSABLE = _gauge(
+    "unaddressable", "{name}", _SIDE, "Names that the last whole scan left out, because no key has them (docs/names.md)."
+)
 SOURCE_AGE = _gauge("source.age.seconds", "s", _SOURCE, "Age of the newest event that was read.")
 SOURCE_CONNECTED = _gauge("source.connected", "1", _SOURCE, "1 while the source answers, else 0.")
 CANARY_AGE = _gauge("canary.age.seconds", "s", _PAIR, "Since the canary object's own event last came back through VAST's topic.")
@@ -104,7 +107,7 @@ APPLY_DELAY = Metric(
 REGISTRY: tuple[Metric, ...] = (
     LAG, LAG_UNKNOWN, LAG_AT_LEAST, APPLY_DELAY, BACKLOG, CONVERGED_AGE,
     PARKED, HELD, CONFLICTS, DEAD_LETTERS, HALTS, OBJECTS,
-    SCAN_AGE, SCAN_DURATION, SCAN_DRIFT, SCAN_MISSED,
+    SCAN_AGE, SCAN_DURATION, SCAN_DRIFT, SCAN_MISSED, UNADDRESSABLE,
     SOURCE_AGE, SOURCE_CONNECTED, CANARY_AGE, SIDE_ANSWERS, SIDE_BREAKER, PROCESSES,
     EVENTS, REQUESTS, THROTTLES, RACES, OUTCOMES, MOVED,
 )  # fmt: skip

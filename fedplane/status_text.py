@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from federation import nameless
 from federation.model import Side
 from federation.rules.guards import tally_text
 from federation.rules.parking import parking
@@ -49,6 +50,8 @@ def page(status: PairStatus) -> str:
         done = tally_text(status.deletes.done, status.deletes.done_renames)
         waiting = tally_text(status.deletes.held, status.deletes.held_renames)
         lines.append(f"  within the delete budget: {done}; held: {waiting}")
+    if status.last_whole_scan is not None:
+        lines += [f"  {line}" for line in nameless.text(status.last_whole_scan.unaddressable)]
     lines.append(f"  last scan: {_scan(status.last_scan, status.at_us)}")
     if status.last_scan is not None and not status.last_scan.whole:
         lines.append(f"  last whole scan: {_scan(status.last_whole_scan, status.at_us)}")

@@ -64,6 +64,8 @@ def _scan(status: PairStatus, pair: dict[str, str]) -> Iterator[Point]:
         yield metrics.SCAN_DRIFT, count, pair | {"kind": kind}
     for side in Side:
         yield metrics.SCAN_MISSED, report.missed_by_events[side], pair | {"side": side.value}
+        found = report.unaddressable.get(side)
+        yield metrics.UNADDRESSABLE, found.count if found is not None else 0, pair | {"side": side.value}
 
 
 def _processes(status: PairStatus, pair: dict[str, str]) -> Iterator[Point]:

@@ -52,7 +52,7 @@ class PairStatus(msgspec.Struct, kw_only=True):
     mode: str
     at_us: int
     state: str
-    """``in_step``, ``working``, ``attention`` (parked or held keys), ``halted`` or ``unknown``."""
+    """``in_step``, ``working``, ``attention`` (parked or held keys, names without a key), ``halted`` or ``unknown``."""
     directions: dict[str, Direction]
     dirty: int
     parked: int
@@ -108,7 +108,7 @@ async def pair_status(state: State, pair: PairSettings, now_us: int, *, worker: 
         pair=pair.name,
         mode=pair.mode.value,
         at_us=now_us,
-        state=_state(backlog, directions, halts),
+        state=_state(backlog, directions, halts, whole),
         directions=directions,
         dirty=backlog.dirty,
         parked=backlog.parked,
@@ -266,14 +266,15 @@ def _no_events(pair: PairSettings, side: Side) -> str:
     return "" if configured else f"no event source is set up for {side}: its changes are found by scans only"
 
 
-def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltRecord]) -> str:
+def _state(backlog: Backlog, directions: dict[str, Direction], halts: list[HaltRecord], whole: Report | None) -> str:
     if halts:
         return "halted"
     if any(direction.lag_seconds is None for direction in directions.values()):
         return "unknown"
     if backlog.dirty:
         return "working"
-    return "attention" if backlog.parked or backlog.held else "in_step"
+    unaddressable = whole is not None and whole.unaddressable
+    return "attention" if backlog.parked or backlog.held or unaddressable else "in_step"
 
 
 def _say_as_of(

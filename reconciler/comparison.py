@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from federation.errors import Halt, NotPresent
 from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_kind
+from federation.nameless import Ear, heard
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import DeleteBudget
 from federation.rules.guards import SIDE_EMPTIED, side_emptied
@@ -75,15 +76,17 @@ class Comparison:
         order is taken up again at that key, sorted on disk first. Raises what the listings and the state raise; then nothing may
         be concluded from what was not reached (rule 3).
         """
-        while True:
-            try:
-                await self._compare_span(report, withheld, after_batch)
-            except Halt as error:
-                if error.reason != LISTING_ORDER or error.side is None or error.side in report.sorted_sides:
-                    raise
-                report.sorted_sides.append(error.side)
-            else:
-                return
+        listening = heard.set(Ear(report.unaddressable, report.after, report.until))
+        try:
+            while True:
+                try:
+                    return await self._compare_span(report, withheld, after_batch)
+                except Halt as error:
+                    if error.reason != LISTING_ORDER or error.side is None or error.side in report.sorted_sides:
+                        raise
+                    report.sorted_sides.append(error.side)
+        finally:
+            heard.reset(listening)
 
     async def _compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None) -> None:
         async with aclosing(self._rows(report)) as batches:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from federation import nameless
 from federation.model import Side
 
 
@@ -33,6 +34,8 @@ class Report(msgspec.Struct, kw_only=True):
     complete: bool = False
     fresh_state: bool = False
     listed: dict[Side, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Side, 0))
+    unaddressable: nameless.Found = msgspec.field(default_factory=dict)
+    """Names that stand for no key: left out, so that nothing is said about them."""
     in_step: int = 0
     drift: dict[str, int] = msgspec.field(default_factory=dict)
     in_flight: int = 0
@@ -101,6 +104,7 @@ class Report(msgspec.Struct, kw_only=True):
         if self.ranges > 1 or self.resumed:
             lines.append(f"  ranges: {self.ranges_done} of {self.ranges} done, {self.resumed} taken up again")
         lines += [f"  MASS DELETE on {side}: none is carried out; see `fedplane held`" for side in self.mass_delete]
+        lines += [f"  {line}" for line in nameless.text(self.unaddressable)]
         if self.sorted_sides:
             lines.append(f"  out of order, sorted on disk: {', '.join(self.sorted_sides)}")
         if self.relisted:
@@ -130,6 +134,7 @@ def add_counts(whole: Report, part: Report) -> None:
         mine = whole.missed.setdefault(kind, {})
         for who, count in by.items():
             mine[who] = mine.get(who, 0) + count
+    nameless.merge(whole.unaddressable, part.unaddressable)
     whole.sorted_sides = sorted({*whole.sorted_sides, *part.sorted_sides})
     whole.mass_delete = sorted({*whole.mass_delete, *part.mass_delete})
 

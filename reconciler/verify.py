@@ -10,9 +10,11 @@ from typing import Protocol
 
 import msgspec
 
+from federation import nameless
 from federation.backoff import backoff_seconds
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import ListEntry, Present, Side, Version
+from federation.nameless import Ear, heard
 from federation.ports import Clock, ObjectStore, State
 from reconciler.comparison import entry_of
 from reconciler.merge import Batch, Row, in_pages, merge
@@ -39,6 +41,8 @@ class Verified(msgspec.Struct, kw_only=True):
     differ: list[str] = []
     one_sided: list[str] = []
     unreadable: list[str] = []
+    unaddressable: nameless.Found = {}
+    """Names that stand for no key: nothing is said about them either."""
     complete: bool = False
     """Whether it came to the end of both listings."""
     resume: str = ""
@@ -49,7 +53,7 @@ class Verified(msgspec.Struct, kw_only=True):
     @property
     def fine(self) -> bool:
         """Whether everything was read, and is equal."""
-        return self.complete and not (self.differ or self.one_sided or self.unreadable or self.in_flight)
+        return self.complete and not (self.differ or self.one_sided or self.unreadable or self.in_flight or self.unaddressable)
 
     def text(self) -> str:
         """A page for people."""
@@ -63,6 +67,7 @@ class Verified(msgspec.Struct, kw_only=True):
             ("nothing is said about", self.changing),
         ):
             lines += [f"  {what}: {key}" for key in keys]
+        lines += [f"  {line}" for line in nameless.text(self.unaddressable)]
         if not self.complete:
             lines.append(f"  CUT SHORT after {self.resume!r}: nothing is said about what follows")
         return "\n".join(lines if not self.fine else [*lines, "  all contents are equal"])
@@ -92,6 +97,30 @@ async def verify(
     end, and before that where it is much.
     """
     found = found or Verified()
+    listening = heard.set(Ear(found.unaddressable))
+    try:
+        await _verify_listed(stores, state, hasher, clock, prefix, found, on_progress)
+    finally:
+        heard.reset(listening)
+    for attempt in range(TRIES if found.changing else 0):
+        if attempt:
+            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, backoff_seconds(attempt - 1, first_seconds=0.5)))
+        await _look_again(stores, state, hasher, clock, found)
+        if not found.changing:
+            break
+    found.complete = True
+    return found
+
+
+async def _verify_listed(
+    stores: Mapping[Side, ObjectStore],
+    state: State,
+    hasher: Hasher,
+    clock: Clock,
+    prefix: str,
+    found: Verified,
+    on_progress: Callable[[Verified], None] | None,
+) -> None:
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(row: Row) -> None:
@@ -110,14 +139,6 @@ async def verify(
                 on_progress(found)
             if len(found.changing) >= MOST_NAMED // 2:
                 await _look_again(stores, state, hasher, clock, found)
-    for attempt in range(TRIES if found.changing else 0):
-        if attempt:
-            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, backoff_seconds(attempt - 1, first_seconds=0.5)))
-        await _look_again(stores, state, hasher, clock, found)
-        if not found.changing:
-            break
-    found.complete = True
-    return found
 
 
 async def _look_again(stores: Mapping[Side, ObjectStore], state: State, hasher: Hasher, clock: Clock, found: Verified) -> None:

@@ -157,7 +157,7 @@ class HttpStore(ABC):
             raise
 
     async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
-        """As in the port. Names that no key can have are left out and counted in ``skipped_names``."""
+        """As in the port. Names that no key can have are left out and told (``federation.nameless``)."""
         async for entry in self._listing.entries(prefix, start_after):
             yield entry
 
@@ -169,11 +169,6 @@ class HttpStore(ABC):
     @ordered.setter
     def ordered(self, known: bool) -> None:
         self._listing.in_order = known
-
-    @property
-    def skipped_names(self) -> int:
-        """Names of the last listing that are illegal under the name policy, and so belong to no key."""
-        return self._listing.skipped_names
 
     async def clock_skew(self) -> ClockSkew:
         """As in the port."""

@@ -15,6 +15,7 @@ from federation import keys
 from federation.errors import Park, RetryLater
 from federation.keys import NamePolicy
 from federation.model import PRESERVED_PREFIX, ListEntry, Side
+from federation.nameless import Ear, heard
 from federation.sorting import sort_entries
 from federation.stores.pages import Page
 
@@ -30,8 +31,6 @@ class OrderedListing:
     """Entries by key, in ascending UTF-8 order, from pages of names."""
 
     def __init__(self, side: Side, policy: NamePolicy, prefix: str, pages: Pages) -> None:
-        self.skipped_names = 0
-        """Names of the last listing that no key has: illegal under the policy, so they cannot be addressed."""
         self._side = side
         self._policy = policy
         self._prefix = prefix
@@ -45,9 +44,15 @@ class OrderedListing:
         self.in_order = False
 
     async def entries(self, prefix: str, start_after: str) -> AsyncIterator[ListEntry]:
-        """As ``ObjectStore.list``. Raises RetryLater with reason "listing_order"."""
+        """As ``ObjectStore.list``. Raises RetryLater with reason "listing_order".
+
+        Names that no key has are left out, and told to the ``Ear`` of this task in the pass that is read.
+        """
+        ear = heard.get(None)
+        if ear is not None:
+            ear.begin(self._side)
         after, last, trusted = _order(start_after), b"", self.in_order
-        source = self._decoded(prefix, start_after) if trusted else self._merged(prefix)
+        source = self._decoded(prefix, start_after, ear) if trusted else self._merged(prefix, ear)
         async for entry in source:
             order = _order(entry.key)
             if order <= after and not trusted:
@@ -59,14 +64,14 @@ class OrderedListing:
             if order > after:
                 yield entry
 
-    async def _merged(self, prefix: str) -> AsyncIterator[ListEntry]:
+    async def _merged(self, prefix: str, ear: Ear | None) -> AsyncIterator[ListEntry]:
         late = await self._late(prefix)
         if late is None:
-            async for entry in sort_entries(self._decoded(prefix, "")):
+            async for entry in sort_entries(self._decoded(prefix, "", ear)):
                 yield entry
             return
         waiting = deque(sorted(late.values(), key=lambda entry: _order(entry.key)))
-        async for entry in self._decoded(prefix, ""):
+        async for entry in self._decoded(prefix, "", ear):
             if entry.key in late:
                 continue
             while waiting and _order(waiting[0].key) < _order(entry.key):
@@ -79,7 +84,7 @@ class OrderedListing:
         """Entries below their predecessors, by key; None when they are more than ``LATE_LIMIT``."""
         late: dict[str, ListEntry] = {}
         last = b""
-        async for entry in self._decoded(prefix, ""):
+        async for entry in self._decoded(prefix, "", None):
             order = _order(entry.key)
             if order > last:
                 last = order
@@ -91,8 +96,8 @@ class OrderedListing:
         self.in_order = not prefix and not late and not self._escaped
         return late
 
-    async def _decoded(self, prefix: str, start_after: str) -> AsyncIterator[ListEntry]:
-        self.skipped_names, self._escaped = 0, False
+    async def _decoded(self, prefix: str, start_after: str, ear: Ear | None) -> AsyncIterator[ListEntry]:
+        self._escaped = False
         wanted = self._prefix + keys.server_prefix(prefix, self._policy)
         keep_excluded = keys.excluded(prefix) or prefix.startswith(PRESERVED_PREFIX)
         start = self._prefix + start_after if start_after else ""
@@ -101,11 +106,11 @@ class OrderedListing:
             for entry in page.entries:
                 if not keep_excluded and keys.excluded(entry.key[cut:]):
                     continue
-                found = self._keyed(entry, cut)
+                found = self._keyed(entry, cut, ear)
                 if found is not None and found.key.startswith(prefix):
                     yield found
 
-    def _keyed(self, entry: ListEntry, cut: int) -> ListEntry | None:
+    def _keyed(self, entry: ListEntry, cut: int, ear: Ear | None) -> ListEntry | None:
         name = entry.key
         if self._policy.plain(name[cut:]) and len(name) > cut:
             return entry if not cut else ListEntry(name[cut:], entry.etag, entry.size_bytes, entry.modified, entry.md5)
@@ -114,7 +119,9 @@ class OrderedListing:
         try:
             key = keys.decode(name, self._policy, prefix=self._prefix)
         except Park:
-            self.skipped_names += 1
+            rest = name[cut:]
+            if ear is not None and rest and not keys.excluded(rest):  # a name that is the pair's prefix is its folder's mark
+                ear.hear(self._side, rest)
             return None
         return ListEntry(key, entry.etag, entry.size_bytes, entry.modified, entry.md5)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from xml.sax.saxutils import escape
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from federation.errors import RetryLater
 from federation.keys import AZURE_BLOB, VAST_COMMON, NamePolicy
 from federation.model import ListEntry, Side, Stamp
+from federation.nameless import Ear, Found, heard
 from federation.stores import listing, pages
 from federation.stores.listing import OrderedListing
 from federation.stores.pages import Page, parse_azure_page, parse_s3_page
@@ -247,9 +249,13 @@ async def test_a_late_name_that_appears_later_asks_to_be_repeated() -> None:
 
 async def test_names_without_a_key_are_counted() -> None:
     """A name that is illegal under the policy belongs to no key: left out and counted, never another object's key."""
-    listed = ordered(Server(["a:b", "fine", VAST_COMMON.escape("a:b")]))
-    assert await read(listed) == ["a:b", "fine"]
-    assert listed.skipped_names == 1
+    names = ["a:b", "fine", VAST_COMMON.escape("a:b")]
+    listed = ordered(Server([f"p/{name}" for name in ("", *names, ".federation/conflicts/a:")]), prefix="p/")
+    with _listening() as found:
+        assert await read(listed) == ["a:b", "fine"]
+        assert await read(listed) == ["a:b", "fine"]
+        assert await read(listed, ".federation/conflicts/") == []
+    assert (found[Side.VAST].count, found[Side.VAST].examples) == (1, ["a:b"])
 
 
 async def test_a_name_that_is_no_utf8_is_counted_and_is_no_other_key() -> None:
@@ -258,8 +264,17 @@ async def test_a_name_that_is_no_utf8_is_counted_and_is_no_other_key() -> None:
     [odd, _] = parse_s3_page(page).entries
     listed = ordered(Server([]))
     listed._pages = lambda *_: _one_page(Page([odd, entry("caf\ufffd")], ""))
-    assert await read(listed) == ["caf\ufffd"]
-    assert listed.skipped_names == 1
+    with _listening() as found:
+        assert await read(listed) == ["caf\ufffd"]
+    assert (found[Side.VAST].count, found[Side.VAST].examples) == (1, ["caf\\udce9"])
+
+
+@contextmanager
+def _listening() -> Iterator[Found]:
+    found: Found = {}
+    token = heard.set(Ear(found))
+    yield found
+    heard.reset(token)
 
 
 async def _one_page(page: Page) -> AsyncIterator[Page]:
