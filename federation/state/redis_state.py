@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -211,12 +212,15 @@ class RedisState(RecordQueries, RedisTransfers):
     # ------------------------------------------------------------------------------------------------- an operator's word
 
     async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
-        """As in the port; the mark itself takes the key off the parked list."""
+        """As in the port; the mark itself takes the key off the parked list. Two round trips for a thousand keys."""
         del now_us
-        wanted = set(keys)
-        known = [parked.key for parked in await self.parked() if parked.key in wanted]
-        await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
-        return len(known)
+        wanted, unparked = list(dict.fromkeys(keys)), 0
+        for at in range(0, len(wanted), _JUDGED_AT_ONCE):
+            piece = wanted[at : at + _JUDGED_AT_ONCE]
+            there = await self.calls.pipe([("HEXISTS", self._of(key, "parked"), key) for key in piece])
+            await self.mark([Change(key, side, Source.OPERATOR) for key in compress(piece, there) for side in Side])
+            unparked += sum(map(bool, there))
+        return unparked
 
     async def judge(self, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
         """As in the port; three round trips for a thousand keys, which are judged and marked before the next are looked at."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -16,10 +16,11 @@ from federation.progress import DeleteTally, Held, Parked
 from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
 from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
+from federation.state.lists import Waiting, records
 from federation.sync.identity import MAY_BE_NEW
 from federation.wiring import open_state, options_changed
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
-from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records
+from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records, redis_of
 from fedplane.output import emit, iso
 from operations.heartbeat import tell_clocks
 from reconciler.scan import MAY_BE_EMPTY
@@ -103,9 +104,12 @@ def _judge(config: ConfigOption, pair: str, keys: list[str] | None, verdict: str
     settings = read_settings(config)
 
     async def step(state: State) -> int:
-        held = [one.key for one in await state.held(None if every else keys)]
-        wanted = _wanted(keys, held, every=every, what="held")
-        return await state.judge(wanted, verdict=verdict, now_us=SystemClock().now_us())
+        now_us = SystemClock().now_us()
+        if every:
+            return sum([await state.judge(piece, verdict=verdict, now_us=now_us) async for piece in _all_keys(state, Held)])
+        named = _named(keys, "held")
+        _require(named, [one.key for one in await state.held(named)], "held")
+        return await state.judge(named, verdict=verdict, now_us=now_us)
 
     count = asyncio.run(with_state(settings, only(settings, pair), step))
     emit({verdict: count}, f"{count} held delete(s) {verdict}; a running `fedplane run` carries it out.", as_json=as_json)
@@ -156,23 +160,34 @@ def parked_retry(
     settings = read_settings(config)
 
     async def step(state: State) -> int:
-        parked = [one.key for one in await state.parked()]
-        return await state.unpark(_wanted(keys, parked, every=every, what="parked"), now_us=SystemClock().now_us())
+        now_us = SystemClock().now_us()
+        if every:
+            return sum([await state.unpark(piece, now_us=now_us) async for piece in _all_keys(state, Parked)])
+        named = _named(keys, "parked")
+        _require(named, [key for key in named if (await state.explain(key))[2] is not None], "parked")
+        return await state.unpark(named, now_us=now_us)
 
     count = asyncio.run(with_state(settings, only(settings, pair), step))
     emit({"retried": count}, f"{count} key(s) will be tried again.", as_json=as_json)
 
 
-def _wanted(keys: list[str] | None, known: list[str], *, every: bool, what: str) -> list[str]:
-    if every:
-        return known
+async def _all_keys(state: State, kind: type[Waiting]) -> AsyncIterator[list[str]]:
+    """Keys of all records of *kind*, in pieces: there may be a million. One may come twice."""
+    redis = redis_of(state)
+    async for piece in records(redis.calls, redis.layout, kind):
+        yield [one.key for one in piece]
+
+
+def _named(keys: list[str] | None, what: str) -> list[str]:
     if not keys:
         raise UsageError(f"Name the {what} keys, or say --all.", reason="no_keys")
-    there = set(known)
-    unknown = [key for key in keys if key not in there]
+    return keys
+
+
+def _require(keys: list[str], known: list[str], what: str) -> None:
+    unknown = [key for key in keys if key not in known]
     if unknown:
         raise UsageError(f"Not {what}: {', '.join(unknown[:5])}. `fedplane {what}` lists what is.", reason="no_such_key")
-    return keys
 
 
 def lift(

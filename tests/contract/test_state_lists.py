@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,46 @@ def test_a_list_that_fits_its_limit_is_not_called_cut(run: Run, kind: str) -> No
 def test_a_conflict_is_found_among_thousands(run: Run) -> None:
     """By the beginning of its id, as before."""
     assert json.loads(run("conflicts", "show", "id02345", "--json"))["key"] == "k02345"
+
+
+@pytest.mark.parametrize(("words", "told"), [("held reject", "rejected"), ("parked retry", "retried")])
+def test_a_word_on_all_of_them_is_carried_out_in_pieces(
+    server: Server, run: Run, words: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is left out, each is counted once, and never are all of them in memory; a named key costs no look at the others."""
+    most = 0
+    judge, unpark, held = RedisState.judge, RedisState.unpark, RedisState.held
+
+    async def judged(state: RedisState, keys: Sequence[str], *, verdict: str, now_us: int) -> int:
+        nonlocal most
+        most = max(most, len(keys))
+        return await judge(state, keys, verdict=verdict, now_us=now_us)
+
+    async def unparked(state: RedisState, keys: Sequence[str], *, now_us: int) -> int:
+        nonlocal most
+        most = max(most, len(keys))
+        return await unpark(state, keys, now_us=now_us)
+
+    async def some(state: RedisState, keys: Sequence[str] | None = None) -> list[Held]:
+        assert keys is not None
+        return await held(state, keys)
+
+    monkeypatch.setattr(RedisState, "judge", judged)
+    monkeypatch.setattr(RedisState, "unpark", unparked)
+    monkeypatch.setattr(RedisState, "held", some)
+    monkeypatch.delattr("federation.state.redis_records.RecordQueries.parked")
+    assert json.loads(run(*words.split(), "k00007", "--json")) == {told: 1}
+    left = COUNT - (told == "retried")
+    assert json.loads(run(*words.split(), "--all", "--json")) == {told: left}
+    assert 1 < most < COUNT
+    asyncio.run(_filled_again(server))
+
+
+async def _filled_again(server: Server) -> None:
+    state = RedisState(single(server.url), "pair", shards=SHARDS, clock=SystemClock())
+    for kind in KINDS:
+        await state.calls.pipe(fill(state, kind))
+    await state.close()
 
 
 async def test_the_lists_are_read_in_pieces(server: Server) -> None:
