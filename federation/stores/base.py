@@ -252,14 +252,13 @@ class HttpStore(ABC):
 
     async def _fault(self, request: Request, refused: faults.Refusal) -> FederationError:
         if refused.status == HTTPStatus.NOT_FOUND and not faults.known(self.side, refused.code):
-            if request.name and request.method != "HEAD":
+            if request.name and request.method == "HEAD":
+                # It has no body that would say what is missing, or that the service said it and not something between (rule 3).
+                return await self._why(request)
+            if request.name:
                 # Not the service's own words: something between us and it answered.
                 text = f"{request.operation}: 404 without a reason that the service would give"
                 return RetryLater(text, reason="bad_answer", key=request.key, side=self.side)
-            # A HEAD answer has no body, so it cannot say whether the object or the container is missing (rule 3).
-            if request.name:
-                await self.check()
-                return NotPresent(f"{request.operation}: not there", reason="not_present", key=request.key, side=self.side)
             return Halt(f"the container of side {self.side} is not there", reason="container_missing", side=self.side)
         if refused.status == HTTPStatus.BAD_REQUEST and not refused.code and request.method == "HEAD":
             return await self._why(request)
@@ -270,6 +269,8 @@ class HttpStore(ABC):
         headers = {**(request.headers or {}), **wire.byte_range(0, 1)}
         try:
             (await self._start(replace(request, method="GET", operation="GET", headers=headers))).close()
+        except Reobserve:
+            pass  # an object without a byte
         except FederationError as error:
             return error
         return RetryLater("a HEAD was refused, a GET was not", reason="bad_answer", key=request.key, side=self.side)
