@@ -97,8 +97,9 @@ class Probe:
 
     async def _tags(self) -> bool:
         try:
+            untagged = await self._store.read_tags(self._key)  # as most objects are
             await self._store.write_tags(self._key, {"probe": "1"})
-            return await self._store.read_tags(self._key) == (("probe", "1"),)
+            return (untagged, await self._store.read_tags(self._key)) == ((), (("probe", "1"),))
         except (Park, NotPresent):
             return False
         except RetryLater as error:

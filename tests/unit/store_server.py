@@ -16,6 +16,7 @@ from federation.stores.vast_s3 import VastS3Store
 Answers = Callable[[web.Request], web.Response]
 MODIFIED = {"ETag": '"0x1"', "Last-Modified": "Fri, 21 Nov 2025 10:00:00 GMT"}
 """What describes a version, besides its length."""
+EMPTY = MODIFIED | {"Content-Length": "0"}
 _TELLING = {"comp", "restype", "tagging", "uploads", "uploadId", "list-type"}
 """Names in a query that tell one operation from another."""
 
