@@ -159,9 +159,9 @@ class AzureBlobStore(HttpStore):
         sas = await self._auth.query()
         return {"x-ms-copy-source": f"{self._container_url}/{wire.url_path(self._name(key))}" + (f"?{sas}" if sas else "")}
 
-    async def copy_over(self, source_key: str, key: str, conditions: Mapping[str, str]) -> WriteResult:
-        """Copy on the server over what is at *key*, if *conditions* hold there. Raises Reobserve."""
-        headers = await self.copy_source(source_key) | dict(conditions)
+    async def copy_over(self, source_key: str, key: str, headers: Mapping[str, str]) -> WriteResult:
+        """Copy on the server over what is at *key*; *headers*: conditions on that, and what a copy is not given by its source."""
+        headers = await self.copy_source(source_key) | dict(headers)
         answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
