@@ -216,6 +216,10 @@ class AzureBlobStore(HttpStore):
         return headers
 
     def _present(self, headers: Mapping[str, str], key: str) -> Present:
+        if headers.get("x-ms-resource-type") == "directory":
+            # As in lists: a hierarchical namespace answers for its directories too. What is marked as a folder by its metadata
+            # alone (hdi_isfolder, flat accounts) is an object, and listed as one.
+            raise NotPresent("a directory has the name", reason="not_present", key=key, side=self.side)
         self._other_types.note(key, headers)
         return super()._present(headers, key)
 
