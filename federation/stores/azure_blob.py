@@ -14,11 +14,11 @@ from urllib.parse import quote, urlencode
 from federation import hashing, keys
 from federation import metadata as mapping
 from federation.capabilities import Capabilities
-from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
+from federation.errors import FederationError, NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Halfway, WriteResult
-from federation.stores import wire
+from federation.stores import faults, wire
 from federation.stores.azure_auth import AzureAuth, authorisation, from_connection_string
 from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
@@ -229,6 +229,12 @@ class AzureBlobStore(HttpStore):
         if not etag:
             raise RetryLater("the service did not say what it wrote", reason="bad_answer", side=self.side)
         return WriteResult(etag, lossy)
+
+    async def _fault(self, request: Request, refused: faults.Refusal) -> FederationError:
+        if refused.code == "UnauthorizedBlobOverwrite" and (request.headers or {}).get("If-None-Match") == "*":
+            # As on a precondition: it was to be made, and is there. Whoever may write it over hears of that instead.
+            return Reobserve("there is a blob already", reason="overwrite_refused", key=request.key, side=self.side)
+        return await super()._fault(request, refused)
 
     async def _authorised(self, request: Request) -> tuple[str, Mapping[str, str]]:
         url = f"{self._container_url}/{wire.url_path(request.name)}" if request.name else self._container_url

@@ -65,12 +65,12 @@ AZURE: Mapping[str, Meaning] = _table(
             AuthorizationPermissionMismatch AuthorizationProtocolMismatch AuthorizationResourceTypeMismatch
             AuthorizationServiceMismatch AuthorizationSourceIPMismatch InsufficientAccountPermissions
             InvalidAuthenticationInfo KeyBasedAuthenticationNotPermitted NoAuthenticationInformation
-            PublicAccessNotPermitted""",
+            PublicAccessNotPermitted UnauthorizedBlobOverwrite""",
         ),
         (
             MOVED,
             """ConditionNotMet TargetConditionNotMet SourceConditionNotMet BlobAlreadyExists ResourceAlreadyExists
-            BlobOverwritten UnauthorizedBlobOverwrite InvalidBlockList InvalidRange AppendPositionConditionNotMet
+            BlobOverwritten InvalidBlockList InvalidRange AppendPositionConditionNotMet
             MaxBlobSizeConditionNotMet SequenceNumberConditionNotMet""",
         ),
         ((Park, "archived"), "BlobArchived"),

@@ -195,11 +195,11 @@ class Probe:
 
     @staticmethod
     async def refuses(call: Awaitable[object]) -> bool:
-        """Whether a precondition made *call* fail; a server that cannot do what is asked does not count as refusing."""
+        """Whether a precondition made *call* fail; one that cannot, or will not, do it does not count as refusing."""
         try:
             await call
-        except Reobserve:
-            return True
+        except Reobserve as error:
+            return error.reason == "precondition"
         except (Park, NotPresent):
             pass
         return False
