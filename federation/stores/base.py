@@ -19,6 +19,9 @@ from federation.stores.lane import Answer, HttpLane, HttpReader, wall_us
 from federation.stores.listing import OrderedListing
 from federation.stores.pages import Page
 from federation.stores.probe import Probe
+from federation.stores.rights import WriteRights
+
+_READS = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class HttpStore(ABC):
         """URL of the container or bucket, for error texts."""
         self._lane = HttpLane(side, ca_file=ca_file, now_us=now_us)
         self._listing = OrderedListing(side, policy, prefix, self._pages)
+        self._rights = WriteRights(self)
 
     version_parameter: str
     """Name of the query parameter that names a version."""
@@ -232,7 +236,10 @@ class HttpStore(ABC):
         """Send; return when the answer is a success, its body unread. Raises what the refusal means."""
         url, headers = await self._authorised(request)
         response = await self._lane.start(request.method, url, headers, request.body)
+        writes = request.method not in _READS
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
+            if writes:
+                self._rights.granted()
             return response
         body = await self._lane.read(response)
         refused = faults.refusal(response.status, response.headers, body)
@@ -240,6 +247,8 @@ class HttpStore(ABC):
         if isinstance(error, Halt) and error.reason == "credentials_refused" and request.name:
             # Of one object only, if the container can be listed: nothing that the whole pair must stop for.
             await self.check()
+            if writes:
+                await self._rights.refused(request.key)
             raise faults.of_one_object(error, refused, key=request.key)
         if isinstance(error, Halt):
             raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)

@@ -10,9 +10,9 @@ from aiohttp.test_utils import TestServer
 
 from federation.model import Side
 from federation.stores.azure_blob import AzureBlobStore
-from federation.stores.base import HttpStore
 from federation.stores.vast_s3 import VastS3Store
 
+Store = AzureBlobStore | VastS3Store
 Answers = Callable[[web.Request], web.Response]
 MODIFIED = {"ETag": '"0x1"', "Last-Modified": "Fri, 21 Nov 2025 10:00:00 GMT"}
 """What describes a version, besides its length."""
@@ -28,7 +28,7 @@ def refusal(status: int, code: str = "", side: Side = Side.VAST) -> web.Response
 
 
 @asynccontextmanager
-async def served(side: Side, answers: Answers, *, map_tags: bool = False) -> AsyncIterator[tuple[HttpStore, list[str]]]:
+async def served(side: Side, answers: Answers, *, map_tags: bool = False) -> AsyncIterator[tuple[Store, list[str]]]:
     """A store of *side* whose service is *answers*, and the requests so far as ``METHOD path?name&name``."""
     asked: list[str] = []
 
@@ -48,7 +48,7 @@ async def served(side: Side, answers: Answers, *, map_tags: bool = False) -> Asy
             await store.close()
 
 
-def _store(side: Side, endpoint: str, *, map_tags: bool) -> HttpStore:
+def _store(side: Side, endpoint: str, *, map_tags: bool) -> Store:
     if side is Side.BLOB:
         told = f"BlobEndpoint={endpoint}/a;AccountName=a;AccountKey=a2V5"
         return AzureBlobStore(container="c", connection_string=told, map_tags=map_tags)
