@@ -84,13 +84,13 @@ async def layout(runtime: PairRuntime, worker: WorkerSettings) -> Finding:
 
 
 async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
-    """List, write, read and delete one probe object under ``.federation/probe/``."""
+    """List, write, read, overwrite and delete one probe object under ``.federation/probe/``."""
     key = f"{PRESERVED_PREFIX}probe/{uuid4().hex}"
-    etag = ""
+    etag: str | None = None
 
     async def write() -> None:
         nonlocal etag
-        etag = (await store.put(key, b"probe", Metadata(), stamp=None, expected_etag=None)).etag
+        etag = (await store.put(key, b"probe", Metadata(), stamp=None, expected_etag=etag)).etag
 
     async def read() -> None:
         await (await store.open(key)).read()
@@ -100,12 +100,13 @@ async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
             break
 
     async def delete() -> None:
-        await store.delete(key, expected_etag=etag)
+        await store.delete(key, expected_etag=etag or "")
 
     steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [
         ("list", listing),
         ("write", write),
         ("read", read),
+        ("overwrite", write),  # a SAS may allow to create alone
         ("delete", delete),
     ]
     granted: list[str] = []

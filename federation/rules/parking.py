@@ -92,6 +92,10 @@ REASONS: Mapping[str, Parking] = {
         "The side refuses the object's tags.",
         "Correct the tags at their source, or switch rules.tags off. " + _RETRY,
     ),
+    "no_tags": Parking(
+        "The side says that the object has no tags, where that is no answer to what was asked.",
+        "This is a server that differs: report the detail. " + _RETRY,
+    ),
     "tier_refused": Parking(
         "The account does not take the access tier that the settings name for new blobs.",
         "Correct the tier in [[pair.blob.tiers]]. " + _RETRY,

@@ -7,6 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -262,10 +263,24 @@ def token_fault(error: BaseException) -> FederationError:
     """What a credential's failure means: refused is a halt, anything else may pass. The text never holds the library's own."""
     from azure.core.exceptions import ClientAuthenticationError  # noqa: PLC0415
 
-    if isinstance(error, ClientAuthenticationError):
+    if isinstance(error, ClientAuthenticationError) and not _passes(error):
         text = "no token for Azure Storage: the credential was refused. Check the service's identity."
         return Halt(text, reason="credentials_refused", side=Side.BLOB)
     return RetryLater(f"no token for Azure Storage: {type(error).__name__}", reason="unreachable", side=Side.BLOB)
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether azure-identity says "refused" of what was not answered, or throttled: its cause tells, or the status that it bears.
+
+    A chain that never gave a token (``DefaultAzureCredential`` at the start) tells neither.
+    """
+    from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError  # noqa: PLC0415
+
+    if error is None or isinstance(error, ServiceRequestError | ServiceResponseError):
+        return error is not None
+    status = getattr(error, "status_code", None) if isinstance(error, HttpResponseError) else None
+    busy = status is not None and (status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+    return busy or _passes(error.__cause__ or error.__context__)
 
 
 def from_connection_string(text: str, now_us: Callable[[], int]) -> tuple[SasAuth, str]:

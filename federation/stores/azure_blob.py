@@ -14,11 +14,11 @@ from urllib.parse import quote, urlencode
 from federation import hashing, keys
 from federation import metadata as mapping
 from federation.capabilities import Capabilities
-from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
+from federation.errors import FederationError, NotPresent, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Halfway, WriteResult
-from federation.stores import wire
+from federation.stores import faults, wire
 from federation.stores.azure_auth import AzureAuth, authorisation, from_connection_string
 from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
@@ -159,9 +159,9 @@ class AzureBlobStore(HttpStore):
         sas = await self._auth.query()
         return {"x-ms-copy-source": f"{self._container_url}/{wire.url_path(self._name(key))}" + (f"?{sas}" if sas else "")}
 
-    async def copy_over(self, source_key: str, key: str, conditions: Mapping[str, str]) -> WriteResult:
-        """Copy on the server over what is at *key*, if *conditions* hold there. Raises Reobserve."""
-        headers = await self.copy_source(source_key) | dict(conditions)
+    async def copy_over(self, source_key: str, key: str, headers: Mapping[str, str]) -> WriteResult:
+        """Copy on the server over what is at *key*; *headers*: conditions on that, and what a copy is not given by its source."""
+        headers = await self.copy_source(source_key) | dict(headers)
         answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
@@ -216,6 +216,10 @@ class AzureBlobStore(HttpStore):
         return headers
 
     def _present(self, headers: Mapping[str, str], key: str) -> Present:
+        if headers.get("x-ms-resource-type") == "directory":
+            # As in lists: a hierarchical namespace answers for its directories too. What is marked as a folder by its metadata
+            # alone (hdi_isfolder, flat accounts) is an object, and listed as one.
+            raise NotPresent("a directory has the name", reason="not_present", key=key, side=self.side)
         self._other_types.note(key, headers)
         return super()._present(headers, key)
 
@@ -225,6 +229,12 @@ class AzureBlobStore(HttpStore):
         if not etag:
             raise RetryLater("the service did not say what it wrote", reason="bad_answer", side=self.side)
         return WriteResult(etag, lossy)
+
+    async def _fault(self, request: Request, refused: faults.Refusal) -> FederationError:
+        if refused.code == "UnauthorizedBlobOverwrite" and (request.headers or {}).get("If-None-Match") == "*":
+            # As on a precondition: it was to be made, and is there. Whoever may write it over hears of that instead.
+            return Reobserve("there is a blob already", reason="overwrite_refused", key=request.key, side=self.side)
+        return await super()._fault(request, refused)
 
     async def _authorised(self, request: Request) -> tuple[str, Mapping[str, str]]:
         url = f"{self._container_url}/{wire.url_path(request.name)}" if request.name else self._container_url

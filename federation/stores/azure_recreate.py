@@ -73,8 +73,9 @@ async def take_over(
     # RACE: for a moment readers see an empty block blob under the name; a blob's type cannot be changed in one request.
     headers = store.blob_headers(holder, None) | {"x-ms-blob-type": "BlockBlob", **conditions}
     answer = await store.write(Request("PUT", "Put Blob", store.written_name(key), headers=headers, body=b"", key=key))
-    condition = wire.condition(store.result(answer).etag)
-    result = await store.copy_over(staged, key, condition)
+    # A copy takes neither tags nor the tier from its source or from what it replaces.
+    headers = wire.tags_header(holder.tags, Side.BLOB) | store.tier(key) | wire.condition(store.result(answer).etag)
+    result = await store.copy_over(staged, key, headers)
     await store.delete(staged, expected_etag=(await store.head(staged)).version.etag)
     _log.warning("recreated as a block blob", key=key)
     return result

@@ -19,6 +19,9 @@ from federation.stores.lane import Answer, HttpLane, HttpReader, wall_us
 from federation.stores.listing import OrderedListing
 from federation.stores.pages import Page
 from federation.stores.probe import Probe
+from federation.stores.rights import WriteRights
+
+_READS = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class HttpStore(ABC):
         """URL of the container or bucket, for error texts."""
         self._lane = HttpLane(side, ca_file=ca_file, now_us=now_us)
         self._listing = OrderedListing(side, policy, prefix, self._pages)
+        self._rights = WriteRights(self)
 
     version_parameter: str
     """Name of the query parameter that names a version."""
@@ -227,7 +231,10 @@ class HttpStore(ABC):
         """Send; return when the answer is a success, its body unread. Raises what the refusal means."""
         url, headers = await self._authorised(request)
         response = await self._lane.start(request.method, url, headers, request.body)
+        writes = request.method not in _READS
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
+            if writes:
+                self._rights.granted()
             return response
         body = await self._lane.read(response)
         refused = faults.refusal(response.status, response.headers, body)
@@ -235,6 +242,8 @@ class HttpStore(ABC):
         if isinstance(error, Halt) and error.reason == "credentials_refused" and request.name:
             # Of one object only, if the container can be listed: nothing that the whole pair must stop for.
             await self.check()
+            if writes:
+                await self._rights.refused(request.key)
             raise faults.of_one_object(error, refused, key=request.key)
         if isinstance(error, Halt):
             raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
@@ -247,14 +256,13 @@ class HttpStore(ABC):
 
     async def _fault(self, request: Request, refused: faults.Refusal) -> FederationError:
         if refused.status == HTTPStatus.NOT_FOUND and not faults.known(self.side, refused.code):
-            if request.name and request.method != "HEAD":
+            if request.name and request.method == "HEAD":
+                # It has no body that would say what is missing, or that the service said it and not something between (rule 3).
+                return await self._why(request)
+            if request.name:
                 # Not the service's own words: something between us and it answered.
                 text = f"{request.operation}: 404 without a reason that the service would give"
                 return RetryLater(text, reason="bad_answer", key=request.key, side=self.side)
-            # A HEAD answer has no body, so it cannot say whether the object or the container is missing (rule 3).
-            if request.name:
-                await self.check()
-                return NotPresent(f"{request.operation}: not there", reason="not_present", key=request.key, side=self.side)
             return Halt(f"the container of side {self.side} is not there", reason="container_missing", side=self.side)
         if refused.status == HTTPStatus.BAD_REQUEST and not refused.code and request.method == "HEAD":
             return await self._why(request)
@@ -265,6 +273,8 @@ class HttpStore(ABC):
         headers = {**(request.headers or {}), **wire.byte_range(0, 1)}
         try:
             (await self._start(replace(request, method="GET", operation="GET", headers=headers))).close()
+        except Reobserve:
+            pass  # an object without a byte
         except FederationError as error:
             return error
         return RetryLater("a HEAD was refused, a GET was not", reason="bad_answer", key=request.key, side=self.side)

@@ -30,6 +30,8 @@ LEASED: Meaning = (Park, "leased")
 NAME: Meaning = (Park, "name_refused")
 METADATA: Meaning = (Park, "metadata_refused")
 TAGS: Meaning = (Park, "tags_refused")
+UNTAGGED: Meaning = (Park, "no_tags")
+"""As some servers answer to a look at the tags of an object that has none."""
 TIER: Meaning = (Park, "tier_refused")
 TOO_LARGE: Meaning = (Park, "too_large")
 QUOTA: Meaning = (Park, "quota_full")
@@ -63,12 +65,12 @@ AZURE: Mapping[str, Meaning] = _table(
             AuthorizationPermissionMismatch AuthorizationProtocolMismatch AuthorizationResourceTypeMismatch
             AuthorizationServiceMismatch AuthorizationSourceIPMismatch InsufficientAccountPermissions
             InvalidAuthenticationInfo KeyBasedAuthenticationNotPermitted NoAuthenticationInformation
-            PublicAccessNotPermitted""",
+            PublicAccessNotPermitted UnauthorizedBlobOverwrite""",
         ),
         (
             MOVED,
             """ConditionNotMet TargetConditionNotMet SourceConditionNotMet BlobAlreadyExists ResourceAlreadyExists
-            BlobOverwritten UnauthorizedBlobOverwrite InvalidBlockList InvalidRange AppendPositionConditionNotMet
+            BlobOverwritten InvalidBlockList InvalidRange AppendPositionConditionNotMet
             MaxBlobSizeConditionNotMet SequenceNumberConditionNotMet""",
         ),
         ((Park, "archived"), "BlobArchived"),
@@ -177,7 +179,8 @@ S3: Mapping[str, Meaning] = _table(
             "InvalidObjectName InvalidURI KeyTooLongError InvalidPrefix XMinioInvalidObjectName XMinioInvalidResourceName",
         ),
         (METADATA, "MetadataTooLarge RequestHeaderSectionTooLarge"),
-        (TAGS, "InvalidTag InvalidTagError TagPolicyException NoSuchTagSet"),
+        (TAGS, "InvalidTag InvalidTagError TagPolicyException"),
+        (UNTAGGED, "NoSuchTagSet"),
         (TIER, "InvalidStorageClass"),
         (
             CLASH,

@@ -97,8 +97,9 @@ class Probe:
 
     async def _tags(self) -> bool:
         try:
+            untagged = await self._store.read_tags(self._key)  # as most objects are
             await self._store.write_tags(self._key, {"probe": "1"})
-            return await self._store.read_tags(self._key) == (("probe", "1"),)
+            return (untagged, await self._store.read_tags(self._key)) == ((), (("probe", "1"),))
         except (Park, NotPresent):
             return False
         except RetryLater as error:
@@ -194,11 +195,11 @@ class Probe:
 
     @staticmethod
     async def refuses(call: Awaitable[object]) -> bool:
-        """Whether a precondition made *call* fail; a server that cannot do what is asked does not count as refusing."""
+        """Whether a precondition made *call* fail; one that cannot, or will not, do it does not count as refusing."""
         try:
             await call
-        except Reobserve:
-            return True
+        except Reobserve as error:
+            return error.reason == "precondition"
         except (Park, NotPresent):
             pass
         return False

@@ -274,7 +274,12 @@ class VastS3Store(HttpStore):
 
     async def read_tags(self, key: str) -> Tags:
         """As in the base."""
-        answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), {"tagging": ""}, key=key))
+        try:
+            answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), {"tagging": ""}, key=key))
+        except Park as error:
+            if error.reason != "no_tags":
+                raise
+            return ()
         return parse_tags(answer.body, self.side)
 
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, unescape
 
@@ -137,6 +138,9 @@ async def copy_in_parts(
     """
     size_bytes = source.version.size_bytes
     part_bytes = max(COPY_PART_BYTES, math.ceil(size_bytes / _MAX_PARTS))
+    if stored.tags is None and store.capabilities.tags:
+        # Not mapped, so nobody's to drop: a copy in one request takes them along, parts do not.
+        stored = replace(stored, tags=await store.read_tags(source_key))
     upload = await begin(store, target_key, store.written_name(target_key), stored)
     try:
         for number, start in enumerate(range(0, size_bytes, part_bytes), start=1):

@@ -30,10 +30,10 @@ def unprepared(request: pytest.FixtureRequest) -> Case:
     return Case("azurite", servers, servers.s3, f"types-{uuid4().hex[:20]}")
 
 
-def client(case: Case) -> BlobClient:
+def client(case: Case, key: str = "k") -> BlobClient:
     """The blob as its own tools see it."""
     assert case.servers is not None
-    return BlobClient.from_connection_string(case.servers.blob_connection_string, case.container, "k")
+    return BlobClient.from_connection_string(case.servers.blob_connection_string, case.container, key)
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
@@ -85,6 +85,21 @@ async def test_a_large_version_takes_its_place_whole(case: Case, store: AzureBlo
     assert await get(store, "k") == b"one-two"
     assert await listed_keys(store, prefix=".federation/") == []
     assert [(line["event"], line["key"]) for line in said] == [("recreated as a block blob", "k")]
+
+
+@pytest.mark.parametrize("kind", ["BlockBlob", *OTHER_TYPES])
+async def test_a_large_version_has_its_tags_and_its_tier(case: Case, kind: str) -> None:
+    """Whatever type of blob it replaces: a copy on the server, as over a page or append blob, brings neither along by itself."""
+    store, tags = case.make(map_tags=True), (("class", "a b"), ("team", "x"))
+    with client(case, "cool/k") as blob:
+        blob.upload_blob(OLD, blob_type=kind)
+        upload = await store.begin_upload("cool/k", replace(FULL, tags=tags), stamp=STAMP, size_bytes=3)
+        await upload.put_part(1, b"new")
+        etag = (await store.head("cool/k")).version.etag
+        await upload.complete(expected_etag=etag, md5_hex=hashlib.md5(b"new", usedforsecurity=False).hexdigest())
+        found = blob.get_blob_properties()
+        assert (found.blob_type, found.blob_tier) == ("BlockBlob", "Cool")
+    assert (await store.head("cool/k")).metadata.tags == tags
 
 
 async def interrupted(store: AzureBlobStore, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[int, str]]:

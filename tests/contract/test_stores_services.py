@@ -12,7 +12,7 @@ import pytest_asyncio
 from multidict import CIMultiDict
 
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
-from federation.metadata import FORMS
+from federation.metadata import FORMS, to_side
 from federation.model import Metadata, Side
 from federation.ports import ObjectStore
 from federation.stores import azure_blob, pages, vast_s3, vast_upload
@@ -245,6 +245,26 @@ async def test_a_copy_beyond_one_request_goes_in_parts(store: ObjectStore, monke
     assert (head.metadata, head.origin) == ((await store.head("k")).metadata, STAMP)
     assert await get(store, "copy") == data
     assert await listed_keys(store) == ["copy", "k"]
+
+
+async def test_a_copy_in_parts_brings_tags_along_that_are_not_mapped(
+    case: Made, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one in one request does, onto another name or onto itself: without the mapping tags are nobody's to drop."""
+    if not isinstance(store, VastS3Store):
+        pytest.skip("one request copies any size")
+    monkeypatch.setattr(vast_s3, "COPY_LIMIT_BYTES", PART)
+    monkeypatch.setattr(vast_upload, "COPY_PART_BYTES", PART)
+    tagged = _with_tags(case, store)
+    await tagged.put("k", b"a" * (PART + 1), Metadata(tags=TAGS), stamp=None, expected_etag=None)
+    source = await store.head("k")
+    await store.copy("k", "copy", source_etag=source.version.etag)
+    new = to_side(Metadata(content_type="text/html"), None, Side.VAST)
+    etag = source.version.etag
+    await vast_upload.copy_in_parts(store, "k", "k", source, new, expected_etag=etag, target_etag=etag)
+    for key in ("copy", "k"):
+        assert (await tagged.head(key)).metadata.tags == TAGS
+    assert (await store.head("k")).metadata.content_type == "text/html"
 
 
 async def test_a_copy_in_the_background_is_waited_for(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

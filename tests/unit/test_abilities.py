@@ -96,7 +96,7 @@ async def test_rights_are_asked_for_without_conditions(monkeypatch: pytest.Monke
         await delete(key, expected_etag=expected_etag)
 
     monkeypatch.setattr(raw, "delete", picky)
-    assert of(await checks.side(pair, Side.VAST), "vast: rights").found == "list, write, read, delete"
+    assert of(await checks.side(pair, Side.VAST), "vast: rights").found == "list, write, read, overwrite, delete"
     assert raw.capabilities.conditional_delete
 
 

@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.identity.aio import ManagedIdentityCredential
 from azure.storage.blob import UserDelegationKey
 
 from federation.errors import FederationError, Halt, RetryLater, UsageError
@@ -110,6 +113,28 @@ async def test_a_refused_delegation_is_a_halt_and_an_outage_is_not(fault: Except
     with pytest.raises(kind) as error:
         await DelegationAuth("acct", "data", Service(fault).key, Hand().now_us).query()
     assert "abc" not in str(error.value)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(None, RetryLater), (429, RetryLater), (503, RetryLater), (400, Halt), (401, Halt)])
+@pytest.mark.parametrize("body", ['{"error": "told"}', "<html>"])
+async def test_an_identity_endpoint_that_is_away_or_busy_refuses_nobody(
+    monkeypatch: pytest.MonkeyPatch, status: int | None, kind: type[FederationError], body: str
+) -> None:
+    """azure-identity calls all of that "authentication failed" or "unavailable"; a pair would halt until it is asked again."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status or 500, text=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server:
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", str(server.make_url("")))
+        if status is None:
+            await server.close()
+        async with ManagedIdentityCredential(retry_total=0) as credential:
+            with pytest.raises(kind) as error:
+                await TokenAuth(credential, Hand().now_us).headers()
+    assert error.value.reason == ("unreachable" if kind is RetryLater else "credentials_refused")
 
 
 async def sent(auth: AzureAuth) -> tuple[str, dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from unittest.mock import AsyncMock
 from urllib.parse import quote
 
 import pytest
@@ -30,6 +31,7 @@ class Server(VastS3Store):
     ) -> None:
         super().__init__(endpoint="http://localhost", bucket="b", access_key="a", secret_key="s")
         self.held: set[str] = set()
+        self.tags: dict[str, Tags] = {}
         self._fault_below, self._hidden, self._gone = fault, hidden, gone
         self._cleans = cleans
 
@@ -72,13 +74,14 @@ class Server(VastS3Store):
         return f"{head}{entries}</ListBucketResult>".encode()
 
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
-        """Not known."""
-        del tags
-        raise Park("501", reason="not_supported", key=key, side=Side.VAST)
+        """Kept, as is nothing else."""
+        self.tags[key] = tuple(sorted(tags.items()))
 
     async def read_tags(self, key: str) -> Tags:
-        """Never asked."""
-        raise AssertionError(key)
+        """Refused where there are none."""
+        if key not in self.tags:
+            raise Park("404", reason="refused", key=key, side=Side.VAST)
+        return self.tags[key]
 
     def _below(self, key: str) -> bool:
         return any(key.startswith(f"{other}/") for other in self.held)
@@ -103,6 +106,14 @@ async def test_a_server_that_honours_nothing_is_found_out_and_left_clean() -> No
     server = Server()
     assert await server.probe() == _NONE
     assert server.held == set()
+
+
+async def test_tags_count_as_kept_where_an_object_without_any_can_be_asked_for_them() -> None:
+    """Most objects have none: where that is refused with a code that nobody knows, mapped tags would park all of them."""
+    server = Server()
+    assert not (await server.probe()).tags
+    server.read_tags = AsyncMock(side_effect=[(), (("probe", "1"),)])  # type: ignore[method-assign]
+    assert (await server.probe()).tags
 
 
 async def test_a_delete_refused_as_of_nothing_is_no_condition_that_was_honoured() -> None:

@@ -1,0 +1,49 @@
+"""A HEAD that is answered 404 without a word of why: only what a GET then says may mean absent (rule 3)."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from federation.errors import FederationError, Halt, NotPresent, RetryLater
+from federation.model import Side
+from tests.unit.store_server import MODIFIED, refusal, served
+
+ABSENT = {Side.BLOB: "BlobNotFound", Side.VAST: "NoSuchKey"}
+GONE = {Side.BLOB: "ContainerNotFound", Side.VAST: "NoSuchBucket"}
+
+
+async def said_of(side: Side, got: web.Response) -> tuple[FederationError, list[str]]:
+    """What a look raises where HEAD is answered 404 alone, and GET *got*; lists work. With the requests it took."""
+
+    def answers(request: web.Request) -> web.Response:
+        if request.method == "HEAD":
+            return web.Response(status=404)
+        return got if request.path.endswith("/k") else web.Response(text="<a list>")
+
+    async with served(side, answers) as (store, asked):
+        with pytest.raises(FederationError) as error:
+            await store.head("k")
+    return error.value, [one.split()[0] for one in asked]
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_absence_is_what_the_service_itself_says(side: Side) -> None:
+    """One more request tells: the object is absent, or the container is."""
+    error, asked = await said_of(side, refusal(404, ABSENT[side], side))
+    assert isinstance(error, NotPresent)
+    assert asked == ["HEAD", "GET"]
+    error, _ = await said_of(side, refusal(404, GONE[side], side))
+    assert isinstance(error, Halt)
+    assert error.reason == "container_missing"
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("status", [404, 200, 206, 416])
+async def test_a_gateway_that_answers_404_is_no_absence(side: Side, status: int) -> None:
+    """Deletes are confirmed by such a look: the good object of the other side would go for a proxy's word, though lists work."""
+    said = web.Response(body=b"b", headers=MODIFIED, status=status) if status < 300 else refusal(status)
+    error, asked = await said_of(side, said)
+    assert isinstance(error, RetryLater)
+    assert error.reason == "bad_answer"
+    assert asked == ["HEAD", "GET"]
