@@ -116,6 +116,8 @@ class PacedStore:
         self.gate.succeeded()
         if size_bytes <= _QUICK_BYTES:
             self.gate.answered(self.gate.clock.monotonic_seconds() - begun)
+        else:
+            self.gate.answered_large()
         return result
 
     async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0) -> _T:

@@ -31,7 +31,7 @@ class TokenBucket:
 
 _START = 64
 _FEW = 16
-"""Latency alone does not bring the limit below this: what makes answers slow may not be us."""
+"""Latency alone neither brings nor keeps the limit below this: what makes answers slow may not be us."""
 _SLOW_TIMES = 4.0
 _SLOW_SLACK_SECONDS = 0.05
 """Answers count as slow past so many times the best ones, and this much more."""
@@ -64,11 +64,14 @@ class AdaptiveLimit:
             self._best_before, self._best = self._best, float("inf")
         self._best = min(self._best, seconds)
         self._recent += (seconds - self._recent) / min(self._answers, _SMOOTHING)
-        best = min(self._best, self._best_before)
-        if self._recent <= best * _SLOW_TIMES + _SLOW_SLACK_SECONDS:
-            self._limit = min(self._ceiling, self._limit + 1.0 / self._limit)
-        elif self._limit > _FEW and now_seconds - self._cut_seconds >= _AFTER_CUT_SECONDS:
+        if self._slow and self._limit > _FEW and now_seconds - self._cut_seconds >= _AFTER_CUT_SECONDS:
             self._limit, self._cut_seconds = max(_FEW, self._limit * 0.9), now_seconds
+        return self.answered_large()
+
+    def answered_large(self) -> int:
+        """A good answer to a call whose time says nothing, since it sent much; the limit now. Slow or not, it grows to a few."""
+        if self._limit < _FEW or not self._slow:
+            self._limit = min(self._ceiling, self._limit + 1.0 / self._limit)
         return self.whole
 
     def throttled(self, now_seconds: float) -> int:
@@ -76,3 +79,7 @@ class AdaptiveLimit:
         if now_seconds - self._cut_seconds >= _AFTER_CUT_SECONDS:
             self._limit, self._cut_seconds = max(1.0, self._limit / 2), now_seconds
         return self.whole
+
+    @property
+    def _slow(self) -> bool:
+        return self._recent > min(self._best, self._best_before) * _SLOW_TIMES + _SLOW_SLACK_SECONDS

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from federation.bandwidth import parse_timetable
 from federation.errors import RetryLater, UsageError
-from federation.model import Side
+from federation.model import Metadata, Side
 from federation.settings import load
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
@@ -146,6 +146,51 @@ def test_slow_answers_bring_concurrency_down_to_a_few_and_no_further() -> None:
         limit.answered(0.01, 0.0)
     for second in range(1_000):
         limit.answered(1.0, float(second))
+    assert limit.whole == 16
+
+
+async def test_after_throttles_concurrency_grows_again_while_only_large_parts_are_sent() -> None:
+    """The destination of one huge upload sees nothing but parts: it must not get them one by one to the end."""
+    clock = FakeClock()
+    gate = Gate(Side.VAST, clock)
+    for _ in range(6):
+        gate.failed(RetryLater("503", reason="throttled"))
+        clock.us += 200_000_000
+    assert gate.adaptive.whole == 1
+    store = PacedStore(MemoryStore(Side.VAST, clock=clock), gate)
+    upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=200 * SMALL_BODY_BYTES)
+    for number in range(1, 201):
+        await upload.put_part(number, bytes(SMALL_BODY_BYTES))
+    assert gate.adaptive.whole > 15
+    assert gate._slots.total == gate.adaptive.whole
+
+
+def test_large_answers_do_not_outweigh_slow_small_ones() -> None:
+    """What brought concurrency down is not undone by calls whose time says nothing; from one it still grows to a few."""
+    limit = AdaptiveLimit(100)
+    limit.answered(0.01, 0.0)
+    for second in range(100):
+        limit.answered(1.0, float(second))
+        for _ in range(1_000):
+            limit.answered_large()
+    assert limit.whole == 16
+    for number in range(5):
+        limit.throttled(200.0 + 2 * number)
+    assert limit.whole == 1
+    for _ in range(1_000):
+        limit.answered_large()
+    assert limit.whole == 16
+
+
+def test_slow_answers_do_not_keep_concurrency_below_a_few() -> None:
+    """A side that throttled and has been slow since is asked by a few again, not one by one until its best time is forgotten."""
+    limit = AdaptiveLimit(100)
+    limit.answered(0.01, 0.0)
+    for number in range(10):
+        limit.throttled(2.0 * number)
+    assert limit.whole == 1
+    for second in range(300):
+        limit.answered(1.0, 100.0 + second)
     assert limit.whole == 16
 
 
