@@ -87,8 +87,10 @@ class PacedStore:
     ) -> _T:
         """One request, or what the store needs for one of the port's calls, that sends *size_bytes* of content.
 
-        *admitted* may still say no once there is a place for it.
+        *admitted* may still say no once there is a place for it. What a closed gate refuses anyhow takes nothing of the rates.
         """
+        if admitted is not None:
+            self.gate.look()
         place = await self.gate.enter(size_bytes)
         try:
             if admitted is not None:

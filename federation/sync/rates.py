@@ -8,25 +8,37 @@ _BURST_SECONDS = 1.0
 
 
 class TokenBucket:
-    """Lets through what a rate allows, with bursts of a second of it; more is lent and waited for."""
+    """Lets through what a rate allows, with bursts of a second of it; more is lent and waited for, in the order of taking.
+
+    The rate may change between any two calls. None: no limit, and no debt.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._level: float | None = None
-        """None: nothing was taken yet, so a whole burst is there."""
-        self._at_seconds = 0.0
+        self._taken = 0.0
+        self._earned = 0.0
+        self._at_seconds = float("-inf")
+        """When was last earned; long ago: so a whole burst is there."""
 
     def take(self, amount: float, rate_per_second: float | None) -> float:
-        """Take *amount*; seconds to wait before going on. The rate may change between calls; None: no limit, and no debt."""
-        now = self._clock.monotonic_seconds()
+        """Take *amount*; what ``wait`` is to be asked about."""
+        self._earn(rate_per_second)
+        self._taken += amount
+        return self._taken if amount else 0.0
+
+    def wait(self, due: float, rate_per_second: float | None) -> float:
+        """Seconds until what *due* stands for is earned, if the rate stays."""
+        self._earn(rate_per_second)
+        return 0.0 if rate_per_second is None else max(0.0, (due - self._earned) / rate_per_second)
+
+    def _earn(self, rate_per_second: float | None) -> None:
         if rate_per_second is None:
-            self._level = None
-            return 0.0
-        burst = rate_per_second * _BURST_SECONDS
-        before = burst if self._level is None else self._level + (now - self._at_seconds) * rate_per_second
-        self._level = min(burst, before) - amount
+            self._earned, self._at_seconds = self._taken, float("-inf")
+            return
+        now = self._clock.monotonic_seconds()
+        earned = self._earned + (now - self._at_seconds) * rate_per_second
+        self._earned = min(self._taken + rate_per_second * _BURST_SECONDS, earned)
         self._at_seconds = now
-        return max(0.0, -self._level / rate_per_second) if amount else 0.0
 
 
 _START = 64
