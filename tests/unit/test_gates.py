@@ -116,3 +116,34 @@ async def test_what_another_version_says_of_its_pace_is_passed_over() -> None:
     for share in (*world.shares, *world.shares):
         await share.exchange()
     assert gates[Side.BLOB].sharers == 3
+    for _ in range(65):
+        world.clock.us += 9_999_999
+        for share in world.shares:
+            await share.exchange()
+    assert gates[Side.BLOB].sharers == 2, "what never changes is of nobody who is there"
+    assert "newer" not in world.states[0].told_paces[gates[Side.BLOB].endpoint]
+
+
+@pytest.mark.parametrize(
+    ("until", "rest_seconds"),
+    [("9" * 400, 120), ("-" + "9" * 400, 0), ("9" * 5_000, 0), ("1e300", 0)],
+    ids=lambda value: str(value)[:5],
+)
+async def test_a_damaged_word_about_rest_closes_for_no_longer_than_any(until: str, rest_seconds: int) -> None:
+    """Whatever number stands there, it ends nobody, and the longest rest is the longest that a side may ask for."""
+    world = Processes((ACCOUNT, CLUSTER))
+    gate, now_us = world.gates[0][Side.BLOB], world.clock.us
+    said = f'{{"at_us":{now_us},"closed_until_us":{until}}}'
+    await world.states[0].tell_pace(gate.endpoint, "damaged", said.encode())
+    await world.shares[0].exchange()
+    assert gate.sharers == 2
+    assert gate.closed_for_seconds() == pytest.approx(rest_seconds)
+
+
+async def test_words_nested_without_end_end_nobody() -> None:
+    """What exhausts the decoder is as unreadable as any other."""
+    world = Processes((ACCOUNT, CLUSTER))
+    gate = world.gates[0][Side.BLOB]
+    await world.states[0].tell_pace(gate.endpoint, "damaged", b'{"x":' * 100_000)
+    await world.shares[0].exchange()
+    assert gate.sharers == 2
