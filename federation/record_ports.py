@@ -144,3 +144,15 @@ class Transfers(Protocol):
     async def transfers(self, shard: int) -> list[TransferRecord]:
         """Those of one shard, without their parts."""
         ...
+
+
+class UploadLog(Protocol):
+    """Uploads that a store begins by itself, so that what a killed process left of them is known to be ours."""
+
+    async def begun(self, key: str, upload_id: str) -> None:
+        """Before the first part is sent. Raises RetryLater."""
+        ...
+
+    async def ended(self, upload_id: str) -> None:
+        """It was completed or aborted. Raises RetryLater."""
+        ...
