@@ -184,9 +184,9 @@ class Gate:
         """How long a call took that moved few bytes: what the number of calls at once follows."""
         self._resize(self.adaptive.answered(seconds, self.clock.monotonic_seconds()))
 
-    def answered_large(self) -> None:
-        """A call that moved many bytes ended well."""
-        self._resize(self.adaptive.answered_large())
+    def answered_untimed(self) -> None:
+        """A call ended well whose time tells of how much there was to do."""
+        self._resize(self.adaptive.answered_untimed())
 
     def _part_of(self, rate: float | None) -> float | None:
         return None if rate is None else rate / self.sharers

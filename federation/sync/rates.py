@@ -78,10 +78,10 @@ class AdaptiveLimit:
         self._recent += (seconds - self._recent) / min(self._answers, _SMOOTHING)
         if self._slow and self._limit > _FEW and now_seconds - self._cut_seconds >= _AFTER_CUT_SECONDS:
             self._limit, self._cut_seconds = max(_FEW, self._limit * 0.9), now_seconds
-        return self.answered_large()
+        return self.answered_untimed()
 
-    def answered_large(self) -> int:
-        """A good answer to a call whose time says nothing, since it sent much; the limit now. Slow or not, it grows to a few."""
+    def answered_untimed(self) -> int:
+        """A good answer to a call whose time says nothing; the limit now. Slow or not, it grows to a few."""
         if self._limit < _FEW or not self._slow:
             self._limit = min(self._ceiling, self._limit + 1.0 / self._limit)
         return self.whole

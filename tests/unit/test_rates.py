@@ -213,13 +213,13 @@ def test_large_answers_do_not_outweigh_slow_small_ones() -> None:
     for second in range(100):
         limit.answered(1.0, float(second))
         for _ in range(1_000):
-            limit.answered_large()
+            limit.answered_untimed()
     assert limit.whole == 16
     for number in range(5):
         limit.throttled(200.0 + 2 * number)
     assert limit.whole == 1
     for _ in range(1_000):
-        limit.answered_large()
+        limit.answered_untimed()
     assert limit.whole == 16
 
 
@@ -233,6 +233,26 @@ def test_slow_answers_do_not_keep_concurrency_below_a_few() -> None:
     for second in range(300):
         limit.answered(1.0, 100.0 + second)
     assert limit.whole == 16
+
+
+async def test_an_hour_s_copy_on_the_server_does_not_make_the_side_look_slow() -> None:
+    """It takes long because it is large: small calls beside it are as many at once as before."""
+    clock = FakeClock()
+    gate = Gate(Side.VAST, clock)
+
+    async def hook(call: str, key: str) -> None:
+        del key
+        await clock.sleep(3_600 if call in ("copy", "replace_metadata", "complete") else 0.01)
+
+    raw = MemoryStore(Side.VAST, clock=clock, hook=hook)
+    store, before = PacedStore(raw, gate), gate.adaptive.whole
+    etag = (await store.put("k", b"x", Metadata(), stamp=None, expected_etag=None)).etag
+    await store.copy("k", "copy", source_etag=etag)
+    etag = (await store.replace_metadata("k", Metadata(user=(("a", "b"),)), stamp=None, expected_etag=etag)).etag
+    for _ in range(20):
+        await store.head("k")
+        clock.us += 1_000_000
+    assert gate.adaptive.whole >= before
 
 
 # -------------------------------------------------------------------------------------------------- circuit breaker
