@@ -101,12 +101,13 @@ class Records(Protocol):
     async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
         """What *process* says of *endpoint*; empty: nothing any more. All pairs whose state is in the same server hear it.
 
-        It may be forgotten ``progress.PACE_KEPT_SECONDS`` after nobody spoke of *endpoint*.
+        It may be forgotten ``progress.PACE_KEPT_SECONDS`` after nobody spoke of *endpoint*. Raises UsageError where it cannot be
+        said: no right to it, or something else is in its place.
         """
         ...
 
     async def paces(self, endpoint: str) -> dict[str, bytes]:
-        """What is said of *endpoint*, by process."""
+        """What is said of *endpoint*, by process. Raises UsageError as ``tell_pace``."""
         ...
 
     async def bury(self, letter: DeadLetter) -> None:
@@ -142,4 +143,16 @@ class Transfers(Protocol):
 
     async def transfers(self, shard: int) -> list[TransferRecord]:
         """Those of one shard, without their parts."""
+        ...
+
+
+class UploadLog(Protocol):
+    """Uploads that a store begins by itself, so that what a killed process left of them is known to be ours."""
+
+    async def begun(self, key: str, upload_id: str) -> None:
+        """Before the first part is sent. Raises RetryLater."""
+        ...
+
+    async def ended(self, upload_id: str) -> None:
+        """It was completed or aborted. Raises RetryLater."""
         ...

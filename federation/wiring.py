@@ -24,6 +24,7 @@ from federation.sync.budget import ByteBudget
 from federation.sync.bulk import BulkLane
 from federation.sync.context import PairContext
 from federation.sync.gates import GateBook
+from federation.sync.journal import UploadNotes
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
@@ -127,7 +128,10 @@ async def open_pair(
         gates = _gates(pair, book or gate_book(settings, clock))
         stores: dict[Side, ObjectStore] = {}
         credential = await _credential(stack, pair.blob)
-        for side, store in ((Side.BLOB, _blob_store(pair, credential)), (Side.VAST, _vast_store(pair))):
+        for side, store in (
+            (Side.BLOB, _blob_store(pair, credential)),
+            (Side.VAST, _vast_store(pair, UploadNotes(state, Side.VAST, clock))),
+        ):
             stack.push_async_callback(store.close)
             stores[side] = PacedStore(store, gates[side])
         context = _context(settings, pair, stores, state, clock, budget or ByteBudget(settings.transfer.memory_bytes))
@@ -243,7 +247,7 @@ def _blob_store(pair: PairSettings, credential: object | None) -> ObjectStore:
     )
 
 
-def _vast_store(pair: PairSettings) -> ObjectStore:
+def _vast_store(pair: PairSettings, uploads: UploadNotes) -> ObjectStore:
     from federation.stores.vast_s3 import VastS3Store  # noqa: PLC0415
 
     vast = pair.vast
@@ -257,6 +261,7 @@ def _vast_store(pair: PairSettings) -> ObjectStore:
         ca_file=vast.ca_file,
         name_policy=vast.name_policy,
         map_tags=pair.rules.tags,
+        uploads=uploads,
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from redis.exceptions import ResponseError
 
+from federation.errors import UsageError
 from federation.model import Base, Hint, Side
 from federation.progress import (
     PACE_KEPT_SECONDS,
@@ -31,6 +34,8 @@ from federation.state.records import PackedBases, key_digest, unpack_base, unpac
 _BUCKETS_AT_ONCE = 16
 _DIGEST_BYTES = 16
 _LOOK_AT_ONCE = 1_000
+_NAME_ERRORS = "surrogateescape"
+"""Names of processes that are no UTF-8 are not ours, and can be told apart and removed all the same."""
 Known = tuple[bytes, bytes, bytes]
 
 
@@ -267,25 +272,39 @@ class RecordQueries:
 
     async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
         """As in the port."""
-        key = of_endpoint(endpoint)
-        with redis_faults():
+        key, name = of_endpoint(endpoint), process.encode(errors=_NAME_ERRORS)
+        with _pace_faults(key):
             if not told:
-                await self._redis.hdel(key, process)
+                await self._redis.hdel(key, name)
                 return
-            await self._redis.hset(key, process, _wire(told))
+            await self._redis.hset(key, name, _wire(told))
             await self._redis.expire(key, PACE_KEPT_SECONDS)
 
     async def paces(self, endpoint: str) -> dict[str, bytes]:
         """As in the port."""
-        with redis_faults():
-            found: dict[Any, Any] = await self._redis.hgetall(of_endpoint(endpoint))
-        return {name.decode(): bytes(told) for name, told in found.items()}
+        key = of_endpoint(endpoint)
+        with _pace_faults(key):
+            found: dict[Any, Any] = await self._redis.hgetall(key)
+        return {name.decode(errors=_NAME_ERRORS): bytes(told) for name, told in found.items()}
 
     async def dead_letters(self) -> list[DeadLetter]:
         """As in the port."""
         with redis_faults():
             found: Any = await self._redis.xrange(self.layout.of_pair("dead"))
         return [msgspec.json.decode(fields[b"letter"], type=DeadLetter) for _, fields in found]
+
+
+@contextmanager
+def _pace_faults(key: str) -> Iterator[None]:
+    """As ``redis_faults``; a server that will not do this with *key* means what is there: it is not ours alone, and no lock."""
+    try:
+        with redis_faults():
+            yield
+    except ResponseError as error:
+        text = (
+            f"Redis does not take the key {key!r} for what processes tell each other of an endpoint; delete it, nothing is lost."
+        )
+        raise UsageError(text, reason="pace_unusable") from error
 
 
 def _dead_tally(kept: int, fields: dict[bytes, bytes]) -> DeadTally:

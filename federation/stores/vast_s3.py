@@ -25,6 +25,7 @@ from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve
 from federation.keys import policy_for
 from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
 from federation.ports import Halfway, WriteResult
+from federation.record_ports import UploadLog
 from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
@@ -79,13 +80,15 @@ class VastS3Store(HttpStore):
         ca_file: str = "",
         name_policy: str = "common",
         map_tags: bool = False,
+        uploads: UploadLog | None = None,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
         """Address *bucket* in path style below *endpoint*; *ca_file* replaces the system's certificate authorities.
 
-        *map_tags*: object tags are part of the metadata.
+        *map_tags*: object tags are part of the metadata. *uploads* hears of those that copies in parts begin.
         """
         super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, map_tags=map_tags, now_us=now_us)
+        self.uploads: Final = uploads
         self._bucket: Final = bucket
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
@@ -305,7 +308,9 @@ class VastS3Store(HttpStore):
         complete = True
         for etag in (None, WRONG_ETAG):
             upload = await begin(self, key, name, mapping.Stored({}, {}, lossy=False))
-            await upload.put_part(1, PROBE_BODY)
-            complete = await Probe.refuses(upload.commit(wire.condition(etag))) and complete
-            await upload.abort()
+            try:
+                await upload.put_part(1, PROBE_BODY)
+                complete = await Probe.refuses(upload.commit(wire.condition(etag))) and complete
+            finally:
+                await upload.abort()
         return replace(found, conditional_copy=copy, conditional_complete=complete)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, unescape
@@ -136,24 +138,43 @@ async def copy_in_parts(
     Raises:
         Reobserve: the source is no longer *expected_etag*, or the target not *target_etag* (None: free).
     """
-    size_bytes = source.version.size_bytes
-    part_bytes = max(COPY_PART_BYTES, math.ceil(size_bytes / _MAX_PARTS))
     if stored.tags is None and store.capabilities.tags:
         # Not mapped, so nobody's to drop: a copy in one request takes them along, parts do not.
         stored = replace(stored, tags=await store.read_tags(source_key))
     upload = await begin(store, target_key, store.written_name(target_key), stored)
     try:
-        for number, start in enumerate(range(0, size_bytes, part_bytes), start=1):
-            end = min(start + part_bytes, size_bytes) - 1
-            headers = {**store.copy_source(source_key, expected_etag), "x-amz-copy-source-range": f"bytes={start}-{end}"}
-            await upload.copy_part(number, headers)
-        proved = store.capabilities.conditional_copy and not wire.needs_look(expected_etag)
-        if not proved and (await store.head(source_key)).version.etag != expected_etag:
-            raise Reobserve("the source changed while it was copied", reason="precondition", key=source_key, side=store.side)
-        return await upload.complete(expected_etag=target_etag, md5_hex="")
-    except FederationError:
-        await upload.abort()
+        if store.uploads is not None:
+            await store.uploads.begun(target_key, upload.upload_id)
+        await _copy_parts(store, upload, source_key, source.version.size_bytes, expected_etag)
+        result = await upload.complete(expected_etag=target_etag, md5_hex="")
+    except BaseException:
+        with suppress(FederationError):  # what led here is the one to report
+            await asyncio.shield(_give_up(store, upload))
         raise
+    with suppress(RetryLater):  # the record of a completed upload is cleared by a later sweep
+        await _ended(store, upload)
+    return result
+
+
+async def _copy_parts(store: VastS3Store, upload: S3Upload, source_key: str, size_bytes: int, expected_etag: str) -> None:
+    part_bytes = max(COPY_PART_BYTES, math.ceil(size_bytes / _MAX_PARTS))
+    for number, start in enumerate(range(0, size_bytes, part_bytes), start=1):
+        end = min(start + part_bytes, size_bytes) - 1
+        headers = {**store.copy_source(source_key, expected_etag), "x-amz-copy-source-range": f"bytes={start}-{end}"}
+        await upload.copy_part(number, headers)
+    proved = store.capabilities.conditional_copy and not wire.needs_look(expected_etag)
+    if not proved and (await store.head(source_key)).version.etag != expected_etag:
+        raise Reobserve("the source changed while it was copied", reason="precondition", key=source_key, side=store.side)
+
+
+async def _give_up(store: VastS3Store, upload: S3Upload) -> None:
+    await upload.abort()
+    await _ended(store, upload)
+
+
+async def _ended(store: VastS3Store, upload: S3Upload) -> None:
+    if store.uploads is not None:
+        await store.uploads.ended(upload.upload_id)
 
 
 def _element(pattern: re.Pattern[bytes], body: bytes, side: Side) -> str:

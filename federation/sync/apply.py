@@ -18,7 +18,7 @@ from federation.rules.precedence import logical_stamp
 from federation.rules.proof import same_content
 from federation.sync.budget import Room, flow
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
-from federation.sync.journal import Journal
+from federation.sync.journal import KeyJournal
 from federation.sync.observe import new_stamp
 from federation.sync.preserve import preserve_loser
 from federation.sync.transfer import Content, Original, Target, still_the_same
@@ -226,7 +226,7 @@ async def _copy_large(
     copied = await ctx.transfer.send_large(
         Original(ctx.stores[side], scene.key, source),
         Target(destination, scene.key, source.metadata, stamp, expected),
-        journal=Journal(ctx.state, scene.lease, scene.key, ctx.stores, ctx.clock),
+        journal=KeyJournal(ctx.state, scene.lease, scene.key, ctx.stores, ctx.clock),
         confirm=confirm,
     )
     return copied.md5, copied.result, as_of_us

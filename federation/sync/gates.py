@@ -17,6 +17,7 @@ from federation.sync.pacing import Gate, PaceLimits
 _log = structlog.get_logger(__name__)
 _FRESH_US = 10_000_000
 _FORGOTTEN_US = 600_000_000
+_LONGEST_US = int(LONGEST_BACKOFF_SECONDS * 1_000_000)
 
 
 class GateBook:
@@ -53,11 +54,14 @@ class PaceShare:
         self._clock = clock
         self._process = process
         self._silent_until_us = 0
+        self._unread: dict[tuple[str, str], tuple[bytes, int]] = {}
+        """By endpoint and process what cannot be decoded, and since when it is said."""
 
     async def exchange(self) -> None:
         """Tell and hear, every few seconds. Raises RetryLater when the state is away.
 
-        A Redis user who may touch the pair's own keys only works on alone, and tries again now and then.
+        A Redis user who may touch the pair's own keys only works on alone, and tries again now and then; as where something else
+        is in the place of the notices.
         """
         if self._clock.now_us() < self._silent_until_us:
             return
@@ -66,7 +70,7 @@ class PaceShare:
                 await self._exchange(gate, self._clock.now_us())
         except UsageError as error:
             self._silent_until_us = self._clock.now_us() + _FORGOTTEN_US
-            _log.warning("rates and rest are not shared with other processes", needed="~fed:{endpoint/*", error=str(error))
+            _log.warning("rates and rest are not shared with other processes", needed="hashes ~fed:{endpoint/*", error=str(error))
             for gate in self._gates:
                 gate.sharers = 1
 
@@ -82,9 +86,11 @@ class PaceShare:
         await self._state.tell_pace(gate.endpoint, self._process, msgspec.json.encode(mine))
         others = await self._others(gate.endpoint, now_us)
         gate.sharers = 1 + len(others)
-        wait = (max((told.closed_until_us for told in others), default=0) - now_us) / 1_000_000
+        # Bounded before it is divided: it may be any number.
+        latest_us = min(max((told.closed_until_us for told in others), default=0), now_us + _LONGEST_US)
+        wait = (max(latest_us, now_us) - now_us) / 1_000_000
         if wait > self._closed(gate):
-            gate.close_until(self._clock.monotonic_seconds() + min(wait, LONGEST_BACKOFF_SECONDS))
+            gate.close_until(self._clock.monotonic_seconds() + wait)
 
     def _closed(self, gate: Gate) -> float:
         return max(0.0, gate.closed_until_seconds - self._clock.monotonic_seconds())
@@ -92,12 +98,21 @@ class PaceShare:
     async def _others(self, endpoint: str, now_us: int) -> list[_Told]:
         found = []
         for process, said in (await self._state.paces(endpoint)).items():
-            try:
-                told = msgspec.json.decode(said, type=_Told)
-            except msgspec.DecodeError:
-                told = _Told(now_us, 0)  # of another version of fedplane, which says it in other words: that it is there
+            told = self._heard((endpoint, process), said, now_us)
             if abs(now_us - told.at_us) < _FRESH_US:
                 found += [told] if process != self._process else []
             elif now_us - told.at_us > _FORGOTTEN_US:
                 await self._state.tell_pace(endpoint, process, b"")
+                self._unread.pop((endpoint, process), None)
         return found
+
+    def _heard(self, who: tuple[str, str], said: bytes, now_us: int) -> _Told:
+        try:
+            return msgspec.json.decode(said, type=_Told)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Of another version of fedplane, which says it in other words: that it is there, while it says something new.
+            before, since_us = self._unread.get(who, (b"", 0))
+            if before != said:
+                since_us = now_us
+                self._unread[who] = said, since_us
+            return _Told(since_us, 0)

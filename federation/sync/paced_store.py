@@ -83,12 +83,20 @@ class PacedStore:
         self._store.ordered = value
 
     async def _call(
-        self, call: Callable[[], Awaitable[_T]], *, admitted: Callable[[], None] | None = None, size_bytes: int = 0
+        self,
+        call: Callable[[], Awaitable[_T]],
+        *,
+        admitted: Callable[[], None] | None = None,
+        size_bytes: int = 0,
+        quick: bool = True,
     ) -> _T:
         """One request, or what the store needs for one of the port's calls, that sends *size_bytes* of content.
 
-        *admitted* may still say no once there is a place for it.
+        *quick*: how long it takes tells how the side is, and not how much it has to do for it.
+        *admitted* may still say no once there is a place for it. What a closed gate refuses anyhow takes nothing of the rates.
         """
+        if admitted is not None:
+            self.gate.look()
         place = await self.gate.enter(size_bytes)
         try:
             if admitted is not None:
@@ -114,13 +122,15 @@ class PacedStore:
         finally:
             place.close()
         self.gate.succeeded()
-        if size_bytes <= _QUICK_BYTES:
+        if quick and size_bytes <= _QUICK_BYTES:
             self.gate.answered(self.gate.clock.monotonic_seconds() - begun)
+        else:
+            self.gate.answered_untimed()
         return result
 
-    async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0) -> _T:
+    async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0, quick: bool = True) -> _T:
         """As ``_call``, while the key is still ours."""
-        return await self._call(call, admitted=self._admit_write, size_bytes=size_bytes)
+        return await self._call(call, admitted=self._admit_write, size_bytes=size_bytes, quick=quick)
 
     def _admit_write(self) -> None:
         still_ours = fence.get(None)
@@ -134,7 +144,7 @@ class PacedStore:
 
     async def probe(self) -> Capabilities:
         """As in the port."""
-        return await self._call(self._store.probe, admitted=self.gate.admit)
+        return await self._call(self._store.probe, admitted=self.gate.admit, quick=False)
 
     async def head(self, key: str) -> Present:
         """As in the port."""
@@ -174,8 +184,8 @@ class PacedStore:
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
     ) -> WriteResult:
         """As in the port."""
-        replace = self._store.replace_metadata
-        return await self.call_to_write(lambda: replace(key, metadata, stamp=stamp, expected_etag=expected_etag, halfway=halfway))
+        replace = partial(self._store.replace_metadata, key, metadata, stamp=stamp, expected_etag=expected_etag, halfway=halfway)
+        return await self.call_to_write(replace, quick=False)
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
@@ -183,7 +193,7 @@ class PacedStore:
 
     async def copy(self, source_key: str, target_key: str, *, source_etag: str) -> WriteResult:
         """As in the port."""
-        return await self.call_to_write(lambda: self._store.copy(source_key, target_key, source_etag=source_etag))
+        return await self.call_to_write(partial(self._store.copy, source_key, target_key, source_etag=source_etag), quick=False)
 
     def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
         """As in the port; not paced, a scan paces itself."""
@@ -235,7 +245,8 @@ class _PacedUpload:
         return token
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
-        return await self._store.call_to_write(partial(self._upload.complete, expected_etag=expected_etag, md5_hex=md5_hex))
+        complete = partial(self._upload.complete, expected_etag=expected_etag, md5_hex=md5_hex)
+        return await self._store.call_to_write(complete, quick=False)
 
     async def abort(self) -> None:
         await self._upload.abort()

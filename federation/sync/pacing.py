@@ -20,6 +20,10 @@ PROBE_SECONDS = 10.0
 _PROBE_POLL_SECONDS = 0.1
 SMALL_BODY_BYTES = 256 * 1024
 """Bodies up to this size do not wait behind parts of large objects for their share of the bandwidth."""
+_LOOK_SECONDS = 5.0
+"""Who waits for the rates looks so often whether they are others: another time of day, more processes or fewer."""
+_MOMENT_SECONDS = 0.001
+"""Nobody waits for less: what is lent is waited for by the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,13 @@ class Gate:
         return wait
 
     def admit(self) -> None:
-        """Raise RetryLater while the gate is closed, without sending anything; of a half-open gate one caller is the probe."""
+        """As ``look``; of a half-open gate one caller is the probe."""
+        self.look()
+        if self.tripped:
+            self._probe_until_seconds = self.clock.monotonic_seconds() + PROBE_SECONDS
+
+    def look(self) -> None:
+        """Raise RetryLater while the gate is closed, without sending anything."""
         wait = self.closed_for_seconds()
         if wait > 0:
             raise RetryLater(
@@ -94,8 +104,6 @@ class Gate:
                 side=self.side,
                 after_seconds=wait,
             )
-        if self.tripped:
-            self._probe_until_seconds = self.clock.monotonic_seconds() + PROBE_SECONDS
 
     def abandoned(self) -> None:
         """A call was cancelled before its answer: if it was the probe, the next caller is."""
@@ -136,34 +144,49 @@ class Gate:
     # -------------------------------------------------------------------------------------------------------------- pace
 
     async def enter(self, size_bytes: int = 0) -> Room:
-        """Wait for a place among the calls under way and for the rates' leave to send *size_bytes*; the caller closes it."""
+        """Wait for the rates' leave to send *size_bytes* and for a place among the calls under way; the caller closes it.
+
+        Who waits for bandwidth holds no place: it may take minutes, and calls that send nothing need not wait for that. Leave
+        for the request comes last, so that who got it and waits for a place does not use it later, with all the others at once.
+        """
+        await self.pay(size_bytes)
         room = await self._slots.room(1, of=flow.get())
         try:
-            await self.pay(size_bytes, requests=1)
+            await self.pay(0, requests=1)
         except BaseException:
             room.close()
             raise
         return room
 
     async def pay(self, size_bytes: int, *, requests: int = 0) -> None:
-        """Wait as the rates ask: for what is about to be sent, or after bytes were read."""
-        limits = self.limits
-        if limits.requests_per_second is None and limits.bandwidth is None:
-            return
-        rate = limits.bandwidth.bytes_per_second(self.clock.now_us()) if limits.bandwidth is not None else None
-        wait = self._wait_for_bytes(size_bytes, self._part_of(rate))
-        wait = max(wait, self._requests.take(requests, self._part_of(limits.requests_per_second)))
-        if wait > 0:
-            await self.clock.sleep(wait)
+        """Wait as the rates ask: for what is about to be sent, or after bytes were read.
 
-    def _wait_for_bytes(self, size_bytes: int, rate: float | None) -> float:
-        """Small bodies go first: they wait for each other only, and what they take the large ones wait for."""
-        all_of_it = self._bytes.take(size_bytes, rate)
-        return self._few_bytes.take(size_bytes, rate) if size_bytes <= SMALL_BODY_BYTES else all_of_it
+        Small bodies go first: they wait for each other only, and what they take the large ones wait for.
+        """
+        if self.limits.requests_per_second is None and self.limits.bandwidth is None:
+            return
+        of_bytes, of_requests = self._rates()
+        bucket, due = self._bytes, self._bytes.take(size_bytes, of_bytes)
+        if size_bytes <= SMALL_BODY_BYTES:
+            bucket, due = self._few_bytes, self._few_bytes.take(size_bytes, of_bytes)
+        asked = self._requests.take(requests, of_requests)
+        while (wait := max(bucket.wait(due, of_bytes), self._requests.wait(asked, of_requests))) > _MOMENT_SECONDS:
+            await self.clock.sleep(min(wait, _LOOK_SECONDS))
+            of_bytes, of_requests = self._rates()
+
+    def _rates(self) -> tuple[float | None, float | None]:
+        """Bytes and requests a second that are our part now."""
+        table = self.limits.bandwidth
+        of_bytes = table.bytes_per_second(self.clock.now_us()) if table is not None else None
+        return self._part_of(of_bytes), self._part_of(self.limits.requests_per_second)
 
     def answered(self, seconds: float) -> None:
         """How long a call took that moved few bytes: what the number of calls at once follows."""
         self._resize(self.adaptive.answered(seconds, self.clock.monotonic_seconds()))
+
+    def answered_untimed(self) -> None:
+        """A call ended well whose time tells of how much there was to do."""
+        self._resize(self.adaptive.answered_untimed())
 
     def _part_of(self, rate: float | None) -> float | None:
         return None if rate is None else rate / self.sharers

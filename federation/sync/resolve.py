@@ -14,6 +14,7 @@ from federation.model import Change, Metadata, Present, Source
 from federation.ports import ObjectStore, Reader, State
 from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
+from federation.sync.journal import noted
 from federation.sync.reading import OfVersion, Opens
 from federation.sync.transfer import Original, Target
 
@@ -79,7 +80,8 @@ async def _write_back(ctx: PairContext, original: Original, reader: Reader, targ
             return
     finally:
         await reader.close()
-    await ctx.transfer.send_large(original, target)
+    async with noted(ctx.state, target.store, target.key, ctx.clock) as journal:
+        await ctx.transfer.send_large(original, target, journal=journal)
 
 
 async def _keep_both(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Sequence
+from unittest.mock import ANY
 from uuid import uuid4
 
 import pytest
 
+from federation.errors import UsageError
 from federation.model import Base, Change, Metadata, Side, Source, Stamp
 from federation.ports import State
 from federation.progress import (
@@ -25,6 +28,8 @@ from federation.progress import (
 from federation.state import memory_records, redis_state
 from federation.state.layout import of_endpoint
 from federation.state.redis_state import RedisState
+from federation.sync.gates import PaceShare
+from federation.sync.pacing import Gate
 from tests.contract.state_support import AGREED, TestClock, agree, beside, event, lease_of
 
 BIG = DeleteBudget(count=1000, share=1.0, window_seconds=3600)
@@ -315,6 +320,28 @@ async def test_what_is_said_of_an_endpoint_is_heard_by_all_pairs(state: State, c
     assert await state.paces(place) == {"host:2": b"\xff\x00"}
     if isinstance(state, RedisState):
         assert 0 < await state._redis.ttl(of_endpoint(place)) <= PACE_KEPT_SECONDS
+
+
+@pytest.mark.parametrize("state_kind", [("redis", "")], ids=["redis"])
+async def test_what_is_no_notice_in_the_place_of_the_notices_ends_no_pair(state: State, clock: TestClock) -> None:
+    """A key of another type, or a process's name that is no text: one works on alone, the other is heard, and goes in time."""
+    assert isinstance(state, RedisState)
+    gates = {side: Gate(side, clock, endpoint=f"{side} {uuid4().hex}") for side in Side}
+    share = PaceShare(state, gates, clock, "we")
+    await state._redis.hset(of_endpoint(gates[Side.VAST].endpoint), b"\xff", b"\xff")
+    await share.exchange()
+    assert [gates[side].sharers for side in Side] == [1, 2]
+    clock.us += 600_000_001
+    await share.exchange()
+    assert await state.paces(gates[Side.VAST].endpoint) == {"we": ANY}
+
+    await state._redis.set(of_endpoint(gates[Side.BLOB].endpoint), b"of another type")
+    gates[Side.VAST].sharers = 2
+    for step in (share.exchange, share.leave):
+        await step()
+    assert [gates[side].sharers for side in Side] == [1, 1]
+    with pytest.raises(UsageError, match=re.escape(of_endpoint(gates[Side.BLOB].endpoint))):
+        await state.paces(gates[Side.BLOB].endpoint)
 
 
 async def test_dead_letters_are_kept_whole_and_in_order(state: State) -> None:

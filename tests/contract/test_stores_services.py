@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock
 
 import pytest
 import pytest_asyncio
@@ -15,6 +18,7 @@ from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.metadata import FORMS, to_side
 from federation.model import Metadata, Side
 from federation.ports import ObjectStore
+from federation.record_ports import UploadLog
 from federation.stores import azure_blob, pages, vast_s3, vast_upload
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.base import HttpStore, Request
@@ -265,6 +269,36 @@ async def test_a_copy_in_parts_brings_tags_along_that_are_not_mapped(
     for key in ("copy", "k"):
         assert (await tagged.head(key)).metadata.tags == TAGS
     assert (await store.head("k")).metadata.content_type == "text/html"
+
+
+@pytest.mark.parametrize("how", ["done", "cancelled", "not recorded"])
+async def test_a_copy_in_parts_is_on_record_while_it_is_under_way(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Told of before its first part; however it ends, no upload is left, and the last word is that it ended."""
+    if not isinstance(store, VastS3Store):
+        pytest.skip("one request copies any size")
+    monkeypatch.setattr(vast_s3, "COPY_LIMIT_BYTES", PART)
+    monkeypatch.setattr(vast_upload, "COPY_PART_BYTES", PART)
+    log = AsyncMock(spec=UploadLog)
+    monkeypatch.setattr(store, "uploads", log)
+    etag = await put(store, "k", b"a" * PART + b"tail")
+    if how == "cancelled":
+        monkeypatch.setattr(vast_upload.S3Upload, "copy_part", AsyncMock(side_effect=asyncio.CancelledError))
+    elif how == "not recorded":
+        log.begun.side_effect = RetryLater("away", reason="redis_unavailable")
+    ends: dict[str, AbstractContextManager[object]] = {
+        "done": nullcontext(),
+        "cancelled": pytest.raises(asyncio.CancelledError),
+        "not recorded": pytest.raises(RetryLater),
+    }
+    with ends[how]:
+        await store.copy("k", "copy", source_etag=etag)
+    [(key, upload_id)] = [call.args for call in log.begun.await_args_list]
+    assert key == "copy"
+    assert [call.args for call in log.ended.await_args_list] == [(upload_id,)]
+    left = await store.call(Request("GET", "ListMultipartUploads", query={"uploads": ""}))
+    assert upload_id.encode() not in left.body
 
 
 async def test_a_copy_in_the_background_is_waited_for(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ async def fresh_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     made = App()
     monkeypatch.setattr(wiring, "open_state", made.open_state)
     monkeypatch.setattr(wiring, "_blob_store", lambda pair, _: made.store(pair, Side.BLOB))
-    monkeypatch.setattr(wiring, "_vast_store", lambda pair: made.store(pair, Side.VAST))
+    monkeypatch.setattr(wiring, "_vast_store", lambda pair, _: made.store(pair, Side.VAST))
     monkeypatch.setattr(queues.Queues, "send", made.send)
     monkeypatch.setattr(process, "PROCESS", process.Process())
     for name, value in {"TEST_WEBHOOK_SECRET": SECRET, "AzureWebJobsStorage__accountName": "acct"}.items():

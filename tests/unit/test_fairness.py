@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from federation.bandwidth import parse_timetable
 from federation.errors import RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
 from federation.progress import DeleteBudget, MarkResult, TransferRecord
@@ -22,7 +23,7 @@ from federation.sync.budget import ByteBudget, FairPool
 from federation.sync.bulk import BulkLane, give_way
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
-from federation.sync.pacing import Gate, PaceLimits
+from federation.sync.pacing import SMALL_BODY_BYTES, Gate, PaceLimits
 from federation.sync.ready import ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
@@ -202,6 +203,26 @@ def test_a_busy_pair_does_not_hold_up_another() -> None:
             delays = await _fresh_delays(other, 20)
             assert len(busy.raw[Side.VAST].objects) < 1_000
         assert max(delays) < 1.0
+
+    _virtually(main())
+
+
+def test_who_waits_for_bandwidth_keeps_no_call_waiting() -> None:
+    """The one place for a call is free while a large part waits minutes for its share of the bandwidth: a look passes."""
+
+    async def main() -> None:
+        clock = _LoopClock()
+        gate = Gate(Side.VAST, clock, PaceLimits(bandwidth=parse_timetable("1k"), max_concurrency=1))
+        raw = MemoryStore(Side.VAST, clock=clock)
+        await raw.put("k", b"", Metadata(), stamp=None, expected_etag=None)
+        store = PacedStore(raw, gate)
+        part = store.put("part", bytes(SMALL_BODY_BYTES + 1), Metadata(), stamp=None, expected_etag=None)
+        sending, begun = asyncio.create_task(part), clock.monotonic_seconds()
+        await asyncio.sleep(1)
+        await store.head("k")
+        assert clock.monotonic_seconds() - begun < 2
+        await sending
+        assert clock.monotonic_seconds() - begun == pytest.approx(255, abs=1)
 
     _virtually(main())
 

@@ -1,4 +1,4 @@
-"""Rates, limits by the time of day, concurrency that follows the side, and what processes tell each other."""
+"""Rates, limits by the time of day, concurrency that follows the side, and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 
 from federation.bandwidth import parse_timetable
 from federation.errors import RetryLater, UsageError
-from federation.model import Side
+from federation.model import Metadata, Side
 from federation.settings import load
-from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
-from federation.sync.gates import GateBook, PaceShare
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import PROBE_SECONDS, SMALL_BODY_BYTES, TRIP_FAILURES, Gate, PaceLimits
 from federation.sync.rates import AdaptiveLimit, TokenBucket
@@ -99,7 +97,7 @@ def test_a_bucket_lets_through_its_rate_and_one_burst(amounts: list[int], rate: 
     clock = FakeClock()
     bucket, begun = TokenBucket(clock), clock.us
     for number, amount in enumerate(amounts, start=1):
-        clock.us += int(bucket.take(amount, rate) * 1_000_000) + 1
+        clock.us += int(bucket.wait(bucket.take(amount, rate), rate) * 1_000_000) + 1
         assert sum(amounts[:number]) <= rate * (1 + (clock.us - begun) / 1_000_000) + 1
 
 
@@ -126,6 +124,49 @@ async def test_requests_are_held_to_their_rate_and_shared_among_processes() -> N
         assert (clock.us - begun) / 1_000_000 == pytest.approx(seconds, rel=0.02)
 
 
+async def test_who_waits_for_bandwidth_goes_on_when_its_limit_ends() -> None:
+    """A part that came within the last minute of a tight limit does not wait as if that held for ever."""
+    clock = FakeClock()
+    gate = Gate(Side.BLOB, clock, PaceLimits(bandwidth=parse_timetable("08:00,64k 23:59,off")))
+    clock.us = _us(0, 23, 58) + 59_000_000
+    await gate.pay(8 * KIB * KIB)
+    assert 0 <= clock.us - _us(0, 23, 59) <= 5_000_000
+
+
+async def test_who_waits_for_bandwidth_takes_the_part_of_a_process_that_left() -> None:
+    """The rate is the one of now, not of the moment when the waiting began."""
+    clock = _Leaves()
+    gate = clock.gate = Gate(Side.BLOB, clock, PaceLimits(bandwidth=parse_timetable("1M")), sharers=2)
+    begun = clock.us
+    await gate.pay(61 * KIB * KIB)
+    assert (clock.us - begun) / 1_000_000 == pytest.approx(60, abs=6), "not 120"
+
+
+class _Leaves(FakeClock):
+    """The other process is gone at the first look."""
+
+    gate: Gate | None = None
+
+    async def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        await super().sleep(seconds)
+        assert self.gate is not None
+        self.gate.sharers = 1
+
+
+async def test_a_body_that_a_closed_gate_refuses_takes_nothing_of_the_bandwidth() -> None:
+    """Parts that come again and again while a probe is under way do not run up a debt for what was never sent."""
+    clock = FakeClock()
+    gate = Gate(Side.VAST, clock, PaceLimits(bandwidth=parse_timetable("1M")))
+    gate.failed(RetryLater("503", reason="throttled", after_seconds=5))
+    store = PacedStore(MemoryStore(Side.VAST, clock=clock), gate)
+    begun = clock.us
+    for _ in range(10):
+        with pytest.raises(RetryLater):
+            await store.put("k", bytes(KIB * KIB), Metadata(), stamp=None, expected_etag=None)
+    assert clock.us == begun
+
+
 def test_concurrency_grows_with_good_answers_and_halves_once_for_a_burst_of_throttles() -> None:
     """Additive up to the ceiling, multiplicative down, never below one; answers to one burst count once."""
     limit = AdaptiveLimit(100)
@@ -147,6 +188,71 @@ def test_slow_answers_bring_concurrency_down_to_a_few_and_no_further() -> None:
     for second in range(1_000):
         limit.answered(1.0, float(second))
     assert limit.whole == 16
+
+
+async def test_after_throttles_concurrency_grows_again_while_only_large_parts_are_sent() -> None:
+    """The destination of one huge upload sees nothing but parts: it must not get them one by one to the end."""
+    clock = FakeClock()
+    gate = Gate(Side.VAST, clock)
+    for _ in range(6):
+        gate.failed(RetryLater("503", reason="throttled"))
+        clock.us += 200_000_000
+    assert gate.adaptive.whole == 1
+    store = PacedStore(MemoryStore(Side.VAST, clock=clock), gate)
+    upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=200 * SMALL_BODY_BYTES)
+    for number in range(1, 201):
+        await upload.put_part(number, bytes(SMALL_BODY_BYTES))
+    assert gate.adaptive.whole > 15
+    assert gate._slots.total == gate.adaptive.whole
+
+
+def test_large_answers_do_not_outweigh_slow_small_ones() -> None:
+    """What brought concurrency down is not undone by calls whose time says nothing; from one it still grows to a few."""
+    limit = AdaptiveLimit(100)
+    limit.answered(0.01, 0.0)
+    for second in range(100):
+        limit.answered(1.0, float(second))
+        for _ in range(1_000):
+            limit.answered_untimed()
+    assert limit.whole == 16
+    for number in range(5):
+        limit.throttled(200.0 + 2 * number)
+    assert limit.whole == 1
+    for _ in range(1_000):
+        limit.answered_untimed()
+    assert limit.whole == 16
+
+
+def test_slow_answers_do_not_keep_concurrency_below_a_few() -> None:
+    """A side that throttled and has been slow since is asked by a few again, not one by one until its best time is forgotten."""
+    limit = AdaptiveLimit(100)
+    limit.answered(0.01, 0.0)
+    for number in range(10):
+        limit.throttled(2.0 * number)
+    assert limit.whole == 1
+    for second in range(300):
+        limit.answered(1.0, 100.0 + second)
+    assert limit.whole == 16
+
+
+async def test_an_hour_s_copy_on_the_server_does_not_make_the_side_look_slow() -> None:
+    """It takes long because it is large: small calls beside it are as many at once as before."""
+    clock = FakeClock()
+    gate = Gate(Side.VAST, clock)
+
+    async def hook(call: str, key: str) -> None:
+        del key
+        await clock.sleep(3_600 if call in ("copy", "replace_metadata", "complete") else 0.01)
+
+    raw = MemoryStore(Side.VAST, clock=clock, hook=hook)
+    store, before = PacedStore(raw, gate), gate.adaptive.whole
+    etag = (await store.put("k", b"x", Metadata(), stamp=None, expected_etag=None)).etag
+    await store.copy("k", "copy", source_etag=etag)
+    etag = (await store.replace_metadata("k", Metadata(user=(("a", "b"),)), stamp=None, expected_etag=etag)).etag
+    for _ in range(20):
+        await store.head("k")
+        clock.us += 1_000_000
+    assert gate.adaptive.whole >= before
 
 
 # -------------------------------------------------------------------------------------------------- circuit breaker
@@ -225,109 +331,3 @@ def test_a_probe_that_fails_closes_the_gate_for_longer() -> None:
     gate.admit()
     gate.failed(CUT)
     assert gate.closed_for_seconds() == pytest.approx(2 * first)
-
-
-class Processes:
-    """Two of them on one Redis, each with gates and a pair of its own."""
-
-    def __init__(self, *places: tuple[str, str]) -> None:
-        self.clock = FakeClock()
-        self.states = [MemoryState(f"pair {at}", shards=1, clock=self.clock) for at in range(len(places))]
-        self.gates: list[dict[Side, Gate]] = []
-        self.shares: list[PaceShare] = []
-        for at, (state, place) in enumerate(zip(self.states, places, strict=True)):
-            state.told_paces = self.states[0].told_paces
-            book = GateBook(self.clock, PaceLimits())
-            self.gates.append({side: book.gate(side, url) for side, url in zip(Side, place, strict=True)})
-            self.shares.append(PaceShare(state, self.gates[at], self.clock, f"process {at}"))
-
-
-ACCOUNT, OTHER_ACCOUNT, CLUSTER = "https://a.example", "https://b.example", "https://v.example"
-
-
-async def test_processes_tell_each_other_of_rest_and_of_themselves() -> None:
-    """A throttle that one saw keeps the other away as long; each takes its part of the rates; who left counts no more."""
-    world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
-    (one, two), gates, clock = world.shares, world.gates, world.clock
-    gates[0][Side.BLOB].failed(RetryLater("503", reason="throttled", after_seconds=30))
-    await one.exchange()
-    await two.exchange()
-    assert gates[1][Side.BLOB].closed_for_seconds() == pytest.approx(30)
-    assert gates[1][Side.VAST].closed_for_seconds() == 0
-    assert gates[1][Side.BLOB].sharers == 2
-
-    clock.us += 10_000_000
-    await two.exchange()
-    await one.exchange()
-    assert gates[0][Side.BLOB].closed_for_seconds() == pytest.approx(20), "what was heard is not told on as news"
-    await two.leave()
-    await one.exchange()
-    assert gates[0][Side.BLOB].sharers == 1
-
-
-async def test_pairs_of_other_processes_share_an_endpoint_s_pace_and_no_other_s() -> None:
-    """It is the endpoint that asks for rest and has rates, whatever pair calls; what is another's is left alone."""
-    world = Processes((ACCOUNT, CLUSTER), (OTHER_ACCOUNT, f"{CLUSTER.upper()}/"))
-    for side in Side:
-        world.gates[0][side].failed(RetryLater("503", reason="throttled", after_seconds=30))
-    for share in (*world.shares, *world.shares):
-        await share.exchange()
-    theirs = world.gates[1]
-    assert theirs[Side.VAST].closed_for_seconds() == pytest.approx(30)
-    assert theirs[Side.BLOB].closed_for_seconds() == 0
-    assert [[gates[side].sharers for side in Side] for gates in world.gates] == [[1, 2], [1, 2]]
-
-
-async def test_who_was_killed_is_forgotten() -> None:
-    """It counts for seconds, and what it said goes when others have long been alone."""
-    world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
-    for share in world.shares:
-        await share.exchange()
-    world.clock.us += 10_000_001
-    await world.shares[1].exchange()
-    assert world.gates[1][Side.BLOB].sharers == 1
-    world.clock.us += 600_000_000
-    await world.shares[1].exchange()
-    assert [list(said) for said in world.states[0].told_paces.values()] == [["process 1"]] * 2
-
-
-def test_pairs_share_the_gate_of_an_endpoint() -> None:
-    """One gate an endpoint and side, however it is written; another endpoint has its own."""
-    book = GateBook(FakeClock(), PaceLimits())
-    assert book.gate(Side.VAST, "https://v.example/") is book.gate(Side.VAST, "https://V.example")
-    assert book.gate(Side.VAST, "https://w.example") is not book.gate(Side.VAST, "https://v.example")
-
-
-class OwnKeysOnly(MemoryState):
-    """As of a Redis user who may touch the pair's own keys only."""
-
-    async def tell_pace(self, endpoint: str, process: str, told: bytes) -> None:
-        """Refused."""
-        del endpoint, process, told
-        raise UsageError("NOPERM", reason="redis_refused")
-
-
-async def test_who_may_not_share_works_on_alone() -> None:
-    """Notices are a help: a Redis user without the right to them ends no pair."""
-    world = Processes((ACCOUNT, CLUSTER))
-    gates, begun_us = world.gates[0], world.clock.us
-    gates[Side.BLOB].sharers = 3
-    share = PaceShare(OwnKeysOnly("pair", shards=1, clock=world.clock), gates, world.clock, "alone")
-    for step in (share.exchange, share.exchange, share.leave):
-        await step()
-    assert [gate.sharers for gate in gates.values()] == [1, 1]
-    share._state = world.states[0]
-    for _ in range(2):
-        await share.exchange()
-        assert bool(world.states[0].told_paces) is (world.clock.us > 600_000_000 + begun_us)
-        world.clock.us += 600_000_001
-
-
-async def test_what_another_version_says_of_its_pace_is_passed_over() -> None:
-    """It may say it in other words: it counts as one more; those who can be understood are heard."""
-    world = Processes((ACCOUNT, CLUSTER), (ACCOUNT, CLUSTER))
-    gates = world.gates[0]
-    await world.states[0].tell_pace(gates[Side.BLOB].endpoint, "newer", b'{"at": "noon"}')
-    for share in (*world.shares, *world.shares):
-        await share.exchange()
-    assert gates[Side.BLOB].sharers == 3

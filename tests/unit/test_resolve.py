@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import pytest
 
 from federation.errors import NotPresent, Reobserve, RetryLater, UsageError
 from federation.model import Change, Metadata, Mode, Side, Source, Stamp, StampOrigin
-from federation.progress import ConflictRecord, DeleteBudget, Lease
+from federation.progress import ConflictRecord, DeleteBudget, Lease, TransferRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
@@ -129,6 +132,30 @@ async def test_the_other_version_becomes_current_on_both_sides(loser: Side, text
     assert {store.objects["a.txt"].metadata.content_type for store in world.sides.values()} == {"text/early"}
     assert await world.state.conflicts() == []
     assert world.copies() == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["done", "cancelled"])
+async def test_a_large_version_is_on_record_while_it_is_written_back(loser: Side, cancelled: bool) -> None:
+    """A command that is killed leaves an upload known to be ours; one that ends or is interrupted leaves none, and no record."""
+    world, record = await fought(loser, text="early" * 100)
+    store, sending, noted = world.sides[loser], asyncio.Event(), []
+
+    async def hook(call: str, key: str) -> None:
+        if call == "put_part" and key == "a.txt":
+            noted.append((await world.state.notes("upload:"), list(store.uploads)))
+            sending.set()
+            await asyncio.sleep(3600 if cancelled else 0)
+
+    store._hook = hook
+    judging = asyncio.create_task(world.judge(record, Verdict.OTHER))
+    await sending.wait()
+    if cancelled:
+        judging.cancel()
+    await asyncio.wait([judging])
+    assert judging.cancelled() is cancelled
+    [told], [upload_id] = noted[0][0].values(), noted[0][1]
+    assert msgspec.json.decode(told, type=TransferRecord) == TransferRecord("a.txt", loser, upload_id, "", world.clock.us)
+    assert (await world.state.notes("upload:"), store.uploads) == ({}, {})
 
 
 async def test_keeping_both_gives_the_loser_a_name_on_both_sides(loser: Side) -> None:

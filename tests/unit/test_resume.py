@@ -10,7 +10,7 @@ from federation.errors import FederationError, LeaseLost, RetryLater
 from federation.model import Metadata, Side
 from federation.ports import WriteResult
 from federation.progress import Lease, TransferRecord
-from federation.sync.journal import KEPT_US, sweep
+from federation.sync.journal import KEPT_US, UploadNotes, sweep
 from federation.sync.sync_key import NotQuiet
 from tests.unit.world import World
 
@@ -201,6 +201,27 @@ async def test_the_sweep_aborts_ours_that_nobody_goes_on_with_and_no_others() ->
     assert await sweep(world.state, world.raw, lease, at_work=["at work"], now_us=now) == 2
     assert set(vast.uploads) == {uploads["dirty"], uploads["at work"], uploads["a user's"]}
     assert {record.key for record in await world.state.transfers(0)} == {"dirty", "at work"}
+
+
+async def test_the_sweep_of_the_first_shard_aborts_noted_uploads_once_they_are_old() -> None:
+    """Only age tells that nobody is at work on them; a note that cannot be read goes, since nothing can be done with it."""
+    world = World()
+    vast = world.raw[Side.VAST]
+    notes = UploadNotes(world.state, Side.VAST, world.clock)
+    lease = await world.state.acquire(0, owner="test", ttl_seconds=1e9)
+    assert lease is not None
+    old, young = [(await vast.begin_upload("k", Metadata(), stamp=None, size_bytes=9)).upload_id for _ in range(2)]
+    await notes.begun("k", old)
+    world.clock.us += KEPT_US
+    await notes.begun("k", young)
+    await world.state.put_note("upload:damaged", b"\xff")
+    now = world.clock.now_us()
+    assert await sweep(world.state, world.raw, replace(lease, shard=1), at_work=[], now_us=now) == 0
+    vast.fail_next("abort", RetryLater("away", reason="unreachable"))
+    assert await sweep(world.state, world.raw, lease, at_work=[], now_us=now) == 0
+    assert await sweep(world.state, world.raw, lease, at_work=[], now_us=now) == 1
+    assert list(vast.uploads) == [young]
+    assert len(await world.state.notes("upload:")) == 1
 
 
 async def test_an_upload_that_cannot_be_aborted_now_waits_for_the_next_sweep() -> None:
