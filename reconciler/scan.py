@@ -12,11 +12,11 @@ from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget, HaltRecord
-from federation.rules.guards import SELF_LIFTING_HALTS
+from federation.rules.guards import MAY_BE_EMPTY, SELF_LIFTING_HALTS
 from federation.sync.preserve import relist
 from reconciler import sweep
 from reconciler.book import COMPLETE, LAST, PAST, Book, kept, whole_scans
-from reconciler.comparison import MAY_BE_EMPTY, Comparison
+from reconciler.comparison import Comparison, Guard
 from reconciler.finishing import Finishing
 from reconciler.parallel import LostError, ParallelScan
 from reconciler.ranges import Plan
@@ -25,13 +25,12 @@ from reconciler.scoped import ScopedScan
 from reconciler.sweep import SWEEPS
 from reconciler.withheld import Gone
 
-__all__ = ["COMPLETE", "LAST", "MAY_BE_EMPTY", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
+__all__ = ["COMPLETE", "LAST", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
 MOST_UNSAVED_ROWS = 20_000
 MOST_UNSAVED_SECONDS = 60.0
 
 Progress = Callable[[Report], None]
-Guard = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +67,21 @@ class Scanner(Comparison):
         delete_budget: DeleteBudget | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """*guard* runs before each scan and raises Halt when the pair must not be compared."""
+        """*guard* runs before each scan and before its deletes are marked."""
         self.options = options or ScanOptions()
         yields = self.options.yields
         super().__init__(
-            stores, state, sink, clock, quiet_us=quiet_us, tellers=tellers, yields=yields, delete_budget=delete_budget
+            stores,
+            state,
+            sink,
+            clock,
+            quiet_us=quiet_us,
+            tellers=tellers,
+            yields=yields,
+            delete_budget=delete_budget,
+            guard=guard,
         )
         self._tombstone_us = tombstone_us
-        self._guard = guard
         self._owner = self.options.owner or token_hex(4)
         self._book = Book(state)
 
