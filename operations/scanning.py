@@ -13,9 +13,15 @@ from reconciler.scan import MOST_UNSAVED_ROWS, MOST_UNSAVED_SECONDS, Scanner, Sc
 
 
 def scanner_of(
-    runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool, owner: str = "", lasts_seconds: float = math.inf
+    runtime: PairRuntime,
+    reconcile: ReconcileSettings,
+    *,
+    yields: bool,
+    asked: bool = False,
+    owner: str = "",
+    lasts_seconds: float = math.inf,
 ) -> Scanner:
-    """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them.
+    """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them. *asked*: for a command.
 
     *owner*: of the ranges it takes; empty: this process, where it scans the pair once at a time. *lasts_seconds*: how long the
     scanner is left to work; it keeps what it has well before that.
@@ -31,6 +37,7 @@ def scanner_of(
         save_rows=min(MOST_UNSAVED_ROWS, reconcile.range_rows // 4),
         save_seconds=min(MOST_UNSAVED_SECONDS, lasts_seconds / 4),
         yields=yields,
+        asked=asked,
     )
     return Scanner(
         runtime.stores,

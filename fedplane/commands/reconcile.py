@@ -20,10 +20,11 @@ from federation.ports import Clock
 from federation.progress import Backlog
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
+from federation.telemetry import logger
 from federation.wiring import PairRuntime, open_pair, open_state
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
-from fedplane.output import emit, size
+from fedplane.output import emit, iso, size
 from fedplane.patience import patiently
 from fedplane.progress import Tell, progress
 from operations import capabilities
@@ -36,6 +37,7 @@ from reconciler.verify import verify as verify_contents
 
 _LOOK_SECONDS = 0.1
 _STUCK_SECONDS = 60.0
+_log = logger("fedplane.reconcile")
 
 
 class Part(NamedTuple):
@@ -52,6 +54,10 @@ class Outcome(msgspec.Struct, kw_only=True):
     report: Report
     applied: dict[str, int]
     """What this process itself did, by outcome; another process may have done the rest."""
+    joined_us: int = 0
+    """When the scan had begun that was under way, or cut off, and that this one went on with; 0: there was none."""
+    again: bool = False
+    """That one could not tell how it was when this command began, so the pair was scanned once more: the report is of that."""
     outstanding: int
     """Keys still dirty when we stopped waiting, and those that were parked or held on the way."""
 
@@ -107,7 +113,9 @@ def _text(outcome: Outcome) -> str:
     nothing = "nothing to do" if not outcome.report.marked else "nothing: a running process did the work"
     did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or nothing
     rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
-    return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
+    joined = f"\n  went on with the scan of {iso(outcome.joined_us)}" if outcome.joined_us else ""
+    joined += "; that had begun before it was asked for, so all was scanned once more" if outcome.again else ""
+    return f"pair {outcome.pair}\n{outcome.report.text()}{joined}\n  done here: {did}{rest if outcome.outstanding else ''}"
 
 
 class _CutShortError(RetryLater):
@@ -141,6 +149,23 @@ async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clo
         return short.report
 
 
+async def _compared(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clock) -> tuple[Report, int, bool]:
+    """How it is now: the report, when the scan that it went on with had begun (0: it began one), whether it scanned once more.
+
+    What was compared before this command began says nothing of now; but for a command that was cut off just now, whose asking
+    this one repeats.
+    """
+    begun_us = clock.now_us()
+    resumed = await patiently(scanner.cut_off, clock)
+    report = await _scan(scanner, part, known, tell, clock)
+    joined_us = report.started_us if report.scan and report.started_us < begun_us else 0
+    again = report.complete and joined_us > 0 and not resumed
+    if again:
+        _log.warning("the scan under way had begun before: scanning once more", began=iso(joined_us))
+        report = await _scan(scanner, part, known, tell, clock)
+    return report, joined_us, again
+
+
 async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_seconds: float, *, quiet: bool) -> Outcome:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -148,7 +173,8 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
         await patiently(lambda: capabilities.know(runtime, probe_again=False), clock)
         before = await patiently(runtime.state.backlog, clock)
         with progress(f"scanning {pair.name}", quiet=quiet) as tell:
-            report = await _scan(scanner_of(runtime, settings.reconcile, yields=False), part, before.objects, tell, clock)
+            scanner = scanner_of(runtime, settings.reconcile, yields=False, asked=True)
+            report, joined_us, again = await _compared(scanner, part, before.objects, tell, clock)
         outstanding = 0
         if report.complete:
             # Leases decide who works: this process, or one that runs already.
@@ -161,7 +187,14 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
                 await asyncio.gather(worker, return_exceptions=True)
         after = await patiently(runtime.state.backlog, clock)
         outstanding += max(0, after.parked - before.parked) + max(0, after.held - before.held)
-        return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
+        return Outcome(
+            pair=pair.name,
+            report=report,
+            applied=dict(runtime.worker.stats.outcomes),
+            joined_us=joined_us,
+            again=again,
+            outstanding=outstanding,
+        )
 
 
 def waits(backlog: Backlog, ahead_us: Mapping[Side, int], until_us: int) -> bool:
