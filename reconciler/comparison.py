@@ -112,8 +112,11 @@ class Comparison:
     async def differences(self, report: Report | None = None, *, keys: Sequence[str] = ()) -> AsyncGenerator[Difference, None]:
         """Every difference below *report*'s prefix, or those of *keys*, marking and recording nothing: for dry runs.
 
-        Asked again with the same *report*, it goes on after the last that was taken. Raises what the stores raise.
+        Asked again with the same *report*, it goes on after the last that was taken. Raises what the stores raise, and Halt as a
+        scan does: at its begin, or at its end where deletes were among them.
         """
+        if self._guard is not None:
+            await self._guard()
         report = report or Report(started_us=self._clock.now_us())
         left = [key for key in keys if key > report.resume]
         async with aclosing(self._looked_at(left) if keys else self._rows(report)) as batches:
@@ -123,6 +126,13 @@ class Comparison:
                     report.resume = difference.row.key
                 report.resume = batch.keys[-1]
                 report.listed_to |= batch.last()
+        if report.drift.keys() & {Drift.DELETED_BLOB, Drift.DELETED_VAST}:
+            await self._still_there()
+
+    async def too_many(self, deletes: int) -> bool:
+        """Whether so many deletes of one side would be held."""
+        limit = await self._deletes.limit()
+        return limit is not None and deletes > limit
 
     # ------------------------------------------------------------------------------------------------------------ listings
 

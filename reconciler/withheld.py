@@ -64,7 +64,7 @@ class Withheld:
         """
         if len(withheld) > marked:
             await self._confirm()
-        limit = await self._limit() if withheld else None
+        limit = await self.limit() if withheld else None
         for side in Side:
             # Those that were marked before count too: it is the sum that says what became of the side.
             many = max(sum(gone.side is side for gone in withheld), _gone(report, side))
@@ -84,7 +84,7 @@ class Withheld:
 
     async def few_again(self, report: Report) -> None:
         """After a whole scan: where no more is gone than the budget allows, deletes are carried out again."""
-        limit = await self._limit()
+        limit = await self.limit()
         for side in Side:
             note = f"{MASS_DELETE}{side}"
             if (
@@ -94,7 +94,8 @@ class Withheld:
             ):
                 await self._state.put_note(note, b"")
 
-    async def _limit(self) -> int | None:
+    async def limit(self) -> int | None:
+        """More deletes of one side than that are held; None: no number is too many."""
         if self._budget is None:
             return None
         objects = (await self._state.backlog()).objects

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from secrets import token_hex
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,16 +36,33 @@ def identity_key(pair: str) -> str:
     return f"{PRESERVED_PREFIX}pairs/{pair}.json"
 
 
-async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
-    """Compare both sides with what the state recorded; record and write what is new. Raises Halt, and as reads and writes do."""
+class Looked(NamedTuple):
+    """The ids that the state recorded and those that the sides hold; the sides that may be taken as they are, unlike recorded."""
+
+    recorded: dict[Side, str]
+    found: dict[Side, str]
+    new: list[Side]
+
+
+async def look_at_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> Looked:
+    """Compare both sides with what the state recorded, and write nothing. Raises Halt, and as reads do."""
     recorded = await _recorded(state)
     found = {side: await _read(store, identity_key(pair)) for side, store in stores.items()}
-    known = dict(recorded)
+    new = []
     for side in Side:
         if side in recorded and found[side] == recorded[side]:
             continue
-        if side in recorded and not await _may_be_new(stores[side], state, side, found[side]):
-            continue  # it lists nothing: that is the guard of emptied sides' business
+        # One that lists nothing is not new: it is the guard of emptied sides' business.
+        if side not in recorded or await _may_be_new(stores[side], state, side, found[side]):
+            new.append(side)
+    return Looked(recorded, found, new)
+
+
+async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
+    """The same; record and write what is new. Raises Halt, and as reads and writes do."""
+    recorded, found, new = await look_at_identity(stores, state, pair)
+    known = dict(recorded)
+    for side in new:
         known[side] = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
         found[side] = known[side]
         await state.put_note(f"{MAY_BE_NEW}{side}", b"")
