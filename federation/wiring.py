@@ -145,16 +145,24 @@ async def guard_options(state: State, pair: PairSettings, clock: Clock) -> None:
     Raises Halt, and keeps the halt for status; with the settings as they were it ends. While nothing was agreed on yet, nothing
     rests on them: a first start with a wrong name is put right by correcting it.
     """
+    try:
+        await require_options(state, pair)
+    except Halt as error:
+        await state.halt(HaltRecord(PAIR_OPTIONS_CHANGED, str(error), clock.now_us(), self_lifting=False))
+        raise
+    await state.put_note(OPTIONS_NOTE, json.dumps(pair.identity).encode())
+    await state.lift(PAIR_OPTIONS_CHANGED)
+
+
+async def require_options(state: State, pair: PairSettings) -> None:
+    """The same, writing nothing. Raises Halt."""
     changed = await options_changed(state, pair)
     if changed and (await state.backlog()).objects:
         text = (
             f"the settings of pair {pair.name!r} changed what its records rest on: {', '.join(changed)}. Nothing is done. "
             "Set it back; or give the pair another name: it then starts without records, and nothing is deleted by that"
         )
-        await state.halt(HaltRecord(PAIR_OPTIONS_CHANGED, text, clock.now_us(), self_lifting=False))
         raise Halt(text, reason=PAIR_OPTIONS_CHANGED)
-    await state.put_note(OPTIONS_NOTE, json.dumps(pair.identity).encode())
-    await state.lift(PAIR_OPTIONS_CHANGED)
 
 
 async def options_changed(state: State, pair: PairSettings) -> tuple[str, ...]:

@@ -7,22 +7,31 @@ import math
 from federation.model import Side, Source
 from federation.scan_settings import ReconcileSettings
 from federation.settings import PairSettings
-from federation.sync.identity import check_identity
+from federation.sync.identity import check_identity, look_at_identity
 from federation.wiring import PairRuntime, owner_name
 from reconciler.scan import MOST_UNSAVED_ROWS, MOST_UNSAVED_SECONDS, Scanner, ScanOptions
 
 
 def scanner_of(
-    runtime: PairRuntime, reconcile: ReconcileSettings, *, yields: bool, owner: str = "", lasts_seconds: float = math.inf
+    runtime: PairRuntime,
+    reconcile: ReconcileSettings,
+    *,
+    yields: bool,
+    asked: bool = False,
+    looks_only: bool = False,
+    owner: str = "",
+    lasts_seconds: float = math.inf,
 ) -> Scanner:
     """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them.
 
-    *owner*: of the ranges it takes; empty: this process, where it scans the pair once at a time. *lasts_seconds*: how long the
-    scanner is left to work; it keeps what it has well before that.
+    *asked*: for a command. *looks_only*: its guard writes nothing. *owner*: of the ranges it takes; empty: this
+    process, where it scans the pair once at a time. *lasts_seconds*: how long the scanner is left to work; it keeps what it has
+    well before that.
     """
 
     async def guard() -> None:
-        await check_identity(runtime.stores, runtime.state, runtime.settings.name)
+        look = look_at_identity if looks_only else check_identity
+        await look(runtime.stores, runtime.state, runtime.settings.name)
 
     options = ScanOptions(
         owner=owner or owner_name(),
@@ -31,6 +40,7 @@ def scanner_of(
         save_rows=min(MOST_UNSAVED_ROWS, reconcile.range_rows // 4),
         save_seconds=min(MOST_UNSAVED_SECONDS, lasts_seconds / 4),
         yields=yields,
+        asked=asked,
     )
     return Scanner(
         runtime.stores,

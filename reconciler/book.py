@@ -62,6 +62,14 @@ class Book:
         found = msgspec.msgpack.decode(packed, type=Progress) if packed else None
         return found if found is not None and found.scan == plan.scan else None
 
+    async def asked_us(self) -> int:
+        """When a command that asked for the scan under way began it, or kept it last; 0: none did."""
+        plan = await self.plan()
+        if plan is None or not plan.asked:
+            return 0
+        ranges = [await self.progress(plan, number) for number in range(len(plan.ranges))]
+        return max(plan.started_us, *(0 if one is None else one.asked_us for one in ranges))
+
     async def save(self, number: int, progress: Progress) -> None:
         """Keep how far a range is. After its marks are durable (rule 6)."""
         await self._state.put_note(range_task(number), msgspec.msgpack.encode(progress))

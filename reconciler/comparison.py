@@ -12,8 +12,9 @@ from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_ki
 from federation.nameless import Ear, heard
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import DeleteBudget
-from federation.rules.guards import SIDE_EMPTIED, side_emptied
+from federation.rules.guards import MAY_BE_EMPTY, side_emptied
 from federation.sorting import sort_entries
+from federation.sync.identity import emptied
 from reconciler.drift import Drift, News, changes, drift, news, out_of_step
 from reconciler.merge import Batch, Pages, Row, in_pages, merge
 from reconciler.report import Report
@@ -27,11 +28,10 @@ RECENT_US = 2_000_000
 """A change younger than this may still be announced by its event."""
 LOOKS = 32
 """Given keys that are looked at on both sides at a time."""
-MAY_BE_EMPTY = "may_be_empty:"
-"""Note, by side: the next whole scan may find it empty; its deletes then go through the delete budget as any others."""
 FILE_WRITES = "no source: written as a file"
 NO_SOURCE = "no source is set up"
 
+Guard = Callable[[], Awaitable[None]]
 AfterBatch = Callable[[Batch, Sequence[Base | None]], Awaitable[None]]
 
 
@@ -58,15 +58,20 @@ class Comparison:
         tellers: Mapping[Side, str] | None = None,
         yields: bool = False,
         delete_budget: DeleteBudget | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        """*tellers*: which source should tell of changes of each side. *yields*: give way to changes that a worker applies."""
+        """*tellers*: which source should tell of changes of each side. *yields*: give way to changes that a worker applies.
+
+        *guard* raises Halt when the pair must not be compared.
+        """
         self._stores = dict(stores)
         self._state = state
         self._sink = sink
         self._clock = clock
         self._quiet_us = quiet_us
         self._tellers = tellers or {}
-        self._deletes = Withheld(state, sink, delete_budget)
+        self._guard = guard
+        self._deletes = Withheld(state, sink, delete_budget, self._still_there)
         self._share = Share(state, clock) if yields else None
 
     async def compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None = None) -> None:
@@ -110,8 +115,11 @@ class Comparison:
     async def differences(self, report: Report | None = None, *, keys: Sequence[str] = ()) -> AsyncGenerator[Difference, None]:
         """Every difference below *report*'s prefix, or those of *keys*, marking and recording nothing: for dry runs.
 
-        Asked again with the same *report*, it goes on after the last that was taken. Raises what the stores raise.
+        Asked again with the same *report*, it goes on after the last that was taken. Raises what the stores raise, and Halt as a
+        scan does: at its begin, or at its end where deletes were among them.
         """
+        if self._guard is not None:
+            await self._guard()
         report = report or Report(started_us=self._clock.now_us())
         left = [key for key in keys if key > report.resume]
         async with aclosing(self._looked_at(left) if keys else self._rows(report)) as batches:
@@ -121,6 +129,13 @@ class Comparison:
                     report.resume = difference.row.key
                 report.resume = batch.keys[-1]
                 report.listed_to |= batch.last()
+        if report.drift.keys() & {Drift.DELETED_BLOB, Drift.DELETED_VAST}:
+            await self._still_there()
+
+    async def too_many(self, deletes: int) -> bool:
+        """Whether so many deletes of one side would be held."""
+        limit = await self._deletes.limit()
+        return limit is not None and deletes > limit
 
     # ------------------------------------------------------------------------------------------------------------ listings
 
@@ -150,13 +165,22 @@ class Comparison:
             yield Batch(part, list(sides[Side.BLOB]), list(sides[Side.VAST]))
 
     async def check_sides(self) -> None:
-        """Look whether a side was emptied: for scans that do not begin at the first key. Raises Halt, and as listings do."""
+        """Look whether a side was emptied: where a scan does not begin at the first key, and before its deletes are marked.
+
+        Raises Halt, and as listings do.
+        """
         whole, known = Report(started_us=0), (await self._state.backlog()).objects
         async with (
             aclosing(self._listing(Side.BLOB, "", whole)) as blob,
             aclosing(self._listing(Side.VAST, "", whole)) as vast,
         ):
             await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}, known)
+
+    async def _still_there(self) -> None:
+        """What the listings did not name counts as gone only if both sides are there, and the pair's own, after they ended."""
+        if self._guard is not None:
+            await self._guard()
+        await self.check_sides()
 
     async def _listing(self, side: Side, prefix: str, report: Report) -> AsyncGenerator[ListEntry, None]:
         if side in report.sorted_sides:  # a server with an order of its own may start anywhere: all of it is read
@@ -178,12 +202,7 @@ class Comparison:
                 continue  # a person looked and lifted the halt
             listed = 0 if first[side] is None else 1
             if first[side.other] is not None and side_emptied(listed, known):
-                raise Halt(
-                    f"the {side} side lists no object at all, yet the base knows some. Nothing was deleted. If it was emptied on "
-                    f"purpose: fedplane lift {SIDE_EMPTIED}_{side}",
-                    reason=f"{SIDE_EMPTIED}_{side}",
-                    side=side,
-                )
+                raise emptied(side)
 
     # ---------------------------------------------------------------------------------------------------------- comparison
 

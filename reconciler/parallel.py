@@ -51,9 +51,11 @@ class ParallelScan:
         parallel: int,
         save_rows: int,
         save_seconds: float,
+        asked: bool = False,
         on_progress: Callable[[Report], None] | None = None,
     ) -> None:
         self.plan = plan
+        self._asked = asked
         self._comparison = comparison
         self._stores = stores
         self._state = state
@@ -307,6 +309,8 @@ class ParallelScan:
             return  # another process's scan is written down: this one goes on by itself
         if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
             raise LostError
+        if self._asked:
+            progress.asked_us = self._clock.now_us()
         progress.ordered = [side for side, store in self._stores.items() if store.ordered]
         await self._book.save(number, progress)
 

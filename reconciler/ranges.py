@@ -48,6 +48,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """Of the keys in the shards that are swept: the beginnings of their digests (``reconciler.sweep``)."""
     ordered: list[Side] = msgspec.field(default_factory=list)
     """Sides of which a whole first pass had shown that names are keys, in order: the next process need not make it again."""
+    asked_us: int = 0
+    """When a command that asked for this scan kept it last."""
 
     @property
     def done(self) -> bool:
@@ -63,6 +65,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     fresh_state: bool
     turn: Turn
     bounds: list[str] = msgspec.field(default_factory=list)
+    asked: bool = False
+    """Begun by a command, for somebody who wants to know how it is now."""
 
     @property
     def ranges(self) -> list[tuple[str, str]]:

@@ -12,26 +12,25 @@ from federation.errors import FederationError, Halt, RetryLater
 from federation.model import Side
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget, HaltRecord
-from federation.rules.guards import SELF_LIFTING_HALTS
+from federation.rules.guards import MAY_BE_EMPTY, SELF_LIFTING_HALTS
 from federation.sync.preserve import relist
 from reconciler import sweep
 from reconciler.book import COMPLETE, LAST, PAST, Book, kept, whole_scans
-from reconciler.comparison import MAY_BE_EMPTY, Comparison
+from reconciler.comparison import Comparison, Guard
 from reconciler.finishing import Finishing
 from reconciler.parallel import LostError, ParallelScan
 from reconciler.ranges import Plan
 from reconciler.report import Report
-from reconciler.scoped import ScopedScan
+from reconciler.scoped import KEPT_US, ScopedScan
 from reconciler.sweep import SWEEPS
 from reconciler.withheld import Gone
 
-__all__ = ["COMPLETE", "LAST", "MAY_BE_EMPTY", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
+__all__ = ["COMPLETE", "LAST", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
 MOST_UNSAVED_ROWS = 20_000
 MOST_UNSAVED_SECONDS = 60.0
 
 Progress = Callable[[Report], None]
-Guard = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,8 @@ class ScanOptions:
     """A scan that takes longer is kept too, however few its rows."""
     yields: bool = False
     """Give way to changes that a worker applies meanwhile."""
+    asked: bool = False
+    """For a command: who asked wants to know how it is now, and may end it and ask again."""
 
 
 class Scanner(Comparison):
@@ -68,20 +69,31 @@ class Scanner(Comparison):
         delete_budget: DeleteBudget | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """*guard* runs before each scan and raises Halt when the pair must not be compared."""
+        """*guard* runs before each scan and before its deletes are marked."""
         self.options = options or ScanOptions()
         yields = self.options.yields
         super().__init__(
-            stores, state, sink, clock, quiet_us=quiet_us, tellers=tellers, yields=yields, delete_budget=delete_budget
+            stores,
+            state,
+            sink,
+            clock,
+            quiet_us=quiet_us,
+            tellers=tellers,
+            yields=yields,
+            delete_budget=delete_budget,
+            guard=guard,
         )
         self._tombstone_us = tombstone_us
-        self._guard = guard
         self._owner = self.options.owner or token_hex(4)
         self._book = Book(state)
 
     async def help_wanted(self) -> bool:
         """Whether a scan that was written down is not finished: somebody may help, or go on after a crash."""
         return await self._book.plan() is not None
+
+    async def cut_off(self) -> bool:
+        """Whether the scan under way is one that a command asked for and that was cut off just now: to ask again is to go on."""
+        return self._clock.now_us() - await self._book.asked_us() <= KEPT_US
 
     @property
     def state(self) -> State:
@@ -187,11 +199,20 @@ class Scanner(Comparison):
 
     async def _parallel(self, report: Report, on_progress: Progress | None) -> ParallelScan:
         """This process's part in the scan under way, else in a new one cut as the last whole scan left it."""
-        plan = await self._book.plan()
-        if plan is None:
+        plan, asked = await self._book.plan(), self.options.asked
+        if plan is not None:
+            asked = asked and await self.cut_off()  # an old one is ended, and stays old
+        else:
             turn = await sweep.turn(self._state, (await self._state.backlog()).objects)
             bounds = await self._book.bounds()
-            plan = Plan(scan=token_hex(8), started_us=report.started_us, fresh_state=report.fresh_state, turn=turn, bounds=bounds)
+            plan = Plan(
+                scan=token_hex(8),
+                started_us=report.started_us,
+                fresh_state=report.fresh_state,
+                turn=turn,
+                bounds=bounds,
+                asked=asked,
+            )
         return ParallelScan(
             self,
             self._stores,
@@ -202,6 +223,7 @@ class Scanner(Comparison):
             parallel=self.options.parallel,
             save_rows=self.options.save_rows,
             save_seconds=self.options.save_seconds,
+            asked=asked,
             on_progress=on_progress,
         )
 

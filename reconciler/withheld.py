@@ -23,12 +23,19 @@ class Gone(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Withheld:
-    """What becomes of the deletes of a scan. Without a *budget* they are only put off."""
+    """What becomes of the deletes of a scan. Without a *budget* they are only put off.
 
-    def __init__(self, state: State, sink: ChangeSink, budget: DeleteBudget | None) -> None:
+    *confirm* runs before any is marked, and raises what forbids that: a side that was taken away while it was listed looks like
+    one whose objects were deleted.
+    """
+
+    def __init__(
+        self, state: State, sink: ChangeSink, budget: DeleteBudget | None, confirm: Callable[[], Awaitable[None]]
+    ) -> None:
         self._state = state
         self._sink = sink
         self._budget = budget
+        self._confirm = confirm
 
     async def if_too_many(self, report: Report, withheld: list[Gone]) -> None:
         """While scanning: once a side is past the limit there is no reason for its deletes to wait, so what is kept stays small.
@@ -55,7 +62,9 @@ class Withheld:
 
         The first *marked* of them are marked already. *told* hears how many are.
         """
-        limit = await self._limit() if withheld else None
+        if len(withheld) > marked:
+            await self._confirm()
+        limit = await self.limit() if withheld else None
         for side in Side:
             # Those that were marked before count too: it is the sum that says what became of the side.
             many = max(sum(gone.side is side for gone in withheld), _gone(report, side))
@@ -75,7 +84,7 @@ class Withheld:
 
     async def few_again(self, report: Report) -> None:
         """After a whole scan: where no more is gone than the budget allows, deletes are carried out again."""
-        limit = await self._limit()
+        limit = await self.limit()
         for side in Side:
             note = f"{MASS_DELETE}{side}"
             if (
@@ -85,7 +94,8 @@ class Withheld:
             ):
                 await self._state.put_note(note, b"")
 
-    async def _limit(self) -> int | None:
+    async def limit(self) -> int | None:
+        """More deletes of one side than that are held; None: no number is too many."""
         if self._budget is None:
             return None
         objects = (await self._state.backlog()).objects

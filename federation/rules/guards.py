@@ -15,6 +15,9 @@ PAIR_OPTIONS_CHANGED = "pair_options_changed"
 BUCKET_SWAPPED = "bucket_swapped"
 """Halt: a side is not the container or bucket that the pair's records are of."""
 
+MAY_BE_EMPTY = "may_be_empty:"
+"""Note, by side: a person looked; it may be empty until a whole scan finds something there; its deletes go through the budget."""
+
 MASS_DELETE = "mass_delete:"
 """Note, by the side where objects are gone: a scan found more of that than the delete budget allows, so all of it is held."""
 

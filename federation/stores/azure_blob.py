@@ -24,7 +24,7 @@ from federation.stores.azure_recreate import OtherTypes
 from federation.stores.azure_upload import AzureUpload
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
-from federation.stores.pages import Page, parse_azure_page
+from federation.stores.pages import Markers, Page, parse_azure_page
 from federation.stores.probe import PROBE_BODY, Probe
 from federation.stores.tags import parse_tags, tags_body
 
@@ -251,13 +251,15 @@ class AzureBlobStore(HttpStore):
         if start_after:
             query["startFrom"] = start_after
             headers["x-ms-version"] = START_FROM_VERSION
+        markers = Markers(self.side)
         while True:
             answer = await self.call(Request("GET", "List Blobs", query=query, headers=headers))
             page = self.parse_page(answer.body)
+            marker = markers.after(page)
             yield page
-            if not page.marker:
+            if not marker:
                 return
-            query["marker"] = page.marker
+            query["marker"] = marker
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""

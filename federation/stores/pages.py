@@ -34,6 +34,30 @@ class Page:
     marker: str
 
 
+class Markers:
+    """Where one listing goes on: from page to page for as long as that leads anywhere.
+
+    A server may send many empty pages (facts/azure.md 3.5), or sort otherwise than we do. One that sends a marker again
+    before any later name came is going round in circles.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._last = ""
+        self._sent: set[str] = set()
+
+    def after(self, page: Page) -> str:
+        """What to ask with after *page*; empty: the end. Raises RetryLater."""
+        if page.entries and page.entries[-1].key > self._last:
+            self._last = page.entries[-1].key
+            self._sent.clear()
+        if page.marker in self._sent:
+            text = f"{self._side}: a listing goes round in circles: the server repeats a continuation marker"
+            raise RetryLater(text, reason="bad_listing", side=self._side)
+        self._sent.add(page.marker)
+        return page.marker
+
+
 def parse_azure_page(body: bytes) -> Page:
     """A List Blobs answer (facts/azure.md 3.5). Raises RetryLater when it is no whole list page."""
     try:

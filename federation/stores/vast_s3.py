@@ -29,7 +29,7 @@ from federation.record_ports import UploadLog
 from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
 from federation.stores.lane import Answer, unquote_etag, wall_us
-from federation.stores.pages import Page, parse_s3_page
+from federation.stores.pages import Markers, Page, parse_s3_page
 from federation.stores.probe import PROBE_BODY, WRONG_ETAG, Probe
 from federation.stores.tags import parse_tags, tags_body
 from federation.stores.vast_upload import S3Upload, begin, copy_in_parts, etag_in
@@ -257,13 +257,15 @@ class VastS3Store(HttpStore):
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_SIZE)}
         query |= {"prefix": prefix} if prefix else {}
         query |= {"start-after": start_after} if start_after else {}
+        markers = Markers(self.side)
         while True:
             answer = await self.call(Request("GET", "ListObjectsV2", query=query))
             page = parse_s3_page(answer.body, hashes=self.capabilities.etag_is_md5)
+            marker = markers.after(page)
             yield page
-            if not page.marker:
+            if not marker:
                 return
-            query["continuation-token"] = page.marker
+            query["continuation-token"] = marker
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""

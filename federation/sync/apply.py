@@ -309,6 +309,7 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
         raise DeleteHeld(on, deleted)  # until a person says otherwise, however much budget a new window has
     if await ctx.state.note(f"{MASS_DELETE}{on.other}"):
         raise DeleteHeld(on, deleted)  # a scan knows before the first delete that they are too many (rule 8)
+    await ctx.require_side(on.other)
     granted = await ctx.state.reserve_delete(
         f"{on}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )

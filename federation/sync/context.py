@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ from federation.model import ECHO_SLACK_US, SECOND_US, Change, Foreign, Side
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import UNION_NOTE, DeleteBudget, MarkResult
 from federation.rules.decision import Rules
+from federation.sync.identity import require_side
 from federation.sync.transfer import Transfer
 from federation.trace import Traces
 
@@ -23,6 +25,25 @@ REVERT_WINDOW_SECONDS = 3600.0
 class _Cached:
     value: int = 0
     until_seconds: float = float("-inf")
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A look that many may ask for at once: each is served by one that began after it asked."""
+
+    begun: int = 0
+    good: int = 0
+    """The last that raised nothing."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def look(self, once: Callable[[], Awaitable[None]]) -> None:
+        asked = self.begun
+        async with self.lock:
+            if self.good > asked:
+                return
+            self.begun += 1
+            await once()
+            self.good = self.begun
 
 
 @lru_cache(maxsize=64)
@@ -52,6 +73,7 @@ class PairContext:
     traces: Traces = field(default_factory=Traces)
     _counted: _Cached = field(default_factory=_Cached)
     _union: _Cached = field(default_factory=_Cached)
+    _there: Mapping[Side, _Shared] = field(default_factory=lambda: {side: _Shared() for side in Side})
 
     async def mark(self, changes: Sequence[Change]) -> MarkResult:
         """As ``State.mark``; where each side's clock stands is told to the state first."""
@@ -68,6 +90,13 @@ class PairContext:
             self._counted.value = (await self.state.backlog()).objects
             self._counted.until_seconds = now + _COUNT_LIFE_SECONDS
         return self._counted.value
+
+    async def require_side(self, side: Side) -> None:
+        """See, after *side* said that an object is gone, that it is there at all. Raises as ``identity.require_side``.
+
+        Deletes at a time share one read, and none rests on one that began before it asked (docs/adr/0017).
+        """
+        await self._there[side].look(lambda: require_side(self.stores[side], self.state, self.name))
 
     async def rebuilding(self) -> bool:
         """Whether the base was lost and no whole scan has run since (union mode), asked at most every few seconds."""

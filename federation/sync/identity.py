@@ -1,20 +1,22 @@
 """Is this the container, is this the bucket the pair's records are of? An object under ``.federation/`` on each side says so.
 
-Written once, conditionally, and compared at each start and before each scan: another bucket under the same name, or one restored
-empty and half refilled, would make everything look deleted (design 4.5).
+Written once, conditionally, and compared at each start, before each scan, before the deletes it found are marked, and before a
+delete is carried out: another bucket under the same name, one restored empty and half refilled, or one that is not mounted would
+make everything look deleted (design 4.5, docs/adr/0017).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from secrets import token_hex
+from typing import NamedTuple
 
 import msgspec
 
 from federation.errors import Halt, NotPresent, Reobserve
 from federation.model import PRESERVED_PREFIX, Metadata, Side
 from federation.ports import ObjectStore, State
-from federation.rules.guards import BUCKET_SWAPPED
+from federation.rules.guards import BUCKET_SWAPPED, MAY_BE_EMPTY, SIDE_EMPTIED
 
 MAY_BE_NEW = "may_be_new:"
 """Note, by side: a person looked; what is found there now is the pair's."""
@@ -34,22 +36,68 @@ def identity_key(pair: str) -> str:
     return f"{PRESERVED_PREFIX}pairs/{pair}.json"
 
 
-async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
-    """Compare both sides with what the state recorded; record and write what is new. Raises Halt, and as reads and writes do."""
-    packed = await state.note(_NOTE)
-    recorded = msgspec.json.decode(packed, type=dict[Side, str]) if packed else {}
+class Looked(NamedTuple):
+    """The ids that the state recorded and those that the sides hold; the sides that may be taken as they are, unlike recorded."""
+
+    recorded: dict[Side, str]
+    found: dict[Side, str]
+    new: list[Side]
+
+
+async def look_at_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> Looked:
+    """Compare both sides with what the state recorded, and write nothing. Raises Halt, and as reads do."""
+    recorded = await _recorded(state)
     found = {side: await _read(store, identity_key(pair)) for side, store in stores.items()}
-    known = dict(recorded)
+    new = []
     for side in Side:
         if side in recorded and found[side] == recorded[side]:
             continue
-        if side in recorded and not await _may_be_new(stores[side], state, side, found[side]):
-            continue  # it lists nothing: that is the guard of emptied sides' business
+        # One that lists nothing is not new: it is the guard of emptied sides' business.
+        if side not in recorded or await _may_be_new(stores[side], state, side, found[side]):
+            new.append(side)
+    return Looked(recorded, found, new)
+
+
+async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
+    """The same; record and write what is new. Raises Halt, and as reads and writes do."""
+    recorded, found, new = await look_at_identity(stores, state, pair)
+    known = dict(recorded)
+    for side in new:
         known[side] = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
         found[side] = known[side]
         await state.put_note(f"{MAY_BE_NEW}{side}", b"")
     if known != recorded:
         await state.put_note(_NOTE, msgspec.json.encode(known))
+
+
+async def require_side(store: ObjectStore, state: State, pair: str) -> None:
+    """See that a side which says that an object is gone is the one recorded, and there at all. Raises Halt, and as reads do.
+
+    One read. A side whose id was never written is not asked; a person's word that it may be new or empty holds here too.
+    """
+    recorded = (await _recorded(state)).get(store.side)
+    if recorded is None:
+        return
+    found = await _read(store, identity_key(pair))
+    if found == recorded or await _may_be_new(store, state, store.side, found):
+        return
+    if not await state.note(f"{MAY_BE_EMPTY}{store.side}"):
+        raise emptied(store.side)
+
+
+def emptied(side: Side) -> Halt:
+    """The halt of a side that lists nothing."""
+    return Halt(
+        f"the {side} side lists no object at all, yet the base knows some. Nothing was deleted. If it was emptied on "
+        f"purpose: fedplane lift {SIDE_EMPTIED}_{side}",
+        reason=f"{SIDE_EMPTIED}_{side}",
+        side=side,
+    )
+
+
+async def _recorded(state: State) -> dict[Side, str]:
+    packed = await state.note(_NOTE)
+    return msgspec.json.decode(packed, type=dict[Side, str]) if packed else {}
 
 
 async def _may_be_new(store: ObjectStore, state: State, side: Side, found: str) -> bool:

@@ -13,7 +13,7 @@ from federation.clock import SystemClock
 from federation.errors import UsageError
 from federation.ports import State
 from federation.progress import DeleteTally, Held, Parked
-from federation.rules.guards import BUCKET_SWAPPED, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
+from federation.rules.guards import BUCKET_SWAPPED, MAY_BE_EMPTY, PAIR_OPTIONS_CHANGED, SIDE_EMPTIED, tally_text
 from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.state.lists import Waiting, records
@@ -23,7 +23,6 @@ from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chose
 from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records, redis_of
 from fedplane.output import emit, iso
 from operations.heartbeat import tell_clocks
-from reconciler.scan import MAY_BE_EMPTY
 
 _T = TypeVar("_T")
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Keys.")]

@@ -13,17 +13,20 @@ import msgspec
 import typer
 
 from federation.clock import SystemClock
-from federation.errors import RetryLater, UsageError
+from federation.errors import Halt, RetryLater, UsageError
 from federation.keys import excluded
 from federation.model import Side
 from federation.ports import Clock
 from federation.progress import Backlog
+from federation.rules.decision import Action
+from federation.rules.guards import MASS_DELETE
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
-from federation.wiring import PairRuntime, open_pair, open_state
+from federation.telemetry import logger
+from federation.wiring import PairRuntime, open_pair, open_state, require_options
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
-from fedplane.output import emit, size
+from fedplane.output import complain, emit, iso, size
 from fedplane.patience import patiently
 from fedplane.progress import Tell, progress
 from operations import capabilities
@@ -36,6 +39,7 @@ from reconciler.verify import verify as verify_contents
 
 _LOOK_SECONDS = 0.1
 _STUCK_SECONDS = 60.0
+_log = logger("fedplane.reconcile")
 
 
 class Part(NamedTuple):
@@ -52,6 +56,10 @@ class Outcome(msgspec.Struct, kw_only=True):
     report: Report
     applied: dict[str, int]
     """What this process itself did, by outcome; another process may have done the rest."""
+    joined_us: int = 0
+    """When the scan had begun that was under way, or cut off, and that this one went on with; 0: there was none."""
+    again: bool = False
+    """That one could not tell how it was when this command began, so the pair was scanned once more: the report is of that."""
     outstanding: int
     """Keys still dirty when we stopped waiting, and those that were parked or held on the way."""
 
@@ -70,6 +78,8 @@ def reconcile(
     """Scan both sides now, mark every difference, and work until they are gone. May be interrupted and run again."""
     if verify not in ("", "hash"):
         raise UsageError(f"--verify takes `hash`, not {verify!r}.", reason="bad_option")
+    if dry_run and verify:
+        raise UsageError("--dry-run does not go with --verify, which reads all contents and writes nothing.", reason="bad_option")
     part = Part(prefix, tuple(_checked(key or [], prefix, verify)))
     settings = read_settings(config)
     worst = exit_codes.OK
@@ -77,7 +87,7 @@ def reconcile(
         if history:
             asyncio.run(_history(settings, one, as_json=as_json))
         elif dry_run:
-            asyncio.run(_show(settings, one, part, as_json=as_json))
+            worst = max(worst, asyncio.run(_show(settings, one, part, as_json=as_json)))
         elif verify:
             worst = max(worst, asyncio.run(_verify(settings, one, prefix, as_json=as_json)))
         else:
@@ -107,7 +117,9 @@ def _text(outcome: Outcome) -> str:
     nothing = "nothing to do" if not outcome.report.marked else "nothing: a running process did the work"
     did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or nothing
     rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
-    return f"pair {outcome.pair}\n{outcome.report.text()}\n  done here: {did}{rest if outcome.outstanding else ''}"
+    joined = f"\n  went on with the scan of {iso(outcome.joined_us)}" if outcome.joined_us else ""
+    joined += "; that had begun before it was asked for, so all was scanned once more" if outcome.again else ""
+    return f"pair {outcome.pair}\n{outcome.report.text()}{joined}\n  done here: {did}{rest if outcome.outstanding else ''}"
 
 
 class _CutShortError(RetryLater):
@@ -141,6 +153,23 @@ async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clo
         return short.report
 
 
+async def _compared(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clock) -> tuple[Report, int, bool]:
+    """How it is now: the report, when the scan that it went on with had begun (0: it began one), whether it scanned once more.
+
+    What was compared before this command began says nothing of now; but for a command that was cut off just now, whose asking
+    this one repeats.
+    """
+    begun_us = clock.now_us()
+    resumed = await patiently(scanner.cut_off, clock)
+    report = await _scan(scanner, part, known, tell, clock)
+    joined_us = report.started_us if report.scan and report.started_us < begun_us else 0
+    again = report.complete and joined_us > 0 and not resumed
+    if again:
+        _log.warning("the scan under way had begun before: scanning once more", began=iso(joined_us))
+        report = await _scan(scanner, part, known, tell, clock)
+    return report, joined_us, again
+
+
 async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_seconds: float, *, quiet: bool) -> Outcome:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -148,7 +177,8 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
         await patiently(lambda: capabilities.know(runtime, probe_again=False), clock)
         before = await patiently(runtime.state.backlog, clock)
         with progress(f"scanning {pair.name}", quiet=quiet) as tell:
-            report = await _scan(scanner_of(runtime, settings.reconcile, yields=False), part, before.objects, tell, clock)
+            scanner = scanner_of(runtime, settings.reconcile, yields=False, asked=True)
+            report, joined_us, again = await _compared(scanner, part, before.objects, tell, clock)
         outstanding = 0
         if report.complete:
             # Leases decide who works: this process, or one that runs already.
@@ -161,7 +191,14 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
                 await asyncio.gather(worker, return_exceptions=True)
         after = await patiently(runtime.state.backlog, clock)
         outstanding += max(0, after.parked - before.parked) + max(0, after.held - before.held)
-        return Outcome(pair=pair.name, report=report, applied=dict(runtime.worker.stats.outcomes), outstanding=outstanding)
+        return Outcome(
+            pair=pair.name,
+            report=report,
+            applied=dict(runtime.worker.stats.outcomes),
+            joined_us=joined_us,
+            again=again,
+            outstanding=outstanding,
+        )
 
 
 def waits(backlog: Backlog, ahead_us: Mapping[Side, int], until_us: int) -> bool:
@@ -192,36 +229,76 @@ async def _worked_off(runtime: PairRuntime, report: Report, worker: asyncio.Task
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: bool) -> None:
+class _Foretold(msgspec.Struct):
+    """What a dry run told so far: ``counts`` by action, ``deletes`` by the side they would be carried out on."""
+
+    report: Report
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
+    deletes: Counter[Side] = msgspec.field(default_factory=Counter)
+    held: dict[Side, int] = msgspec.field(default_factory=dict)
+    halts: list[str] = msgspec.field(default_factory=list)
+    cut_short: bool = True
+
+
+async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: bool) -> int:
+    """Tell what a run would do, and what it would refuse: then HALTED."""
     clock = SystemClock()
-    counts: Counter[str] = Counter()
-    report = Report(started_us=clock.now_us(), prefix=part.prefix)
-    cut_short = True
+    told = _Foretold(Report(started_us=clock.now_us(), prefix=part.prefix))
     async with AsyncExitStack() as stack:
         runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock, create=False)), clock)
-        scanner = scanner_of(runtime, settings.reconcile, yields=False)
+        scanner = scanner_of(runtime, settings.reconcile, yields=False, looks_only=True)
         try:
+            for halt in await patiently(runtime.state.halts, clock):
+                told.halts.append(halt.name)
+                emit({"pair": pair.name, "halt": halt}, f"HALTED {halt.name}: {halt.detail}", as_json=as_json)
+            await patiently(lambda: require_options(runtime.state, pair), clock)
             await patiently(
-                lambda: _foretell(runtime, scanner, report, part.keys, counts, as_json=as_json), clock, lambda: report.resume
+                lambda: _foretell(runtime, scanner, told, part.keys, as_json=as_json), clock, lambda: told.report.resume
             )
-            cut_short = False
+            told.held = await patiently(lambda: _too_many(runtime, scanner, told, part), clock)
+            told.cut_short = False
+        except Halt as error:
+            told.halts.append(error.reason)
+            complain(error, as_json=as_json)
         finally:
-            summary = {"pair": pair.name, "summary": dict(counts), "differences": counts.total(), "complete": not cut_short}
-            nothing = "nothing was found" if cut_short else "both sides are as agreed"
-            told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or nothing
-            end = f"; CUT SHORT after {report.resume!r}" if cut_short else ""
-            emit(summary, f"dry run of {pair.name}: {told}; nothing was written{end}", as_json=as_json)
+            _sum_up(pair.name, told, as_json=as_json)
+    return exit_codes.HALTED if told.halts else exit_codes.OK
 
 
-async def _foretell(
-    runtime: PairRuntime, scanner: Scanner, report: Report, keys: tuple[str, ...], counts: Counter[str], *, as_json: bool
-) -> None:
-    """Print what would be done with each difference after those that *report* knows."""
-    async with aclosing(scanner.differences(report, keys=keys)) as differences:
+async def _too_many(runtime: PairRuntime, scanner: Scanner, told: _Foretold, part: Part) -> dict[Side, int]:
+    """Deletes that would be held, by the side they would be carried out on."""
+    held = {side: count for side, count in told.deletes.items() if await scanner.too_many(count)}
+    if part.prefix or part.keys:  # only a scan of the whole pair ends what an earlier one said
+        known = {side: count for side, count in told.deletes.items() if await runtime.state.note(f"{MASS_DELETE}{side.other}")}
+        held |= known
+    return held
+
+
+def _sum_up(pair: str, told: _Foretold, *, as_json: bool) -> None:
+    summary = {
+        "pair": pair,
+        "summary": dict(told.counts),
+        "differences": told.counts.total(),
+        "would_be_held": told.held,
+        "halts": told.halts,
+        "complete": not told.cut_short,
+    }
+    nothing = "nothing was found" if told.cut_short else "both sides are as agreed"
+    what = ", ".join(f"{count} {name}" for name, count in sorted(told.counts.items())) or nothing
+    held = "".join(f"; these {count} deletes on {side} would be held, all of them" for side, count in sorted(told.held.items()))
+    end = f"; CUT SHORT after {told.report.resume!r}" if told.cut_short else ""
+    emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}", as_json=as_json)
+
+
+async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, keys: tuple[str, ...], *, as_json: bool) -> None:
+    """Print what would be done with each difference after those that were told."""
+    async with aclosing(scanner.differences(told.report, keys=keys)) as differences:
         async for difference in differences:
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
-            counts[f"{decision.action}"] += 1
+            told.counts[f"{decision.action}"] += 1
+            if decision.action == Action.DELETE:
+                told.deletes[decision.destination] += 1
             line = {
                 "pair": runtime.settings.name,
                 "key": planned.key,

@@ -183,7 +183,7 @@ async def test_a_whole_scan_ends_union_mode_and_a_partial_one_does_not() -> None
 
 
 async def test_a_scan_of_given_keys_looks_at_these_alone() -> None:
-    """What differs is marked as a whole scan would; nothing is listed, and nothing is said of the rest of the pair."""
+    """What differs is marked as a whole scan would; only the first of each side is listed, and nothing is said of the rest."""
     pair = _Pair()
     for key in ("same", "gone", "both gone", "other"):
         await pair.agree(key)
@@ -197,7 +197,9 @@ async def test_a_scan_of_given_keys_looks_at_these_alone() -> None:
     assert (report.complete, report.whole, report.keys, report.in_step) == (True, False, 5, 2)
     assert report.drift.keys() >= {"only_on_blob", "deleted_on_vast"}
     assert sorted(await pair.state.dirty_keys(limit=9)) == ["both gone", "gone", "new"]
-    assert {call for store in pair.raw.values() for call, _ in store.calls} == {"head"}
+    for store in pair.raw.values():
+        assert {call for call, _ in store.calls} == {"head", "list"}
+        assert store.calls.count(("list", "")) == 1  # before the delete is marked
     assert "Scan of 5 given keys" in report.text()
     assert await kept(pair.state, COMPLETE) is None
 

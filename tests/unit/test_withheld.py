@@ -8,9 +8,9 @@ import pytest
 
 from federation.model import Change, Side
 from federation.progress import DeleteBudget, Held, MarkResult
-from federation.rules.guards import MASS_DELETE
+from federation.rules.guards import MASS_DELETE, MAY_BE_EMPTY
 from reconciler import withheld
-from reconciler.scan import MAY_BE_EMPTY, Scanner
+from reconciler.scan import Scanner
 from tests.unit.test_scan import DAY, _Pair
 
 BUDGET = DeleteBudget(count=1000, share=0.2, window_seconds=600)

@@ -1,0 +1,150 @@
+"""``fedplane reconcile --dry-run`` foretells what a run would refuse and what it would hold, and writes nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from federation.model import Metadata, Side
+from federation.progress import OPTIONS_NOTE, DeleteBudget, HaltRecord
+from federation.rules.guards import MASS_DELETE
+from federation.sync.identity import check_identity
+from fedplane import exit_codes
+from fedplane.cli import app
+from fedplane.commands import reconcile
+from fedplane.commands.reconcile import Part
+from operations.scanning import scanner_of
+from tests.unit.test_pair_guards import pair as settings_of
+from tests.unit.world import World
+
+WHOLE = Part("", ())
+
+
+class _Bench:
+    """A pair of some agreed keys, as a command opens it."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.settings = settings_of({"pair": {"rules": {"deletes": "propagate"}}})
+
+    async def begin(self, keys: int = 60) -> _Bench:
+        """Agree on them, as a running engine."""
+        for number in range(keys):
+            await self.world.write(Side.BLOB, f"d{number % 2}/k{number:03d}", "x")
+        await self.world.step()
+        await self.world.state.put_note(OPTIONS_NOTE, json.dumps(self.settings.identity).encode())
+        await check_identity(self.world.ctx.stores, self.world.state, self.settings.name)
+        return self
+
+    def lose(self, count: int) -> None:
+        """A user deletes on VAST."""
+        held = self.world.raw[Side.VAST].objects
+        for key in [key for key in sorted(held) if key.startswith("d")][:count]:
+            del held[key]
+
+    async def show(self, part: Part = WHOLE, *, as_json: bool = True) -> int:
+        """The command; it must leave everything as it was."""
+        before = [copy.deepcopy(store.objects) for store in self.world.raw.values()], dict(self.world.state._notes)
+        settings: Any = SimpleNamespace(reconcile=SimpleNamespace(range_rows=200_000, parallel_ranges=4))
+        code = await reconcile._show(settings, self.settings, part, as_json=as_json)
+        after = [store.objects for store in self.world.raw.values()], dict(self.world.state._notes)
+        assert before == after
+        assert await self.world.state.dirty_keys(limit=9) == []
+        return code
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> _Bench:
+    """Opened by the command."""
+    made = _Bench()
+
+    @asynccontextmanager
+    async def open_pair(*_: object, **__: object) -> AsyncIterator[Any]:
+        context = made.world.ctx
+        budget = SimpleNamespace(tombstone_us=1, delete_budget=DeleteBudget(count=1000, share=0.2, window_seconds=600))
+        settings = SimpleNamespace(name="p", rules=budget, blob=made.settings.blob, vast=made.settings.vast)
+        yield SimpleNamespace(stores=context.stores, state=context.state, context=context, settings=settings, sink=context.state)
+
+    monkeypatch.setattr(reconcile, "open_pair", open_pair)
+    monkeypatch.setattr(reconcile, "scanner_of", scanner_of)
+    return made
+
+
+def _summary(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    told = capsys.readouterr()
+    return json.loads(told.out.splitlines()[-1]), told.err
+
+
+async def test_deletes_that_a_run_would_hold_are_called_so(bench: _Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """More of a side than the budget allows at once: none would be carried out."""
+    await bench.begin()
+    bench.lose(30)
+    assert await bench.show() == exit_codes.OK
+    summary, _ = _summary(capsys)
+    assert (summary["summary"]["delete"], summary["would_be_held"], summary["complete"]) == (30, {"blob": 30}, True)
+    assert await bench.show(as_json=False) == exit_codes.OK
+    assert "; these 30 deletes on blob would be held, all of them; nothing was written" in capsys.readouterr().out
+
+
+async def test_few_deletes_are_held_where_an_earlier_scan_found_too_many(
+    bench: _Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its word stands until a scan of the whole pair finds few."""
+    await bench.begin()
+    bench.lose(5)
+    await bench.world.state.put_note(f"{MASS_DELETE}{Side.VAST}", b"1")
+    for part, held in ((WHOLE, {}), (Part("d0/", ()), {"blob": 5})):
+        assert await bench.show(part) == exit_codes.OK
+        assert _summary(capsys)[0]["would_be_held"] == held
+
+
+@pytest.mark.parametrize("part", [WHOLE, Part("d1/", ()), Part("", ("d0/k000",))], ids=["whole", "prefix", "key"])
+@pytest.mark.parametrize(("also", "halt"), [("", "side_emptied_vast"), ("other", "bucket_swapped_vast")])
+async def test_a_side_that_is_away_or_swapped_is_named_and_its_deletes_are_not_believed(
+    bench: _Bench, part: Part, also: str, halt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the run would: its text, its exit status."""
+    await bench.begin()
+    vast = bench.world.raw[Side.VAST]
+    vast.objects.clear()
+    if also:
+        await vast.put(also, b"x", Metadata(), stamp=None, expected_etag=None)
+    assert await bench.show(part) == exit_codes.HALTED
+    summary, said = _summary(capsys)
+    assert (summary["halts"], summary["complete"]) == ([halt], False)
+    assert f"fedplane lift {halt}" in said
+
+
+async def test_settings_that_the_records_do_not_rest_on_are_named(bench: _Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of the pair would look deleted."""
+    await bench.begin()
+    bench.settings = settings_of({"vast": {"prefix": "other/"}})
+    assert await bench.show() == exit_codes.HALTED
+    summary, said = _summary(capsys)
+    assert (summary["halts"], summary["differences"]) == (["pair_options_changed"], 0)
+    assert "vast.prefix" in said
+
+
+async def test_a_halt_that_stands_is_told_beside_what_it_keeps_waiting(bench: _Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who is to lift it wants to know what then happens."""
+    await bench.begin()
+    bench.lose(2)
+    await bench.world.state.halt(HaltRecord("container_missing", "no such bucket", 1, self_lifting=False))
+    assert await bench.show(as_json=False) == exit_codes.HALTED
+    told = capsys.readouterr().out
+    assert "HALTED container_missing: no such bucket" in told
+    assert "2 delete, " in told
+
+
+def test_a_dry_run_of_a_verification_is_refused() -> None:
+    """The one was quietly ignored."""
+    done = CliRunner().invoke(app, ["reconcile", "--dry-run", "--verify", "hash"])
+    assert done.exception is not None
+    assert "--dry-run does not go with --verify" in str(done.exception)

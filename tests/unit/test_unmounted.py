@@ -1,0 +1,191 @@
+"""A side that is not mounted, or was swapped, looks like one whose objects were deleted: no delete follows from that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from federation.errors import Halt, RetryLater
+from federation.model import Metadata, Side
+from federation.ports import ObjectStore
+from federation.progress import DeleteBudget
+from federation.rules.guards import MAY_BE_EMPTY
+from federation.stores.memory import MemoryStore
+from federation.sync.identity import check_identity, identity_key
+from reconciler.report import Report
+from reconciler.scan import Scanner
+from tests.unit.test_scan import DAY, _Pair
+from tests.unit.world import World
+
+KEYS = 100
+SOME = [f"p{number % 4}/k{number:03d}" for number in range(KEYS)]
+
+
+class _Mounted(_Pair):
+    """A pair that agreed on some keys, marked on both sides, with the scan's guard."""
+
+    async def begin(self, *, budget: int = 1000) -> _Mounted:
+        """Agree on the keys."""
+        stores: dict[Side, ObjectStore] = dict(self.raw)
+
+        async def guard() -> None:
+            await check_identity(stores, self.state, "pair")
+
+        for key in SOME:
+            await self.agree(key)
+        await guard()
+        self.scanner = Scanner(
+            stores,
+            self.state,
+            self.state,
+            self.clock,
+            quiet_us=0,
+            tombstone_us=30 * DAY,
+            delete_budget=DeleteBudget(count=budget, share=1.0, window_seconds=600),
+            guard=guard,
+        )
+        return self
+
+    def swap(self, *, also: str = "") -> None:
+        """VAST's bucket is another one from now on: empty, but for *also*."""
+        held = self.raw[Side.VAST].objects
+        kept = next(iter(held.values()))
+        held.clear()
+        if also:
+            held[also] = kept
+
+
+SCANS: dict[str, Callable[[Scanner], Awaitable[Report]]] = {
+    "prefix": lambda scanner: scanner.scan(prefix="p3/"),
+    "keys": lambda scanner: scanner.scan_keys(SOME[3:4]),
+    "whole": lambda scanner: scanner.scan(),
+}
+
+
+@pytest.mark.parametrize("budget", [1000, 5])
+@pytest.mark.parametrize("scan", ["prefix", "keys"])
+async def test_a_scan_of_a_part_of_an_unmounted_side_marks_no_delete_and_halts(scan: str, budget: int) -> None:
+    """However small the part, and however many deletes it finds at once: the side lists nothing at all."""
+    pair = await _Mounted().begin(budget=budget)
+    pair.swap()
+    report = await SCANS[scan](pair.scanner)
+    assert (report.complete, report.halted, report.marked) == (False, "side_emptied_vast", 0)
+    assert [record.name for record in await pair.state.halts()] == ["side_emptied_vast"]
+    assert await pair.state.dirty_keys(limit=9) == []
+
+
+@pytest.mark.parametrize("budget", [1000, 5])
+@pytest.mark.parametrize(("also", "halted"), [("", "side_emptied_vast"), ("other", "bucket_swapped_vast")])
+async def test_a_side_that_goes_away_while_it_is_listed_lost_nothing(also: str, halted: str, budget: int) -> None:
+    """The listing ends early and without a fault; what it did not come to is not gone."""
+    pair = await _Mounted().begin(budget=budget)
+    vast = pair.raw[Side.VAST]
+    listed, before = vast.list, dict(vast.objects)
+
+    async def cut(**asked: str):  # type: ignore[no-untyped-def] # noqa: ANN202 - an async generator, as the store's
+        many = 0
+        vast.objects.update(before)
+        async for entry in listed(**asked):
+            many += 1
+            if many > KEYS - 15:
+                pair.swap(also=also)
+                vast.list = listed  # type: ignore[method-assign]
+                return
+            yield entry
+
+    vast.list = cut  # type: ignore[method-assign]
+    report = await pair.scanner.scan()
+    assert (report.complete, report.halted, report.marked) == (False, halted, 0)
+    assert await pair.state.dirty_keys(limit=9) == []
+
+
+@pytest.mark.parametrize(("scan", "marked"), [("prefix", 25), ("keys", 1), ("whole", 100)])
+async def test_a_side_that_a_person_called_empty_has_its_deletes_marked(scan: str, marked: int) -> None:
+    """The word given with ``fedplane lift`` holds for each kind of scan."""
+    pair = await _Mounted().begin()
+    pair.swap()
+    await pair.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
+    report = await SCANS[scan](pair.scanner)
+    assert (report.halted, report.marked) == ("", marked)
+
+
+# ------------------------------------------------------------------------------------------------------------ deletes by event
+
+
+async def _agreed(*keys: str) -> World:
+    world = World()
+    for key in keys:
+        await world.write(Side.BLOB, key, "x")
+    await world.step()
+    await check_identity(world.ctx.stores, world.state, world.ctx.name)
+    world.requests = 0
+    return world
+
+
+@pytest.mark.parametrize(("also", "halted"), [("", "side_emptied_vast"), ("other", "bucket_swapped_vast")])
+async def test_an_event_of_a_side_that_is_not_there_deletes_nothing(also: str, halted: str) -> None:
+    """A late, doubled or forged event makes us look; a side without its id object has no say."""
+    world = await _agreed("k")
+    vast = world.raw[Side.VAST]
+    vast.objects.clear()
+    if also:
+        await vast.put(also, b"x", Metadata(), stamp=None, expected_etag=None)
+    await world.tell(Side.VAST, "k", deleted=True)
+    with pytest.raises(Halt) as refused:
+        await world.step()
+    assert refused.value.reason == halted
+    assert await world.text(Side.BLOB, "k") == "x"
+
+
+async def test_an_id_object_that_cannot_be_read_puts_the_delete_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Could not read is not absent: no halt, no delete (rule 3)."""
+    world = await _agreed("k")
+    await world.remove(Side.VAST, "k")
+    opened = MemoryStore.open
+
+    async def unread(store: MemoryStore, key: str, **asked: object) -> object:
+        if key == identity_key("pair"):
+            raise RetryLater("no answer", side=store.side)
+        return await opened(store, key, **asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MemoryStore, "open", unread)
+    with pytest.raises(RetryLater):
+        await world.step()
+    assert await world.text(Side.BLOB, "k") == "x"
+
+
+async def test_a_delete_that_was_meant_costs_one_read_more() -> None:
+    """The look, the read of the id object, the delete; a person's word that the side may be empty lets it pass too."""
+    world = await _agreed("k", "l")
+    await world.remove(Side.VAST, "k")
+    await world.step()
+    assert (await world.both("k"), world.requests) == ((None, None), 3)
+    world.raw[Side.VAST].objects.clear()
+    await world.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
+    await world.tell(Side.VAST, "l", deleted=True)
+    await world.step()
+    assert await world.both("l") == (None, None)
+
+
+async def test_deletes_at_a_time_share_a_read_that_began_after_the_last_asked() -> None:
+    """One read under way serves nobody who asks meanwhile; the next serves all of them."""
+    world = await _agreed("k")
+    vast, reads, go_on = world.raw[Side.VAST], 0, asyncio.Event()
+
+    async def held(call: str, key: str) -> None:
+        nonlocal reads
+        if call == "open" and key == identity_key("pair"):
+            reads += 1
+            await go_on.wait()
+
+    vast._hook = held
+    first = asyncio.create_task(world.ctx.require_side(Side.VAST))
+    while not reads:
+        await asyncio.sleep(0)
+    rest = [asyncio.create_task(world.ctx.require_side(Side.VAST)) for _ in range(9)]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(first, *rest)
+    assert reads == 2
