@@ -124,8 +124,7 @@ class PairEngine:
             await self._clock.sleep(heartbeat.EVERY_SECONDS)
 
     async def _notice_lost_state(self) -> None:
-        state = self.runtime.state
-        if await open_or_begin(state):
+        if await open_or_begin(self.runtime.state, self.runtime.settings, self._clock):
             return
         _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
         self.scan.request()
