@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from redis.exceptions import NoPermissionError, RedisClusterException
 
 from federation.errors import UsageError
 from federation.settings import RedisSettings, secret
-from federation.state.calls import AT_ONCE, Client
+from federation.state.calls import AT_ONCE, Client, connect_anew
 from federation.state.faults import redis_faults
 
 _ANSWER_SECONDS = 5.0
@@ -49,14 +48,8 @@ def single(url: str, **more: Any) -> Redis:  # noqa: ANN401 - redis-py's own opt
 
 
 async def _renew(pool: BlockingConnectionPool, _: TokenInterface) -> None:
-    """Have every connection made anew, with the new token: at once, or when whoever uses it gives it back.
-
-    redis-py's own way sends AUTH over connections that another task may take meanwhile: each reads the other's reply.
-    """
-    idle, pool._available_connections[:] = list(pool._available_connections), []  # noqa: SLF001 - out of reach before the first await
-    for connection in pool._in_use_connections:  # noqa: SLF001
-        connection.mark_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
-    await asyncio.gather(*(connection.disconnect() for connection in idle))
+    """Log in with the new token. redis-py's own way sends AUTH over connections that another task may take meanwhile."""
+    await connect_anew(pool)
 
 
 def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:

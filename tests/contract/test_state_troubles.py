@@ -129,6 +129,26 @@ async def test_a_server_that_refuses_writes_is_retry_later_and_nothing_is_half_d
         assert (await state.mark([event("new")])).marked == 1
 
 
+async def test_after_a_failover_behind_one_name_connections_are_made_anew(tmp_path: Path, clock: TestClock) -> None:
+    """Those that stayed open lead to what is a replica now: one call is refused, then all go to the new master."""
+    async with (
+        redis_servers.running(tmp_path / "old") as old,
+        redis_servers.running(tmp_path / "new") as new,
+        redis_servers.in_front(old) as front,
+        state_on(old, clock, url=front.url) as state,
+    ):
+        await state.open()
+        await asyncio.gather(*(state.calls.pipe([("BLPOP", f"fed:{{pair}}:none{number}", 0.1)]) for number in range(9)))
+        async with old.client() as client:
+            await client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+        front.server = new
+        with pytest.raises(RetryLater, match="READONLY"):
+            await state.mark([event("k")])
+        for number in range(20):
+            await asyncio.gather(*(state.mark([event(f"{name}{number}")]) for name in "abcdefghi"))
+        assert await state.are_dirty(["a0", "i19"]) == [True, True]
+
+
 async def test_a_server_that_loads_its_data_is_retry_later(tmp_path: Path, clock: TestClock) -> None:
     """A restart reads a snapshot for a while; the marks are there when it is done."""
     async with redis_servers.running(tmp_path / "redis") as server:
