@@ -29,6 +29,8 @@ from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 
+_PROCESS = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
 
 @dataclass(slots=True)
 class PairRuntime:
@@ -162,8 +164,11 @@ async def options_changed(state: State, pair: PairSettings) -> tuple[str, ...]:
 
 
 def owner_name() -> str:
-    """Who holds a lease, for people: host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process, as it is told of and as what it owns is marked: host and process id for people, and a token.
+
+    In containers of one host name every process is number 1: two would take each other's tasks for their own.
+    """
+    return _PROCESS
 
 
 def gate_book(settings: Settings, clock: Clock) -> GateBook:
