@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from functools import partial
 from typing import Any
 
@@ -105,7 +106,7 @@ def _access(settings: RedisSettings) -> dict[str, Any]:
     """Who we are and whom we trust. Raises UsageError."""
     access: dict[str, Any] = {}
     if settings.ca_file:
-        access["ssl_ca_certs"] = settings.ca_file
+        access["ssl_ca_certs"] = _authority(settings)
     if settings.auth == "entra":
         if not settings.url.startswith("rediss://"):
             raise UsageError('redis.auth = "entra" sends a token: redis.url must begin with rediss://.', reason="bad_settings")
@@ -115,6 +116,21 @@ def _access(settings: RedisSettings) -> dict[str, Any]:
     if settings.password_env:
         access["password"] = secret(settings.password_env, "redis.password_env")
     return access
+
+
+def _authority(settings: RedisSettings) -> str:
+    """The file of ``redis.ca_file``, read once here: redis-py reads it at each connection, and calls a wrong one an outage."""
+    if not settings.url.startswith("rediss://"):
+        raise UsageError("redis.ca_file is for TLS: begin redis.url with rediss://, or leave it out.", reason="bad_settings")
+    try:
+        ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:  # includes SSLError
+        raise UsageError(
+            f"redis.ca_file names {settings.ca_file!r}, which cannot be read as a file of certificates (PEM): "
+            f"{error.strerror or error}.",
+            reason="bad_settings",
+        ) from None
+    return settings.ca_file
 
 
 def entra_provider() -> StreamingCredentialProvider:

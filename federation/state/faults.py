@@ -52,6 +52,8 @@ _NO_LOGIN = re.compile(r"unknown command\W+(AUTH|HELLO)\b", re.IGNORECASE)
 _OF_THE_CLIENT = (exceptions.ConnectionError, exceptions.TimeoutError)
 _SETTING_WORDS = {
     "Cluster mode is not enabled": "Redis is one server, not a cluster. Set redis.cluster = false, or leave it out.",
+    "certificate is not valid for": "Redis' certificate is of another host. Correct redis.url to a name that is in it.",
+    "certificate has expired": "Redis' certificate has expired. Have it renewed on the server.",
     "CERTIFICATE_VERIFY_FAILED": "Redis' certificate is not one we trust. Name its authority's file in redis.ca_file.",
 }
 

@@ -254,6 +254,33 @@ async def test_tls_and_a_user_of_few_rights(tmp_path: Path, clock: TestClock, mo
             assert "wrong" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "scheme", "said"),
+    [
+        (None, "rediss", "No such file"),
+        (b"", "rediss", "no certificate"),
+        (b"\xff\0not PEM", "rediss", "no certificate"),
+        (b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "rediss", "PEM"),
+        (b"", "redis", "begin redis.url with rediss://"),
+    ],
+)
+async def test_a_wrong_file_of_certificates_is_no_outage(tmp_path: Path, content: bytes | None, scheme: str, said: str) -> None:
+    """The setting is named before anything is asked, also where nothing listens."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"redis\.ca_file .*{said}"):
+        await remote(RedisSettings(url=f"{scheme}://127.0.0.1:1", ca_file=str(file)))
+
+
+async def test_a_certificate_of_another_host_is_no_matter_of_the_authority(tmp_path: Path) -> None:
+    """The address is what has to be corrected."""
+    cert, key = certificate(tmp_path)
+    async with redis_servers.running(tmp_path / "redis") as server, redis_servers.tls_in_front(server, cert, key) as port:
+        with pytest.raises(UsageError, match=r"Correct redis\.url"):
+            await remote(RedisSettings(url=f"rediss://localhost:{port}", ca_file=str(cert)))
+
+
 async def test_a_user_without_a_right_is_told_so(tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """NOPERM names the settings, from a plain command and from inside a script."""
     monkeypatch.setenv("REDIS_USER", "fedplane")
