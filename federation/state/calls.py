@@ -13,6 +13,7 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.exceptions import (
     ClusterDownError,
     NoScriptError,
+    ReadOnlyError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -108,7 +109,7 @@ class Calls:
             except (RedisConnectionError, RedisTimeoutError, ClusterDownError, OSError):
                 await self._look_again()
                 raise
-        if isinstance(self.client, Redis) and any(isinstance(one, Exception) and "READONLY" in str(one) for one in replies):
+        if isinstance(self.client, Redis) and any(map(_read_only, replies)):
             # After a failover behind one name or address, connections that stayed open lead to what is a replica now.
             await connect_anew(self.client.connection_pool)
         return replies
@@ -120,6 +121,11 @@ class Calls:
                 await self.client.nodes_manager.initialize()
             except Exception as error:  # noqa: BLE001 - the fault that led here is the one to tell
                 del error
+
+
+def _read_only(reply: object) -> bool:
+    """From a script of Redis 6 the refusal comes inside the script's own error."""
+    return isinstance(reply, ReadOnlyError) or (isinstance(reply, Exception) and "READONLY" in str(reply))
 
 
 async def connect_anew(pool: ConnectionPool) -> None:

@@ -142,7 +142,7 @@ async def test_after_a_failover_behind_one_name_connections_are_made_anew(tmp_pa
         async with old.client() as client:
             await client.execute_command("REPLICAOF", "127.0.0.1", new.port)
         front.server = new
-        with pytest.raises(RetryLater, match="READONLY"):
+        with pytest.raises(RetryLater, match=r"(?i)readonly"):
             await state.mark([event("k")])
         for number in range(20):
             await asyncio.gather(*(state.mark([event(f"{name}{number}")]) for name in "abcdefghi"))
@@ -225,7 +225,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-RULES = f"user fedplane on >{PASSWORD.replace(' ', '')} ~fed:* +@all -@dangerous +info".split(" ")
+RULES = f"user fedplane on >{PASSWORD.replace(' ', '')} {faults.RIGHTS}".split(" ")
 
 
 async def test_tls_and_a_user_of_few_rights(tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,12 +290,35 @@ async def test_a_user_without_a_right_is_told_so(tmp_path: Path, clock: TestCloc
         await admin.execute_command("ACL", "SETUSER", *RULES[1:], "-zadd")
         async with state_on(server, clock, **named) as state:
             await state.open()
-            with pytest.raises(UsageError, match="rights"):
+            with pytest.raises(UsageError, match="rights") as refused:
                 await state.mark([event("k")])
+            assert faults.RIGHTS in str(refused.value)
+            assert faults.RIGHTS in Path("docs/architecture.md").read_text(encoding="utf-8")
         await admin.execute_command("ACL", "SETUSER", "fedplane", "-info")
         with pytest.raises(UsageError, match=r"Grant \+info, or set redis\.cluster"):
             async with state_on(server, clock, **named):
                 pass
+
+
+async def test_a_user_of_few_rights_is_enough_on_a_cluster(
+    tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that may not ask for the slots is told that, not that there is no cluster."""
+    monkeypatch.setenv("REDIS_USER", "fedplane")
+    monkeypatch.setenv("REDIS_PASSWORD", PASSWORD.replace(" ", ""))
+    named = {"username_env": "REDIS_USER", "password_env": "REDIS_PASSWORD"}
+    async with redis_servers.cluster(tmp_path / "cluster") as servers:
+        for server in servers:
+            await redis_servers._ask(server, "ACL", "SETUSER", *RULES[1:])
+        async with state_on(servers[0], clock, **named) as state:
+            await state.open()
+            await state.mark([event(f"k{number}") for number in range(20)])
+            assert (await state.backlog()).dirty == 20
+        for server in servers:
+            await redis_servers._ask(server, "ACL", "SETUSER", "fedplane", "-cluster")
+        async with state_on(servers[0], clock, **named) as state:
+            with pytest.raises(UsageError, match=r"\+cluster\|slots"):
+                await state.open()
 
 
 async def test_one_server_called_a_cluster_is_refused(tmp_path: Path, clock: TestClock) -> None:
