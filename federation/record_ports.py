@@ -15,8 +15,12 @@ class Records(Protocol):
         """Idempotent by ``conflict_id``."""
         ...
 
-    async def conflicts(self) -> list[ConflictRecord]:
-        """All open conflicts, oldest first."""
+    async def conflicts(self, key: str | None = None) -> list[ConflictRecord]:
+        """All open conflicts, or those of *key*, oldest first; there may be a million, of which only what is told is kept."""
+        ...
+
+    async def conflict_ids(self) -> set[str]:
+        """Of all open conflicts."""
         ...
 
     async def drop_conflict(self, conflict_id: str) -> bool:

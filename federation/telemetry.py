@@ -14,6 +14,18 @@ from federation.settings import LogSettings
 DECISION_LOGGER = "fedplane.decision"
 
 
+def plain(text: str) -> str:
+    """*text* as one line for a terminal: what is not printable is escaped. Names of objects may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def plain_lines(text: str) -> str:
+    """The same of a page: only its line ends stay."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def configure_logging(settings: LogSettings, *, log_file: Path | None = None, quiet: bool = False) -> None:
     """Send logs to standard error, and every line of level info and above as JSON to *log_file* if given.
 
@@ -58,11 +70,20 @@ def _stderr_handler(settings: LogSettings, shared: list[Any], *, quiet: bool) ->
 
 
 def _formatter(shared: list[Any], *, as_json: bool) -> logging.Formatter:
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderers: list[Any] = [structlog.processors.JSONRenderer()] if as_json else [_plainly, structlog.dev.ConsoleRenderer()]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
     )
+
+
+def _plainly(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A traceback has lines."""
+    pages = ("exception", "stack")
+    return {
+        name: (plain_lines if name in pages else plain)(value) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

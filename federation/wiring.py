@@ -30,6 +30,8 @@ from federation.sync.pacing import Gate, PaceLimits
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 
+_PROCESS = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
 
 @dataclass(slots=True)
 class PairRuntime:
@@ -92,14 +94,16 @@ async def open_state(
             await server.stop()
 
 
-async def open_or_begin(state: State) -> bool:
-    """Open the state, or begin one that is not there, in union mode until a whole scan; whether it was there. Raises RetryLater.
+async def open_or_begin(state: State, pair: PairSettings, clock: Clock) -> bool:
+    """Open the state, or begin one that is not there, in union mode until a whole scan; whether it was there.
 
-    The note comes first: a process that dies before its state is begun leaves at most a note too many.
+    The notes come first: a process that dies before its state is begun leaves at most notes too many. Raises RetryLater, and
+    Halt as ``guard_options``, whose note an emptied state lost too.
     """
     if await state.open(create=False):
         return True
     await state.put_note(UNION_NOTE, b"1")
+    await guard_options(state, pair, clock)
     await state.open()
     return False
 
@@ -122,8 +126,8 @@ async def open_pair(
     async with AsyncExitStack() as stack:
         marker = f"{owner_name()}:{secrets.token_hex(4)}" if create else ""
         state = await stack.enter_async_context(open_state(settings, pair, clock, marker=marker))
-        had_state = await (open_or_begin(state) if create else state.open(create=False))
-        if create:
+        had_state = await (open_or_begin(state, pair, clock) if create else state.open(create=False))
+        if create and had_state:
             await guard_options(state, pair, clock)
         gates = _gates(pair, book or gate_book(settings, clock))
         stores: dict[Side, ObjectStore] = {}
@@ -172,8 +176,11 @@ async def options_changed(state: State, pair: PairSettings) -> tuple[str, ...]:
 
 
 def owner_name() -> str:
-    """Who holds a lease, for people: host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process, as it is told of and as what it owns is marked: host and process id for people, and a token.
+
+    In containers of one host name every process is number 1: two would take each other's tasks for their own.
+    """
+    return _PROCESS
 
 
 def gate_book(settings: Settings, clock: Clock) -> GateBook:

@@ -19,7 +19,7 @@ from federation.sources.change_feed_index import FeedBlobs
 from federation.sources.change_feed_position import FeedPosition, load, start_at
 from federation.sources.change_feed_reader import FeedReader, Folded, Lost
 from federation.wiring import open_feed
-from fedplane.output import complain
+from fedplane.output import complain, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def line(record: Record, *, as_json: bool) -> str:
     data = data if isinstance(data, dict) else {}
     container, name = blob_of(record) or ("-", str(record.get("subject") or "-"))
     told = (record.get("eventTime"), record.get("eventType"), data.get("api"), f"{container}/{name}", data.get("etag"))
-    return "  ".join(str(one or "-") for one in told)
+    return plain("  ".join(str(one or "-") for one in told))
 
 
 def read_position(file: Path) -> FeedPosition | None:

@@ -16,7 +16,7 @@ from federation.scan_settings import ReconcileSettings
 from federation.sync.gates import PaceShare
 from federation.sync.stopping import end
 from federation.telemetry import logger
-from federation.wiring import PairRuntime, build_sources, open_or_begin
+from federation.wiring import PairRuntime, build_sources, open_or_begin, owner_name
 from operations import heartbeat
 from operations.heartbeat import Heartbeat, SideHealth
 from operations.lost_marks import LostMarks
@@ -39,7 +39,7 @@ class PairEngine:
         scanner = scanner_of(runtime, reconcile, yields=True)
         self.scan = PeriodicScan(scanner, self._clock, reconcile.interval_seconds, reconcile.on_start)
         self.sources = build_sources(runtime, on_gap=self._want_scan)
-        self._pace = PaceShare(runtime.state, runtime.gates, self._clock, heartbeat.process_name())
+        self._pace = PaceShare(runtime.state, runtime.gates, self._clock, owner_name())
         self._lost_marks = LostMarks(runtime.state, self._clock, self.scan.request)
         self._started_us = self._clock.now_us()
         self._ready = False
@@ -77,7 +77,7 @@ class PairEngine:
             await end(telling)
             stopping.cancel()
             with contextlib.suppress(RetryLater):  # then its heartbeat grows old by itself
-                await heartbeat.leave(self.runtime.state, heartbeat.process_name())
+                await heartbeat.leave(self.runtime.state, owner_name())
                 await self._pace.leave()
         for task in (*workers, *feeders, *telling):
             if not task.cancelled() and task.exception() is not None:
@@ -124,8 +124,7 @@ class PairEngine:
             await self._clock.sleep(heartbeat.EVERY_SECONDS)
 
     async def _notice_lost_state(self) -> None:
-        state = self.runtime.state
-        if await open_or_begin(state):
+        if await open_or_begin(self.runtime.state, self.runtime.settings, self._clock):
             return
         _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
         self.scan.request()
@@ -153,7 +152,7 @@ class PairEngine:
         """How this process is, for status and the live view."""
         runtime = self.runtime
         return Heartbeat(
-            process=heartbeat.process_name(),
+            process=owner_name(),
             at_us=self._clock.now_us(),
             started_us=self._started_us,
             ready=self._ready,

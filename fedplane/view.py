@@ -13,7 +13,7 @@ from rich.text import Text
 from federation.clock import SystemClock
 from federation.errors import RetryLater
 from federation.sync.stats import DecisionLine
-from fedplane.output import ago, iso, size
+from fedplane.output import ago, iso, plain, plain_lines, size
 from fedplane.pair_engine import PairEngine
 from fedplane.status_text import page
 from operations.status import PairStatus, pair_status
@@ -76,7 +76,7 @@ async def _panel(pair: PairEngine) -> Panel:
     if isinstance(status, str):
         return Panel(Text(status), title=f"{pair.name}: unknown", border_style="red")
     style = {"in_step": "green", "working": "green", "attention": "yellow"}.get(status.state, "red")
-    body = Group(Text(page(status)), Text(), _decisions(list(pair.runtime.worker.stats.last)[-_DECISIONS:]))
+    body = Group(Text(plain_lines(page(status))), Text(), _decisions(list(pair.runtime.worker.stats.last)[-_DECISIONS:]))
     return Panel(body, title=f"{pair.name}: {status.state.replace('_', ' ')}", border_style=style)
 
 
@@ -88,6 +88,6 @@ def _decisions(lines: list[DecisionLine]) -> Table:
         arrow = {"blob": " -> vast", "vast": " -> blob"}.get(line.source, "")
         delay = ago(line.apply_delay_seconds) if line.apply_delay_seconds is not None else "-"
         moved = size(line.written_bytes)
-        row = (iso(line.at_us)[11:19], line.key, f"{line.action}{arrow}", line.reason, line.outcome, str(line.requests))
+        row = (iso(line.at_us)[11:19], plain(line.key), f"{line.action}{arrow}", line.reason, line.outcome, str(line.requests))
         table.add_row(*(Text(cell) for cell in (*row, moved, delay)))
     return table

@@ -159,7 +159,7 @@ class FunctionPair:
 
     async def notice_lost_state(self) -> None:
         """A state that was emptied is begun anew, in union mode: ``reconcile_start`` then sees that a whole scan is due."""
-        if not await open_or_begin(self.state):
+        if not await open_or_begin(self.state, self.settings, self.clock):
             _log.error("the state in Redis was emptied: union mode until a whole scan, nothing is deleted", pair=self.name)
 
     # ------------------------------------------------------------------------------------------------------------- telling

@@ -35,7 +35,7 @@ async def explanation(runtime: PairRuntime, key: str) -> tuple[Explanation, Plan
     """Look at the state and at both sides. Raises RetryLater when the state cannot be read."""
     hint, base, parked, held = await runtime.state.explain(key)
     planned = await plan(runtime.context, key)
-    conflicts = [one for one in await runtime.state.conflicts() if one.key == key]
+    conflicts = await runtime.state.conflicts(key)
     found = Explanation(
         pair=runtime.settings.name,
         key=key,

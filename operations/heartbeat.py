@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,11 +72,6 @@ async def side_health(store: ObjectStore, gate: Gate, clock: Clock, *, silent_se
         race_windows=store.race_windows,
         left_alone=gate.tripped,
     )
-
-
-def process_name() -> str:
-    """Host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def rss_bytes() -> int:

@@ -14,8 +14,9 @@ from federation.ports import Clock, State
 from federation.settings import PairSettings
 from federation.sync.stats import DecisionLine
 from federation.telemetry import logger
+from federation.wiring import owner_name
 from operations.exporters import FLUSH_SECONDS, Exporters
-from operations.heartbeat import Heartbeat, process_name
+from operations.heartbeat import Heartbeat
 from operations.status import PairStatus, pair_status
 
 EVERY_SECONDS = 60.0
@@ -126,7 +127,7 @@ class Publisher:
         self._state = state
         self._pair = pair
         self._clock = clock
-        self._owner = owner or process_name()
+        self._owner = owner or owner_name()
         self._before: Heartbeat | None = None
 
     def count(self, beat: Heartbeat) -> None:

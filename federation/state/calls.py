@@ -9,10 +9,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.exceptions import (
     ClusterDownError,
     NoScriptError,
+    ReadOnlyError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -104,10 +105,14 @@ class Calls:
                     for command in commands:
                         # Not pipe.evalsha, which a cluster's pipeline refuses; the words themselves it routes by their keys.
                         pipe.execute_command(*command)
-                    return list(await pipe.execute(raise_on_error=False))
+                    replies = list(await pipe.execute(raise_on_error=False))
             except (RedisConnectionError, RedisTimeoutError, ClusterDownError, OSError):
                 await self._look_again()
                 raise
+        if isinstance(self.client, Redis) and any(map(_read_only, replies)):
+            # After a failover behind one name or address, connections that stayed open lead to what is a replica now.
+            await connect_anew(self.client.connection_pool)
+        return replies
 
     async def _look_again(self) -> None:
         """A cluster's pipeline does not learn of a failover by itself: ask who serves what, before the next attempt."""
@@ -116,6 +121,19 @@ class Calls:
                 await self.client.nodes_manager.initialize()
             except Exception as error:  # noqa: BLE001 - the fault that led here is the one to tell
                 del error
+
+
+def _read_only(reply: object) -> bool:
+    """From a script of Redis 6 the refusal comes inside the script's own error."""
+    return isinstance(reply, ReadOnlyError) or (isinstance(reply, Exception) and "READONLY" in str(reply))
+
+
+async def connect_anew(pool: ConnectionPool) -> None:
+    """Have every connection of *pool* made anew: at once, or when whoever uses it gives it back."""
+    idle, pool._available_connections[:] = list(pool._available_connections), []  # noqa: SLF001 - out of reach before the first await
+    for connection in pool._in_use_connections:  # noqa: SLF001
+        connection.mark_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
+    await asyncio.gather(*(connection.disconnect() for connection in idle))
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import ssl
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from redis.exceptions import NoPermissionError, RedisClusterException
 
 from federation.errors import UsageError
 from federation.settings import RedisSettings, secret
-from federation.state.calls import AT_ONCE, Client
+from federation.state.calls import AT_ONCE, Client, connect_anew
 from federation.state.faults import redis_faults
 
 _ANSWER_SECONDS = 5.0
@@ -49,14 +49,8 @@ def single(url: str, **more: Any) -> Redis:  # noqa: ANN401 - redis-py's own opt
 
 
 async def _renew(pool: BlockingConnectionPool, _: TokenInterface) -> None:
-    """Have every connection made anew, with the new token: at once, or when whoever uses it gives it back.
-
-    redis-py's own way sends AUTH over connections that another task may take meanwhile: each reads the other's reply.
-    """
-    idle, pool._available_connections[:] = list(pool._available_connections), []  # noqa: SLF001 - out of reach before the first await
-    for connection in pool._in_use_connections:  # noqa: SLF001
-        connection.mark_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
-    await asyncio.gather(*(connection.disconnect() for connection in idle))
+    """Log in with the new token. redis-py's own way sends AUTH over connections that another task may take meanwhile."""
+    await connect_anew(pool)
 
 
 def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
@@ -112,7 +106,7 @@ def _access(settings: RedisSettings) -> dict[str, Any]:
     """Who we are and whom we trust. Raises UsageError."""
     access: dict[str, Any] = {}
     if settings.ca_file:
-        access["ssl_ca_certs"] = settings.ca_file
+        access["ssl_ca_certs"] = _authority(settings)
     if settings.auth == "entra":
         if not settings.url.startswith("rediss://"):
             raise UsageError('redis.auth = "entra" sends a token: redis.url must begin with rediss://.', reason="bad_settings")
@@ -122,6 +116,21 @@ def _access(settings: RedisSettings) -> dict[str, Any]:
     if settings.password_env:
         access["password"] = secret(settings.password_env, "redis.password_env")
     return access
+
+
+def _authority(settings: RedisSettings) -> str:
+    """The file of ``redis.ca_file``, read once here: redis-py reads it at each connection, and calls a wrong one an outage."""
+    if not settings.url.startswith("rediss://"):
+        raise UsageError("redis.ca_file is for TLS: begin redis.url with rediss://, or leave it out.", reason="bad_settings")
+    try:
+        ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:  # includes SSLError
+        raise UsageError(
+            f"redis.ca_file names {settings.ca_file!r}, which cannot be read as a file of certificates (PEM): "
+            f"{error.strerror or error}.",
+            reason="bad_settings",
+        ) from None
+    return settings.ca_file
 
 
 def entra_provider() -> StreamingCredentialProvider:

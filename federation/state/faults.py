@@ -32,6 +32,8 @@ AWAY = (
     TokenRenewalErr,
     OSError,
 )
+RIGHTS = "~fed:* +@all -@dangerous +info +cluster|slots"
+"""An ACL user needs no more; the contract tests run with it. The last is for a cluster."""
 _RIGHTS_WORDS = ("NOPERM", "The user executing the script can't")
 _AWAY_WORDS = (
     "LOADING",
@@ -52,6 +54,8 @@ _NO_LOGIN = re.compile(r"unknown command\W+(AUTH|HELLO)\b", re.IGNORECASE)
 _OF_THE_CLIENT = (exceptions.ConnectionError, exceptions.TimeoutError)
 _SETTING_WORDS = {
     "Cluster mode is not enabled": "Redis is one server, not a cluster. Set redis.cluster = false, or leave it out.",
+    "certificate is not valid for": "Redis' certificate is of another host. Correct redis.url to a name that is in it.",
+    "certificate has expired": "Redis' certificate has expired. Have it renewed on the server.",
     "CERTIFICATE_VERIFY_FAILED": "Redis' certificate is not one we trust. Name its authority's file in redis.ca_file.",
 }
 
@@ -59,10 +63,10 @@ _SETTING_WORDS = {
 def translate(error: Exception) -> FederationError | None:
     """The error to raise instead of *error*; None when it is not Redis being away but a bug."""
     text = str(error)
-    if isinstance(error, WRONG_CREDENTIALS) or any(words in text for words in _RIGHTS_WORDS):
+    if _refused(error) or any(words in text for words in _RIGHTS_WORDS):
         return UsageError(
             f"Redis refuses our credentials or rights ({type(error).__name__}). Check redis.username_env, redis.password_env, "
-            "redis.auth and what the user may do.",
+            f"redis.auth and what the user may do: `{RIGHTS}` is enough (docs/architecture.md, Rights in Redis).",
             reason="redis_credentials",
         )
     if isinstance(error, exceptions.AskError):  # and MovedError; a cluster's client follows these by itself
@@ -80,6 +84,14 @@ def translate(error: Exception) -> FederationError | None:
     if isinstance(error, AWAY) or _closed_underneath(error) or (told and any(word in text for word in _AWAY_WORDS)):
         return RetryLater(f"Redis cannot be used now: {_tellable(error, text)}", reason=REASON)
     return None
+
+
+def _refused(error: BaseException) -> bool:
+    """Who may not ask a cluster for its slots is told by redis-py that there is none."""
+    told: BaseException | None = error
+    while isinstance(told, exceptions.RedisClusterException):
+        told = told.__cause__ or told.__context__
+    return isinstance(told, WRONG_CREDENTIALS)
 
 
 def _tellable(error: Exception, text: str) -> str:

@@ -32,7 +32,7 @@ Hold = Callable[[], Awaitable[None]]
 async def import_lines(state: RedisState, lines: IO[bytes], hold: Hold) -> dict[str, int]:
     """Write all that the export *lines*, a file, holds; how many of each kind. Flat in memory: it is read twice.
 
-    *hold* is awaited after each piece. Raises UsageError as ``Importer.run``.
+    *hold* is awaited before each piece. Raises UsageError as ``Importer.run``.
     """
     importer = Importer(state.calls, state.layout)
     lines.seek(0)

@@ -124,9 +124,14 @@ class MemoryRecords:
         """As in the port."""
         self._conflicts.setdefault(record.conflict_id, record)
 
-    async def conflicts(self) -> list[ConflictRecord]:
+    async def conflicts(self, key: str | None = None) -> list[ConflictRecord]:
         """As in the port."""
-        return sorted(self._conflicts.values(), key=lambda one: (one.at_us, one.key))
+        wanted = [one for one in self._conflicts.values() if key in (None, one.key)]
+        return sorted(wanted, key=lambda one: (one.at_us, one.key))
+
+    async def conflict_ids(self) -> set[str]:
+        """As in the port."""
+        return set(self._conflicts)
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""

@@ -9,13 +9,13 @@ and times, not with its versions: on import it is looked at, whatever was hinted
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from federation.errors import UsageError
-from federation.model import Change, Side, Source, Stamp, StampOrigin
-from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
+from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
+from federation.progress import GAP_NOTE, OPTIONS_NOTE, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
 from federation.state.calls import Calls
 from federation.state.layout import Layout
 from federation.state.marks import Counted
@@ -25,12 +25,15 @@ from federation.state.schema import SCHEMA
 
 FORMAT = 1
 DIGEST_BYTES = 16
+MOST = 2**53
+"""No number reaches it: JSON and Redis' scripts are exact up to there, and as a time it is the year 2255."""
 AT_ONCE = 500
 LINES_AT_ONCE = 5_000
 """Of an import, so that its hold on the state is renewed while it reads what it has nothing to do with."""
 _PROCESS_NOTES = b"process:"
 _PAIR_HASHES: dict[str, type[HaltRecord | ConflictRecord]] = {"halts": HaltRecord, "conflicts": ConflictRecord}
 _SHARD_HASHES: dict[str, type[Parked | Held]] = {"parked": Parked, "held": Held}
+_Record = TypeVar("_Record")
 Line = dict[str, Any]
 
 
@@ -152,53 +155,58 @@ class Importer:
     def rehearse(self, lines: Iterable[bytes]) -> None:
         """Read the whole file and write nothing. Raises UsageError as ``run`` does."""
         trial = Importer(self._calls, self._layout)
-        for number, text in enumerate(lines, 1):
-            trial._take_line(number, text)
+        for _ in trial._taken(lines):
             trial._commands.clear()
             trial._changes.clear()
-        trial._finish()
 
-    async def run(self, lines: Iterable[bytes], sent: Callable[[], Awaitable[None]]) -> None:
-        """Write what is no dirty key; *sent* is awaited after each piece.
+    async def run(self, lines: Iterable[bytes], hold: Callable[[], Awaitable[None]]) -> None:
+        """Write what is no dirty key; *hold* is awaited before each piece: what it raises keeps the piece from being sent.
 
-        Raises UsageError naming the line that is none, or when the file is cut short.
+        Raises UsageError naming the file and the line that is none, or when the file is cut short.
         """
-        for number, text in enumerate(lines, 1):
-            self._take_line(number, text)
+        for number in self._taken(lines):
             self._changes.clear()
             if len(self._commands) >= AT_ONCE or number % LINES_AT_ONCE == 0:
+                await hold()
                 await self._send()
-                await sent()
         for shard, count in enumerate(self._objects):
             self._commands.append(("SET", self._layout.of_shard(shard, "count"), count))
+        await hold()
         await self._send()
-        self._finish()
 
     def dirty(self, lines: Iterable[bytes]) -> Iterator[list[Change]]:
         """Only the dirty keys, some at a time: to be marked. A piece may be empty: much may lie between two of them."""
         again = Importer(self._calls, self._layout)
-        for number, text in enumerate(lines, 1):
-            again._take_line(number, text)
+        for number in again._taken(lines):
             again._commands.clear()
             if len(again._changes) >= AT_ONCE or number % LINES_AT_ONCE == 0:
                 yield again._changes
                 again._changes = []
         yield again._changes
 
-    def _take_line(self, number: int, text: bytes) -> None:
-        try:
-            [(kind, value)] = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items()
-            if (number == 1) != (kind == "fedplane_state"):
-                raise ValueError("the first line, and only it, tells what the file is")  # noqa: TRY301 - one place says which line
-            self._take(kind, bytes(value))
-        except (msgspec.MsgspecError, ValueError, UsageError) as error:
-            raise UsageError(
-                f"Line {number} of the file is no line of an exported state ({error}). Export it again.", reason="bad_export"
-            ) from None
-
-    def _finish(self) -> None:
+    def _taken(self, lines: Iterable[bytes]) -> Iterator[int]:
+        """The number of each line, once it is taken."""
+        file, number = getattr(lines, "name", "the file"), 0
+        for number, text in enumerate(lines, 1):
+            try:
+                self._take_line(number, text)
+            except (msgspec.MsgspecError, ValueError, RecursionError, UsageError) as error:
+                raise UsageError(
+                    f"Line {number} of {file} is no line of an exported state ({error}). Export it again.", reason="bad_export"
+                ) from None
+            yield number
         if not self._ended:
-            raise UsageError("The file is cut short: its last line is missing. Export it again.", reason="bad_export")
+            raise UsageError(
+                f"{file} is cut short after line {number}: its last line is missing. Export it again.", reason="bad_export"
+            )
+
+    def _take_line(self, number: int, text: bytes) -> None:
+        [(kind, value)] = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items()
+        if (number == 1) != (kind == "fedplane_state"):
+            raise ValueError("the first line, and only it, tells what the file is")
+        if self._ended:
+            raise ValueError("the line before it was the last")
+        self._take(kind, bytes(value))
 
     async def _send(self) -> None:
         commands, self._commands = self._commands, []
@@ -210,7 +218,9 @@ class Importer:
             check_header(value)
             return
         if kind == "end":
-            self._ended = msgspec.json.decode(value, type=int) == sum(self.counts.values())
+            if msgspec.json.decode(value, type=int) != sum(self.counts.values()):
+                raise ValueError("the file is cut short: it says that another number of lines came before")
+            self._ended = True
             return
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self._commands += self._written(kind, value)
@@ -222,19 +232,21 @@ class Importer:
         if kind == "dirty":
             return self._dirty(msgspec.json.decode(value, type=DirtyLine))
         if kind in _SHARD_HASHES:
-            key = msgspec.json.decode(value, type=_SHARD_HASHES[kind]).key
+            key = _exact(msgspec.json.decode(value, type=_SHARD_HASHES[kind])).key
             return [("HSET", layout.of_shard(layout.shard_of(key), kind), key, value)]
         if kind in _PAIR_HASHES:
-            record = msgspec.json.decode(value, type=_PAIR_HASHES[kind])
+            record = _exact(msgspec.json.decode(value, type=_PAIR_HASHES[kind]))
             field = record.name if isinstance(record, HaltRecord) else record.conflict_id
             return [("HSET", layout.of_pair(kind), field, value)]
         if kind == "dead":
-            msgspec.json.decode(value, type=DeadLetter)
+            _exact(msgspec.json.decode(value, type=DeadLetter))
             return [("XADD", layout.of_pair("dead"), "*", "letter", value)]
         return self._named(kind, msgspec.json.decode(value, type=Named))
 
     def _base(self, line: BaseLine) -> Iterable[tuple[Any, ...]]:
-        base = unpack_base(line.record)
+        if len(line.digest) != DIGEST_BYTES:
+            raise ValueError(f"a digest of {len(line.digest)} bytes")
+        base = _base_of(line.record)
         head, rest = split_record(line.record)
         bucket = self._layout.bucket_of_digest(line.digest)
         yield "HSET", bucket, line.digest, head, *((line.digest + b"+", rest) if rest else ())
@@ -243,6 +255,8 @@ class Importer:
     def _dirty(self, line: DirtyLine) -> Iterable[tuple[Any, ...]]:
         for side in line.since_us or {Side.BLOB: -1}:
             at = line.since_us.get(side)
+            if at is not None and not 0 <= at < MOST:
+                raise ValueError("a time that is none")
             stamp = Stamp(at, 1_000_000, StampOrigin.SCAN) if at is not None else None
             self._changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
         return ()
@@ -250,22 +264,53 @@ class Importer:
     def _named(self, kind: str, line: Named) -> Iterable[tuple[Any, ...]]:
         layout = self._layout
         if kind == "cursor":
-            msgspec.json.decode(line.value, type=Cursor)
+            _exact(msgspec.json.decode(line.value, type=Cursor))
             yield "HSET", layout.of_pair("marks"), line.name, msgspec.json.encode(Counted("", {}))
             yield "SET", layout.of_pair(f"cursor:{line.name}"), line.value
         elif kind == "note":
+            _check_note(line)
             yield "HSET", layout.of_pair("notes"), line.name, line.value
         elif kind == "intent":
-            unpack_base(line.value)
+            _base_of(line.value)
             yield "HSET", layout.of_shard(layout.shard_of(line.name), "intent"), line.name, line.value
         else:
             raise ValueError(f"a line of kind {kind!r}")
 
 
+def _base_of(record: bytes) -> Base:
+    base = unpack_base(record)
+    if max(base.size_bytes, base.written.at_us, base.vast_as_of_us) >= MOST:
+        raise ValueError("a number beyond what is exact")
+    return base
+
+
+def _exact(record: _Record) -> _Record:
+    """*record*. Raises ValueError for one that is whole and holds a number of which whoever reads it later makes nothing."""
+    _check_numbers(msgspec.to_builtins(record))
+    return record
+
+
+def _check_numbers(value: object) -> None:
+    if isinstance(value, int) and abs(value) >= MOST:
+        raise ValueError("a number beyond what is exact")
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _check_numbers(one)
+
+
+def _check_note(line: Named) -> None:
+    """Raises ValueError for one that ends whoever reads it; notes are of many forms, and those of JSON tell that they are."""
+    if line.name == OPTIONS_NOTE:
+        msgspec.json.decode(line.value, type=dict[str, str])
+    elif line.name == GAP_NOTE:
+        int(line.value)
+    elif line.value[:1] in {b"{", b"["}:
+        _check_numbers(msgspec.json.decode(line.value))
+
+
 def check_header(value: bytes) -> Header:
     """The first line. Raises UsageError for a file of a newer program."""
     header = msgspec.json.decode(value, type=Header)
-    if header.format > FORMAT or header.schema != SCHEMA:
+    if header.format != FORMAT or header.schema != SCHEMA:
         raise UsageError(
             f"format {header.format}, schema {header.schema}; this program reads {FORMAT} and {SCHEMA}", reason="bad_export"
         )

@@ -29,6 +29,7 @@ from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout, of_endpoint
 from federation.state.lists import oldest, records
+from federation.state.pieces import hash_pieces
 from federation.state.records import PackedBases, key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
@@ -205,9 +206,15 @@ class RecordQueries:
         with redis_faults():
             await self._redis.hsetnx(self.layout.of_pair("conflicts"), record.conflict_id, _json(record))
 
-    async def conflicts(self) -> list[ConflictRecord]:
+    async def conflicts(self, key: str | None = None) -> list[ConflictRecord]:
         """As in the port."""
-        return await oldest(records(self.calls, self.layout, ConflictRecord))
+        pieces = records(self.calls, self.layout, ConflictRecord)
+        return await oldest([one for one in piece if key in (None, one.key)] async for piece in pieces)
+
+    async def conflict_ids(self) -> set[str]:
+        """As in the port."""
+        pieces = hash_pieces(self.calls, [self.layout.of_pair("conflicts")])
+        return {name.decode() async for fields in pieces for name, _ in fields}
 
     async def drop_conflict(self, conflict_id: str) -> bool:
         """As in the port."""

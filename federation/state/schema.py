@@ -39,22 +39,18 @@ digests do not compare where metadata has an ``mtime``."""
 
 async def open_layout(calls: Calls, layout: Layout, *, create: bool, now_us: int) -> bool:
     """As ``State.open``. Raises UsageError for another layout, a newer schema, or an older one that cannot be migrated."""
-    meta = layout.of_pair("meta")
-    want = new_meta(layout, now_us=now_us)
     found = await meta_of(calls, layout)
-    if "epoch" not in found:
-        if not create:
-            return False
-        [new] = await calls.pipe([("HSETNX", meta, "epoch", want.pop("epoch"))])
-        if new:
-            fields = [word for field in want.items() for word in field]
-            await calls.pipe([("HSET", meta, *fields)])
-            return False
-        found = await meta_of(calls, layout)
+    if "epoch" not in found and not create:
+        return False
     check_schema(layout.pair, found)
+    want = new_meta(layout, now_us=now_us)
+    if create and not want.keys() <= found.keys():
+        if await calls.run("begin", [layout.of_pair("meta")], [word for field in want.items() for word in field]):
+            return False
+        found = await meta_of(calls, layout)  # another began it meanwhile, or some of it was there: what counts is what is noted
+        check_schema(layout.pair, found)
     _check_filled(layout.pair, found)
     _check_layout(layout, found)
-    # An opener that died between its two steps left only the epoch: the values are ours to assume.
     schema = int(found.get("schema", SCHEMA))
     if schema < SCHEMA or "migrating" in found:
         if not create:

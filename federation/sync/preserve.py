@@ -141,7 +141,7 @@ async def relist(
     are left alone: their record may be on its way. Of a copy with a short name the record shows the digest in place of the key.
     Only copies after *since* are looked at; *told* hears of each, and whether it was recorded.
     """
-    known = {record.conflict_id for record in await state.conflicts()}
+    known = await state.conflict_ids()
     total = 0
     for side in list(Side)[list(Side).index(since[0]) :]:
         store = stores[side]

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from federation.errors import UsageError
 from federation.settings import PairSettings, Settings, load
 from federation.telemetry import configure_logging
+
+Given = TypeVar("Given", str, list[str] | None)
+
+
+def real_keys(given: Given) -> Given:
+    """Of a key, a prefix or keys on the command line. Raises UsageError for bytes that are none of UTF-8."""
+    for one in [given] if isinstance(given, str) else given or []:
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{one!r} is not valid UTF-8; no key is. See `fedplane parked`.", reason="bad_key") from None
+    return given
+
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; else $FEDERATION_CONFIG, else ./federation.toml.")

@@ -17,7 +17,7 @@ from federation.wiring import open_pair
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
 from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records, redis_of
 from fedplane.commands.operator import with_state
-from fedplane.output import emit, iso, size
+from fedplane.output import emit, iso, plain, size
 from operations import capabilities
 
 app = typer.Typer(help="Conflicts: both versions, who won and why, and where the loser is.", invoke_without_command=True)
@@ -56,8 +56,8 @@ def kept_as(one: ConflictRecord) -> str:
     if one.loser_metadata is not None:
         return "metadata, in this record"
     if one.preserved_version_id:
-        return f"{one.loser_side}:{one.key} version {one.preserved_version_id}"
-    return f"{one.loser_side}:{one.preserved_as}"
+        return f"{one.loser_side}:{plain(one.key)} version {one.preserved_version_id}"
+    return f"{one.loser_side}:{plain(one.preserved_as)}"
 
 
 @app.command("show")
@@ -67,7 +67,7 @@ def show(conflict: IdArgument, config: ConfigOption = None, pair: PairOption = "
     one = asyncio.run(with_state(settings, only(settings, pair), lambda state: _find(state, conflict)))
     text = "\n".join(
         (
-            f"conflict {one.conflict_id} on {one.key}, decided {iso(one.at_us)}: {one.winner_side} won, {one.reason}",
+            f"conflict {one.conflict_id} on {plain(one.key)}, decided {iso(one.at_us)}: {one.winner_side} won, {one.reason}",
             f"  winner: written {iso(one.winner_written_us)}, etag {one.winner_etag or 'none (a delete)'}",
             f"  loser:  written {iso(one.loser_written_us)}, etag {one.loser_etag}, {size(one.loser_size_bytes)}",
             f"  loser kept as {kept_as(one)}",
@@ -84,7 +84,9 @@ def resolve_one(
     """Carry out a person's word on one conflict."""
     settings = read_settings(config)
     changed = asyncio.run(_resolve(settings, only(settings, pair), conflict, take))
-    text = f"resolved ({take.value})" + (f": {changed} was written, it is carried over by `fedplane run`" if changed else "")
+    text = f"resolved ({take.value})" + (
+        f": {plain(changed)} was written, it is carried over by `fedplane run`" if changed else ""
+    )
     emit({"resolved": conflict, "take": take.value, "changed_key": changed}, text, as_json=as_json)
 
 

@@ -21,9 +21,9 @@ from federation.settings import PairSettings, Settings
 from federation.sources.build import blob_scope
 from federation.wiring import open_state
 from fedplane import exit_codes
-from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings, real_keys
 from fedplane.commands.operator import with_state
-from fedplane.output import emit, iso, size, table
+from fedplane.output import emit, iso, plain, size, table
 from operations.heartbeat import tell_clocks
 from reconciler.wanted import ask, coalesce
 
@@ -69,15 +69,17 @@ class Replayed(msgspec.Struct, kw_only=True):
         lines = [f"pair {self.pair}: {self.blobs} blobs, {self.named} changes; {did}"]
         lines += [f"  refused, {reason}: {count}" for reason, count in sorted(self.refused.items())]
         lines += [f"  ignored, {reason}: {count}" for reason, count in sorted(self.ignored.items())]
-        lines += [f"  {'to scan' if self.dry_run else 'scan asked for'}: {prefix or 'the whole pair'}" for prefix in self.scans]
-        lines += [f"  holds no events: {name}" for name in self.unreadable_names]
+        lines += [
+            f"  {'to scan' if self.dry_run else 'scan asked for'}: {plain(prefix) or 'the whole pair'}" for prefix in self.scans
+        ]
+        lines += [f"  holds no events: {plain(name)}" for name in self.unreadable_names]
         return "\n".join(lines)
 
 
 @app.command("replay")
 def replay(
     container: Annotated[str, typer.Option("--container", help="Else pair.blob.events.dead_letter_container.")] = "",
-    prefix: Annotated[str, typer.Option("--prefix", help="Only blobs whose names begin so.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="Only blobs whose names begin so.", callback=real_keys)] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what they name; mark nothing.")] = False,
     config: ConfigOption = None,
     pair: PairOption = "",

@@ -13,14 +13,14 @@ from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import Plan
 from federation.wiring import open_pair
-from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings, real_keys
 from fedplane.commands.conflicts import kept_as
-from fedplane.output import emit, iso, size
+from fedplane.output import emit, iso, plain, size
 from operations.explanation import Explanation, explanation
 
 
 def explain(
-    key: Annotated[str, typer.Argument(help="Pair-relative key.")],
+    key: Annotated[str, typer.Argument(help="Pair-relative key.", callback=real_keys)],
     config: ConfigOption = None,
     pair: PairOption = "",
     as_json: JsonOption = False,
@@ -40,7 +40,7 @@ def _text(found: Explanation, planned: Plan) -> str:
     decision = planned.decision
     arrow = f" {decision.source} -> {decision.source.other}" if decision.source is not None else ""
     lines = [
-        f"{found.key}",
+        plain(found.key),
         f"  blob:     {_seen(planned.blob)}",
         f"  vast:     {_seen(planned.vast)}",
         f"  base:     {_base(found.base)}",

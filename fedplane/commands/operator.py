@@ -19,13 +19,13 @@ from federation.settings import PairSettings, Settings
 from federation.state.lists import Waiting, records
 from federation.sync.identity import MAY_BE_NEW
 from federation.wiring import open_state, options_changed
-from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, only, read_settings, real_keys
 from fedplane.commands.listing import MOST, Kind, LimitOption, Listing, print_records, redis_of
 from fedplane.output import emit, iso
 from operations.heartbeat import tell_clocks
 
 _T = TypeVar("_T")
-KeysArgument = Annotated[list[str] | None, typer.Argument(help="Keys.")]
+KeysArgument = Annotated[list[str] | None, typer.Argument(help="Keys.", callback=real_keys)]
 AllOption = Annotated[bool, typer.Option("--all", help="Every key.")]
 
 held_app = typer.Typer(help="Deletes that wait for a person.", invoke_without_command=True)

@@ -25,8 +25,8 @@ from federation.sync.plan import plan
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, open_pair, open_state, require_options
 from fedplane import exit_codes
-from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings
-from fedplane.output import complain, emit, iso, size
+from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings, real_keys
+from fedplane.output import complain, emit, iso, plain, size
 from fedplane.patience import patiently
 from fedplane.progress import Tell, progress
 from operations import capabilities
@@ -66,8 +66,10 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print each decision and its reason; write nothing.")] = False,
-    prefix: Annotated[str, typer.Option("--prefix", help="Only keys with this prefix.")] = "",
-    key: Annotated[list[str] | None, typer.Option("--key", help="Only this key; may be given more than once.")] = None,
+    prefix: Annotated[str, typer.Option("--prefix", help="Only keys with this prefix.", callback=real_keys)] = "",
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="Only this key; may be given more than once.", callback=real_keys)
+    ] = None,
     wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the differences to be worked off.")] = 3600.0,
     verify: Annotated[str, typer.Option("--verify", help="`hash`: read all contents on both sides and compare them.")] = "",
     history: Annotated[bool, typer.Option("--history", help="Print the reports of the last scans; scan nothing.")] = False,
@@ -310,7 +312,11 @@ async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, key
             }
             arrow = f" {decision.source} -> {decision.source.other}" if decision.source is not None else ""
             kept = f"; the version on {decision.preserve} is kept as a conflict" if decision.preserve is not None else ""
-            emit(line, f"{decision.action}{arrow}  {planned.key}  ({difference.kind}: {decision.reason}{kept})", as_json=as_json)
+            emit(
+                line,
+                f"{decision.action}{arrow}  {plain(planned.key)}  ({difference.kind}: {decision.reason}{kept})",
+                as_json=as_json,
+            )
 
 
 async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_json: bool) -> int:

@@ -199,6 +199,36 @@ async def tls_in_front(server: Server, certificate: Path, key: Path) -> AsyncIte
         listening.close()
 
 
+@dataclass
+class Front:
+    """A port that leads to a server of the test's choosing, as a DNS name or a virtual address does; what is open stays."""
+
+    server: Server
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        await asyncio.gather(_pass_on(reader, to_writer), _pass_on(to_reader, writer))
+
+
+@asynccontextmanager
+async def in_front(server: Server) -> AsyncIterator[Front]:
+    """A front of *server*."""
+    front = Front(server)
+    listening = await asyncio.start_server(front.serve, "127.0.0.1", 0)
+    front.port = listening.sockets[0].getsockname()[1]
+    try:
+        yield front
+    finally:
+        listening.close()
+
+
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):

@@ -109,6 +109,20 @@ async def is_whole(place: Place, clock: TestClock, shards: int = 3) -> None:
     await state.close()
 
 
+async def test_an_import_that_lost_the_state_sends_nothing_more_to_it(place: Place, clock: TestClock) -> None:
+    """Another may have filled it meanwhile, and be at work in it: it asks before each piece, also before the last."""
+    state = place.state(clock)
+
+    async def lost() -> None:
+        raise RetryLater("another import", reason="state_importing")
+
+    with place.file.open("rb") as file, pytest.raises(RetryLater):
+        await import_lines(state, file, lost)
+    assert [key async for key in state._redis.scan_iter("fed:{pair}*")] == []
+    assert [key async for key in state._redis.scan_iter("fed:{pair/*")] == []
+    await state.close()
+
+
 @pytest.mark.parametrize("after", [1, 2, 7, 12, 13])
 async def test_an_import_killed_between_two_pieces_is_repeated(place: Place, clock: TestClock, after: int) -> None:
     """Whatever the first one wrote, and however far the second came with clearing it away, nothing is there twice or missing."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, 
 from federation.settings import RedisSettings, Settings
 from federation.state.checking import check
 from federation.state.embedded import connect
-from federation.state.portable import export
+from federation.state.portable import FORMAT, Header, Importer, export
+from federation.state.records import pack_base
 from federation.state.redis_state import RedisState
+from federation.state.schema import SCHEMA
 from fedplane.commands import state as commands
 from tests.contract.state_support import AGREED, MD5, TestClock, agree, event, lease_of
 
@@ -125,9 +129,9 @@ async def test_what_is_exported_comes_back_under_any_number_of_shards(
     [
         (lambda lines: lines[:-1], "cut short"),
         (lambda lines: [*lines[:5], *lines[6:]], "cut short"),
-        (lambda lines: lines[1:], "Line 1 of the file"),
-        (lambda lines: [lines[0], b'{"base": {"digest": "AA==", "record": "AA=="}}', *lines[1:]], "Line 2 of the file"),
-        (lambda lines: [lines[0], b"not json", *lines[1:]], "Line 2 of the file"),
+        (lambda lines: lines[1:], r"Line 1 of .*spoilt\.jsonl"),
+        (lambda lines: [*lines, lines[1]], "the line before it was the last"),
+        (lambda lines: [*lines, lines[-1]], "the line before it was the last"),
         (lambda lines: [lines[0].replace(b'"format":1', b'"format":9'), *lines[1:]], "this program reads"),
     ],
 )
@@ -147,6 +151,72 @@ async def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(
     assert await client.dbsize() == 0
     await client.aclose()
     await server.stop()
+
+
+RECORD = base64.b64encode(pack_base(AGREED)).decode()
+HUGE = base64.b64encode(pack_base(dataclasses.replace(AGREED, size_bytes=10**30))).decode()
+LATE = base64.b64encode(pack_base(dataclasses.replace(AGREED, written=Stamp(2**55)))).decode()
+DIGEST = base64.b64encode(b"d" * 16).decode()
+
+
+def named(kind: str, name: str, value: bytes) -> str:
+    """A line of a cursor, a note or an intent."""
+    return msgspec.json.encode({kind: {"name": name, "value": value}}).decode()
+
+
+def conflict(**numbers: int) -> str:
+    """A line of a conflict."""
+    words = dict.fromkeys(("reason", "winner_etag", "loser_etag", "preserved_as"), "w")
+    known = dict.fromkeys(("at_us", "winner_written_us", "loser_written_us", "loser_size_bytes"), 1)
+    record = {"conflict_id": "i", "key": "k", "winner_side": "blob", "loser_side": "vast", **words, **known, **numbers}
+    return json.dumps({"conflicts": record})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        "{}",
+        '{"end": 0, "note": 1}',
+        '{"unknown": {"name": "n", "value": ""}}',
+        "[" * 100_000,
+        '{"note": ' + "[" * 100_000,
+        '{"base": {"digest": "AA==", "record": "AA=="}}',
+        f'{{"base": {{"digest": "YWJj", "record": "{RECORD}"}}}}',
+        f'{{"base": {{"digest": "{base64.b64encode(b"d" * 17).decode()}", "record": "{RECORD}"}}}}',
+        f'{{"base": {{"digest": "{DIGEST}", "record": "{HUGE}"}}}}',
+        f'{{"base": {{"digest": "{DIGEST}", "record": "{LATE}"}}}}',
+        f'{{"intent": {{"name": "k", "value": "{HUGE}"}}}}',
+        '{"dirty": {"key": "k", "since_us": {"blob": -1}}}',
+        f'{{"dirty": {{"key": "k", "since_us": {{"vast": {10**30}}}}}}}',
+        f'{{"dirty": {{"key": "k", "since_us": {{"vast": {2**53}}}}}}}',
+        f'{{"parked": {{"key": "k", "reason": "r", "detail": "", "since_us": {2**60}}}}}',
+        f'{{"held": {{"key": "k", "delete_on": "blob", "reason": "r", "since_us": {-(2**60)}}}}}',
+        f'{{"held": {{"key": "k", "delete_on": "blob", "reason": "r", "since_us": 1, "deleted": {{"at_us": {2**60}}}}}}}',
+        f'{{"halts": {{"name": "n", "detail": "", "since_us": {2**60}, "self_lifting": true}}}}',
+        conflict(loser_size_bytes=2**60),
+        conflict(at_us=2**60),
+        f'{{"dead": {{"source": "s", "reason": "r", "raw": "", "at_us": {2**60}}}}}',
+        named("cursor", "vast_events", msgspec.json.encode(Cursor({"0": 2**60}, "", 1))),
+        named("cursor", "vast_events", b"[" * 100_000),
+        named("note", "pair:options", b"{"),
+        named("note", "pair:options", b"[]"),
+        named("note", "gap", b"soon"),
+        named("note", "scan:last", b'{"rows":'),
+        named("note", "scan:last", b'{"rows": [1, {"n": 1000000000000000000}]}'),
+    ],
+    ids=lambda line: line[:60],
+)
+async def test_a_line_that_would_fail_later_is_refused_before_anything_is_written(
+    full: RedisState, tmp_path: Path, line: str
+) -> None:
+    """File and line are named, also where a number or a depth is none that whoever reads the state can take."""
+    file = tmp_path / "spoilt.jsonl"
+    header = msgspec.json.encode({"fedplane_state": Header(FORMAT, SCHEMA, "pair", 4, 1)})
+    file.write_bytes(b"\n".join([header, line.encode(), b'{"end":1}']) + b"\n")
+    with file.open("rb") as lines, pytest.raises(UsageError, match=r"Line 2 of .*spoilt\.jsonl") as refused:
+        Importer(full.calls, full.layout).rehearse(lines)
+    assert len(str(refused.value)) < 500
 
 
 async def test_a_state_that_fits_together_has_no_fault_while_it_is_worked_on(full: RedisState, clock: TestClock) -> None:

@@ -235,6 +235,11 @@ async def test_a_conflict_recorded_twice_is_one(state: State) -> None:
 
     assert await state.conflicts() == [record]
     assert (await state.backlog()).conflicts == 1
+    other = dataclasses.replace(record, conflict_id="other", key="l", at_us=1)
+    await state.record_conflict(other)
+    assert (await state.conflicts("k"), await state.conflicts("l"), await state.conflicts("m")) == ([record], [other], [])
+    assert (await state.conflicts(), await state.conflict_ids()) == ([other, record], {"id", "other"})
+    assert await state.drop_conflict("other")
     assert await state.drop_conflict("id")
     assert not await state.drop_conflict("id")
 

@@ -41,6 +41,24 @@ async def test_another_layout_is_refused_with_the_setting_to_change(clock: TestC
     await server.stop()
 
 
+async def test_what_killed_processes_owned_does_not_stay_for_ever(clock: TestClock, tmp_path: Path) -> None:
+    """Whoever joins as a process of a name of its own drops what ended an hour ago; no other taking of a task looks."""
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    state = RedisState(client, "pair", shards=2, clock=clock)
+    owners, now_ms = state.layout.of_pair("owners"), (await client.time())[0] * 1_000
+    dead = {"worker/h:1:aa": f"{now_ms - 3_700_000} h:1:aa", "vast_events/reader/h:1:aa": "1 h:1:aa"}
+    kept = {"worker/h:1:bb": f"{now_ms - 60_000} h:1:bb", "worker/h:1:cc": f"{now_ms + 60_000} h:1:cc"}
+    await state.calls.pipe([("HSET", owners, name, entry) for name, entry in (dead | kept).items()])
+    assert await state.own("scan/range/0", owner="h:1:dd", ttl_seconds=9)
+    assert await client.hlen(owners) == 5
+    assert await state.own("worker/h:1:dd", owner="h:1:dd", ttl_seconds=9)
+    [names] = await state.calls.pipe([("HKEYS", owners)])
+    assert {name.decode() for name in names} == {*kept, "scan/range/0", "worker/h:1:dd"}
+    await state.close()
+    await server.stop()
+
+
 async def test_redis_away_is_retry_later_and_nothing_is_lost(clock: TestClock, tmp_path: Path) -> None:
     """A stopped server is RetryLater; after its return marks and base are there (append-only file) and scripts load again."""
     directory = tmp_path / "redis"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,52 @@ async def test_an_older_state_without_a_way_is_refused(made: RedisState) -> None
     await be_of(made, 1)
     with pytest.raises(UsageError, match="cannot migrate"):
         await made.open()
+
+
+FORM = {b"epoch", b"schema", b"shards", b"buckets", b"created_us"}
+
+
+async def test_a_state_of_which_only_the_epoch_was_noted_gets_its_form(made: RedisState, clock: TestClock) -> None:
+    """Whoever opens it first says which; with other shards it is refused from then on, and who only looks says nothing."""
+    meta = "fed:{pair}:meta"
+    await made.calls.pipe([("DEL", meta), ("HSET", meta, "epoch", "e")])
+    assert await made.open(create=False)
+    assert await made.calls.pipe([("HLEN", meta)]) == [1]
+    assert await made.open()
+    assert set(await made._redis.hkeys(meta)) == FORM
+    assert await made._redis.hget(meta, "epoch") == b"e"
+    other = RedisState(made._redis, "pair", shards=3, clock=clock)
+    for create in (True, False):
+        with pytest.raises(UsageError, match="has shards=2, this program wants 3"):
+            await other.open(create=create)
+
+
+@pytest.mark.parametrize("trips", range(4))
+async def test_whoever_dies_while_it_begins_a_state_leaves_none_or_a_whole_one(
+    made: RedisState, monkeypatch: pytest.MonkeyPatch, trips: int
+) -> None:
+    """However many of its round trips were made."""
+    await made._redis.flushall()
+    left = trips
+    send = made.calls._send
+
+    async def counted(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RetryLater("died", reason="test")
+        return await send(commands)
+
+    with monkeypatch.context() as patch, suppress(RetryLater):
+        dying = RedisState(made._redis, "pair", shards=2, clock=TestClock())
+        patch.setattr(dying.calls, "_send", counted)
+        patch.setattr(dying.calls, "_reply", lambda *words: _first(counted([words])))
+        await dying.open()
+    assert set(await made._redis.hkeys("fed:{pair}:meta")) in (set(), FORM)
+
+
+async def _first(replies: Awaitable[list[Any]]) -> Any:  # noqa: ANN401 - Redis' own reply types
+    return (await replies)[0]
 
 
 @pytest.fixture

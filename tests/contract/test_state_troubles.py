@@ -129,6 +129,26 @@ async def test_a_server_that_refuses_writes_is_retry_later_and_nothing_is_half_d
         assert (await state.mark([event("new")])).marked == 1
 
 
+async def test_after_a_failover_behind_one_name_connections_are_made_anew(tmp_path: Path, clock: TestClock) -> None:
+    """Those that stayed open lead to what is a replica now: one call is refused, then all go to the new master."""
+    async with (
+        redis_servers.running(tmp_path / "old") as old,
+        redis_servers.running(tmp_path / "new") as new,
+        redis_servers.in_front(old) as front,
+        state_on(old, clock, url=front.url) as state,
+    ):
+        await state.open()
+        await asyncio.gather(*(state.calls.pipe([("BLPOP", f"fed:{{pair}}:none{number}", 0.1)]) for number in range(9)))
+        async with old.client() as client:
+            await client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+        front.server = new
+        with pytest.raises(RetryLater, match=r"(?i)readonly"):
+            await state.mark([event("k")])
+        for number in range(20):
+            await asyncio.gather(*(state.mark([event(f"{name}{number}")]) for name in "abcdefghi"))
+        assert await state.are_dirty(["a0", "i19"]) == [True, True]
+
+
 async def test_a_server_that_loads_its_data_is_retry_later(tmp_path: Path, clock: TestClock) -> None:
     """A restart reads a snapshot for a while; the marks are there when it is done."""
     async with redis_servers.running(tmp_path / "redis") as server:
@@ -205,7 +225,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-RULES = f"user fedplane on >{PASSWORD.replace(' ', '')} ~fed:* +@all -@dangerous +info".split(" ")
+RULES = f"user fedplane on >{PASSWORD.replace(' ', '')} {faults.RIGHTS}".split(" ")
 
 
 async def test_tls_and_a_user_of_few_rights(tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +254,33 @@ async def test_tls_and_a_user_of_few_rights(tmp_path: Path, clock: TestClock, mo
             assert "wrong" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "scheme", "said"),
+    [
+        (None, "rediss", "No such file"),
+        (b"", "rediss", "no certificate"),
+        (b"\xff\0not PEM", "rediss", "no certificate"),
+        (b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "rediss", "PEM"),
+        (b"", "redis", "begin redis.url with rediss://"),
+    ],
+)
+async def test_a_wrong_file_of_certificates_is_no_outage(tmp_path: Path, content: bytes | None, scheme: str, said: str) -> None:
+    """The setting is named before anything is asked, also where nothing listens."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"redis\.ca_file .*{said}"):
+        await remote(RedisSettings(url=f"{scheme}://127.0.0.1:1", ca_file=str(file)))
+
+
+async def test_a_certificate_of_another_host_is_no_matter_of_the_authority(tmp_path: Path) -> None:
+    """The address is what has to be corrected."""
+    cert, key = certificate(tmp_path)
+    async with redis_servers.running(tmp_path / "redis") as server, redis_servers.tls_in_front(server, cert, key) as port:
+        with pytest.raises(UsageError, match=r"Correct redis\.url"):
+            await remote(RedisSettings(url=f"rediss://localhost:{port}", ca_file=str(cert)))
+
+
 async def test_a_user_without_a_right_is_told_so(tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """NOPERM names the settings, from a plain command and from inside a script."""
     monkeypatch.setenv("REDIS_USER", "fedplane")
@@ -243,12 +290,35 @@ async def test_a_user_without_a_right_is_told_so(tmp_path: Path, clock: TestCloc
         await admin.execute_command("ACL", "SETUSER", *RULES[1:], "-zadd")
         async with state_on(server, clock, **named) as state:
             await state.open()
-            with pytest.raises(UsageError, match="rights"):
+            with pytest.raises(UsageError, match="rights") as refused:
                 await state.mark([event("k")])
+            assert faults.RIGHTS in str(refused.value)
+            assert faults.RIGHTS in Path("docs/architecture.md").read_text(encoding="utf-8")
         await admin.execute_command("ACL", "SETUSER", "fedplane", "-info")
         with pytest.raises(UsageError, match=r"Grant \+info, or set redis\.cluster"):
             async with state_on(server, clock, **named):
                 pass
+
+
+async def test_a_user_of_few_rights_is_enough_on_a_cluster(
+    tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that may not ask for the slots is told that, not that there is no cluster."""
+    monkeypatch.setenv("REDIS_USER", "fedplane")
+    monkeypatch.setenv("REDIS_PASSWORD", PASSWORD.replace(" ", ""))
+    named = {"username_env": "REDIS_USER", "password_env": "REDIS_PASSWORD"}
+    async with redis_servers.cluster(tmp_path / "cluster") as servers:
+        for server in servers:
+            await redis_servers._ask(server, "ACL", "SETUSER", *RULES[1:])
+        async with state_on(servers[0], clock, **named) as state:
+            await state.open()
+            await state.mark([event(f"k{number}") for number in range(20)])
+            assert (await state.backlog()).dirty == 20
+        for server in servers:
+            await redis_servers._ask(server, "ACL", "SETUSER", "fedplane", "-cluster")
+        async with state_on(servers[0], clock, **named) as state:
+            with pytest.raises(UsageError, match=r"\+cluster\|slots"):
+                await state.open()
 
 
 async def test_one_server_called_a_cluster_is_refused(tmp_path: Path, clock: TestClock) -> None:

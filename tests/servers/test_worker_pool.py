@@ -44,7 +44,7 @@ class Pool:
     async def shares(self) -> dict[int, int]:
         """How many shards each process holds, by its id."""
         tokens = await self.state.calls.pipe([("GET", self.state.layout.of_shard(shard, "lease")) for shard in range(SHARDS)])
-        return dict(Counter(int(token.decode().split(":")[-2]) for token in tokens if token))
+        return dict(Counter(int(token.decode().split(":")[-3]) for token in tokens if token))
 
     async def until_shared(self, *counts: int) -> None:
         """Wait until the shards are held so, whoever holds them."""

@@ -32,7 +32,7 @@ from federation.sync import identity
 from federation.wiring import PairRuntime, open_pair
 from fedplane import pair_engine
 from fedplane.pair_engine import PairEngine
-from operations import heartbeat
+from operations import heartbeat, scanning
 from tests.simulation.channels import ACCOUNT, BUCKET, CONTAINER, QueueEnd, TopicEnd, unit_name
 from tests.simulation.feed import HOUR_SECONDS, SLACK_SECONDS, FeedEnd
 from tests.simulation.loop import UNIT, Unit
@@ -185,7 +185,8 @@ def replaced() -> Iterator[None]:
             (wiring, "owner_name", unit_name),
             (pair_engine, "build_sources", lambda runtime, *, on_gap: current().sources(runtime, on_gap)),
             (vast_kafka, "Reader", TopicEnd),
-            (heartbeat, "process_name", unit_name),
+            (pair_engine, "owner_name", unit_name),
+            (scanning, "owner_name", unit_name),
             (identity, "token_hex", lambda count: "5e" * count),
             (heartbeat, "rss_bytes", lambda: 0),
             (heartbeat, "cpu_seconds", lambda: 0.0),

@@ -8,6 +8,7 @@ import pytest
 
 from federation.errors import FederationError, Halt, Park, RetryLater, UsageError
 from fedplane import cli, exit_codes
+from fedplane.output import complain, emit, plain, table
 
 GOOD = """
 [[pair]]
@@ -94,3 +95,44 @@ def test_a_bug_of_ours_has_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cli, "app", broken)
     assert _run(monkeypatch, "status") == exit_codes.BUG
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain"],
+        ["held", "release"],
+        ["held", "reject", "good"],
+        ["parked", "retry"],
+        ["reconcile", "--key"],
+        ["reconcile", "--prefix"],
+        ["events", "replay", "--prefix"],
+    ],
+    ids=" ".join,
+)
+def test_a_key_that_is_none_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str]
+) -> None:
+    """Bytes of another encoding come from a shell as lone surrogates; with --json too it is one line, and no traceback."""
+    (tmp_path / "f.toml").write_text(GOOD)
+    monkeypatch.setenv("FEDERATION_CONFIG", str(tmp_path / "f.toml"))
+    for more in ([], ["--json"]):
+        assert _run(monkeypatch, *words, "caf\udce9", *more) == exit_codes.USAGE
+        [line] = capsys.readouterr().err.splitlines()
+        assert r"caf\udce9" in line.replace("\\\\", "\\")
+        assert "fedplane parked" in line
+
+
+NASTY = "a\nfedplane: all is well \x1b[2J\u202e\r"
+
+
+def test_what_a_name_holds_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a line of its own in a table nor an escape sequence in any text; JSON tells it as it is."""
+    assert table([("key", "why"), (NASTY, "é 漢字")]).splitlines()[1:] == [rf"{plain(NASTY)}  é 漢字"]
+    assert plain(NASTY) == r"a\nfedplane: all is well \x1b[2J\u202e\r"
+    emit({"key": NASTY}, f"one\n{NASTY}", as_json=False)
+    complain(UsageError(NASTY), as_json=False)
+    told = capsys.readouterr()
+    assert all(one == "\n" or one.isprintable() for one in told.out + told.err)
+    emit({"key": NASTY}, "", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"key": NASTY}

@@ -16,12 +16,13 @@ from azure.functions.timer import TimerRequest
 from federation.errors import FederationError, Halt, UsageError
 from federation.metrics import Point
 from federation.model import Side
-from federation.progress import MarkResult
+from federation.progress import OPTIONS_NOTE, UNION_NOTE, MarkResult
 from federation.settings import PairSettings
 from function_app import process, queues, sweeping
 from function_app.pair import FunctionPair
 from operations.heartbeat import Heartbeat
 from tests.unit.function_lab import App, LabState, blob_event, call, fresh_app, message
+from tests.unit.world import FakeClock
 
 SECOND = 1_000_000
 
@@ -109,6 +110,19 @@ async def test_an_error_of_one_pair_stops_nothing_else(
     assert "two" in _called(app)
     assert len(published) == 1
     assert await app.states["two"].note("process:functions")
+
+
+async def test_a_state_emptied_under_the_app_is_begun_anew_with_its_guards(app: App, published: list[list[Point]]) -> None:
+    """Union mode, and the options that its records will rest on: a later start with others is refused."""
+    del published
+    await call("sweep", TimerRequest())
+    state = app.states["one"]
+    noted = await state.note(OPTIONS_NOTE)
+    assert noted
+    fresh = LabState("one", shards=state.shards, clock=FakeClock())
+    vars(state).update(vars(fresh))
+    await call("sweep", TimerRequest())
+    assert (await state.note(UNION_NOTE), await state.note(OPTIONS_NOTE)) == (b"1", noted)
 
 
 @dataclass

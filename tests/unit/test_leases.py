@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -171,3 +173,12 @@ async def test_a_time_out_of_the_work_itself_stays_one() -> None:
     with pytest.raises(TimeoutError):
         async with one.while_held(one.held[0]):
             raise TimeoutError
+
+
+def test_processes_of_one_host_name_and_number_have_names_of_their_own() -> None:
+    """As in containers, where each is number 1: else one would go on with what another owns, and tell in its place."""
+    program = "import os, socket; os.getpid = lambda: 1; socket.gethostname = lambda: 'h'; from federation import wiring; "
+    command = [sys.executable, "-c", program + "print(wiring.owner_name(), wiring.owner_name())"]
+    told = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(2)]  # noqa: S603
+    assert len({name for names in told for name in names}) == 2
+    assert all(name.startswith("h:1:") for names in told for name in names)

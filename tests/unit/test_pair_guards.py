@@ -9,13 +9,13 @@ import pytest
 from federation import wiring
 from federation.errors import Halt
 from federation.model import Foreign, Mode, Side
-from federation.progress import DeleteBudget, DeleteTally
+from federation.progress import OPTIONS_NOTE, DeleteBudget, DeleteTally
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED
 from federation.settings import PairSettings, Settings
 from federation.state.memory_state import MemoryState
 from federation.sync.budget import ByteBudget
-from federation.wiring import guard_options, options_changed
+from federation.wiring import guard_options, open_or_begin, options_changed
 from fedplane.exit_codes import HALTED, for_error
 from fedplane.status_text import page
 from operations.status import pair_status
@@ -95,6 +95,26 @@ async def test_before_anything_was_agreed_on_a_name_may_be_corrected() -> None:
     await agree(state, "k")
     with pytest.raises(Halt, match=r"blob\.container"):
         await guard_options(state, pair({"blob": {"container": "tpyo"}}), clock)
+
+
+class Watched(MemoryState):
+    """Says at every beginning what was noted before."""
+
+    async def open(self, *, create: bool = True) -> bool:
+        """As in the port."""
+        assert not create or await self.note(OPTIONS_NOTE), "who dies now leaves a state without a guard"
+        return await super().open(create=create)
+
+
+async def test_a_state_begun_anew_under_a_running_process_is_guarded_too() -> None:
+    """After FLUSHALL the options are noted again, before the state is there: other ones are refused at the next start."""
+    clock = FakeClock()
+    state = Watched("p", shards=1, clock=clock)
+    assert not await open_or_begin(state, pair(), clock)
+    assert await open_or_begin(state, pair(), clock)
+    await agree(state, "k")
+    with pytest.raises(Halt, match=r"vast\.name_policy"):
+        await guard_options(state, pair({"vast": {"name_policy": "native"}}), clock)
 
 
 def test_the_account_of_an_emulator_is_in_its_path() -> None:

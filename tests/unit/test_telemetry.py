@@ -38,3 +38,15 @@ def test_the_file_holds_every_decision_whatever_standard_error_is_told(
 
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == told
     assert [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()] == ["decision", "late"]
+
+
+def test_a_name_does_nothing_to_the_terminal_of_who_reads_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences and line ends are told, not sent; a traceback keeps its lines, and JSON the name."""
+    configure_logging(LogSettings.model_validate({"level": "info", "format": "console"}))
+    fault = ValueError("one line\n\x1b[2Jgone")
+    logger("fedplane.decision").error("decision", key="\x1b]0;title\x07", other="a\x1bb\nc", exc_info=fault)
+    told = capsys.readouterr().err
+    for sent in ("\x07", "\x1b]", "\x1b[2J", "\x1bb"):
+        assert sent not in told
+    assert r"\x1b]0;title\x07" in told
+    assert "ValueError: one line\n\\x1b[2Jgone" in told
