@@ -116,6 +116,7 @@ class HttpStore(ABC):
         request = Request("GET", "GET", self._name(key), headers=headers, key=key)
         response = await self._start(request)
         try:
+            self._require_range(response, start, length, key)
             present = await self.tagged(self._present(response.headers, key), response.headers, key)
             # Also where the condition went along: a server may not know it on reads, and a mix of versions would be committed.
             if if_match is not None and present.version.etag != if_match:
@@ -133,11 +134,15 @@ class HttpStore(ABC):
             response = await self._start(request)
         except Reobserve:
             raise NotPresent("this version is no longer kept", reason="not_present", key=key, side=self.side) from None
-        present = self._present(response.headers, key)
-        if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
+        try:
+            self._require_range(response, start, length, key)
+            present = self._present(response.headers, key)
+            if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
+                raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
+            return HttpReader(self._lane, response, present)
+        except FederationError:
             response.close()
-            raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
-        return HttpReader(self._lane, response, present)
+            raise
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
@@ -227,6 +232,11 @@ class HttpStore(ABC):
             return wire.present(headers, self.side, hashes=self.capabilities.etag_is_md5)
         except (KeyError, ValueError):
             raise RetryLater("the answer does not describe an object", reason="bad_answer", key=key, side=self.side) from None
+
+    def _require_range(self, response: aiohttp.ClientResponse, start: int, length: int | None, key: str) -> None:
+        if not wire.answers_range(response.status, response.headers, start, length):
+            text = "the side answered with another range than was asked for"
+            raise RetryLater(text, reason="bad_answer", key=key, side=self.side)
 
     async def _start(self, request: Request) -> aiohttp.ClientResponse:
         """Send; return when the answer is a success, its body unread. Raises what the refusal means."""

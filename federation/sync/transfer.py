@@ -280,7 +280,7 @@ async def _send_part(
     """Read one part, hash it when those before it are, and send it unless it arrived in an earlier attempt."""
     flow.set(f"{flow.get()}/bulk")
     number, start, length = part
-    data = await _patiently(passage, partial(_read_part, passage, start, length))
+    data = await _patiently(passage, partial(read_all, passage.original.extent(start, length)))
     md5 = await hashing.md5(data)  # out of turn: only the whole takes its bytes in order
     if before is not None:
         await before
@@ -291,13 +291,6 @@ async def _send_part(
     token = await _patiently(passage, partial(passage.upload.put_part, number, data, md5=md5))
     if passage.journal is not None:
         await passage.journal.part(number, md5.hex(), token)
-
-
-async def _read_part(passage: _Passage, start: int, length: int) -> bytes:
-    data = await read_all(passage.original.extent(start, length))
-    if len(data) != length:
-        raise RetryLater("the side answered with another range than was asked for", reason="content_mismatch")
-    return data
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:
