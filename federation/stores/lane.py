@@ -23,6 +23,8 @@ USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 """Patience with a peer that sends nothing, or takes nothing of what is sent to it."""
+LEAST_BYTES_PER_SECOND = 4 * 1024
+"""Of an answer's body, on average after ``READ_SECONDS``: what 300 transfers at once have of 10 Mbit/s."""
 _LET_GO_SECONDS = 3 * READ_SECONDS
 """After this the kernel drops a connection whose peer takes nothing; later than we give up, so that we can say why."""
 _IDLE_SECONDS = 4.0
@@ -274,22 +276,36 @@ class HttpReader:
 
     async def read(self) -> bytes:
         """As in the port."""
-        data = await self._lane.read(self._response)
-        self._complete(len(data))
-        return data
+        blocks = [block async for block in self.chunks(_BUFFER_BYTES)]
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
         """As in the port."""
         total_bytes = 0
         try:
-            # As they came from the socket, not joined: each copy of a byte costs about as much as receiving it.
-            async for block, _ in self._response.content.iter_chunks():
+            async for block in self._blocks():
                 total_bytes += len(block)
                 for start in range(0, len(block), size_bytes):
                     yield block[start : start + size_bytes]
         except (aiohttp.ClientError, OSError) as error:
             raise network_fault(self._lane.side, error) from None
         self._complete(total_bytes)
+
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        """As they came from the socket, not joined: each copy of a byte costs about as much as receiving it.
+
+        Raises TimeoutError, of a peer that keeps its connection by a byte now and then too. Only what is waited for here counts:
+        what the caller does with a block, and how long its own rates hold it back, is no fault of the peer's.
+        """
+        now, total_bytes, waited_seconds = asyncio.get_running_loop().time, 0, 0.0
+        asked_seconds = now()
+        async for block, _ in self._response.content.iter_chunks():
+            total_bytes += len(block)
+            waited_seconds += now() - asked_seconds
+            if waited_seconds > READ_SECONDS + total_bytes / LEAST_BYTES_PER_SECOND:
+                raise TimeoutError
+            yield block
+            asked_seconds = now()
 
     async def close(self) -> None:
         """As in the port."""

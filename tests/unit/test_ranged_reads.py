@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 
 import pytest
 
+from federation.backoff import backoff_seconds
 from federation.errors import RetryLater
 from federation.model import Metadata, Present, Side, Stamp, Version
 from federation.stores import wire
 from federation.stores.memory import MemoryReader, MemoryStore
+from federation.sync import reading
 from federation.sync.budget import ByteBudget
-from federation.sync.reading import Extent, read_all
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate
+from federation.sync.reading import PIECE_BYTES, Extent, read_all
 from federation.sync.transfer import Transfer, TransferLimits
 from tests.unit.test_conditional_reads import store_of
 from tests.unit.test_leases import HandClock
@@ -99,7 +104,7 @@ async def test_more_than_was_asked_for_is_no_content(size: int) -> None:
         with pytest.raises(RetryLater, match="more"):
             await read_all(extent)
     for told in (size, size + 4):
-        with pytest.raises(RetryLater, match="more|another length"):
+        with pytest.raises(RetryLater, match=r"more|another length"):
             await read_all(extent, MemoryReader(_of(present, told), bytes(size + 4)))
     transfer = Transfer(TransferLimits(1_000_000, 1_000_000, 1), ByteBudget(10_000_000))
     with pytest.raises(RetryLater, match="more"):
@@ -108,3 +113,104 @@ async def test_more_than_was_asked_for_is_no_content(size: int) -> None:
 
 def _of(present: Present, size_bytes: int) -> Present:
     return Present(Version(present.version.etag, size_bytes, Stamp(0), present.version.etag_kind))
+
+
+class _Cut(MemoryStore):
+    """Cuts, or ends, every answer after a few bytes."""
+
+    def __init__(self, give: int, *, cleanly: bool) -> None:
+        super().__init__(Side.VAST, clock=HandClock())
+        self.give = give
+        self.cleanly = cleanly
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        """As in the twin, as far as it goes."""
+        reader = await super().open(key, if_match=if_match, start=start, length=length)
+        return _CutReader(reader.present, reader._data, 0 if self.cleanly and start else self.give, cleanly=self.cleanly)
+
+
+class _CutReader(MemoryReader):
+    def __init__(self, present: Present, data: bytes, give: int, *, cleanly: bool) -> None:
+        super().__init__(present, data)
+        self.give = give
+        self.cleanly = cleanly
+
+    async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
+        """Some bytes, and no more."""
+        for start in range(0, self.give, size_bytes):
+            yield self._data[start : min(start + size_bytes, self.give)]
+        if not self.cleanly:
+            raise RetryLater("cut", reason="cut_short")
+
+
+@pytest.mark.parametrize(("give", "cleanly", "asked"), [(0, True, 1), (1, True, 2), (0, False, 6), (1024, False, 6)])
+async def test_a_stream_that_gets_nowhere_is_given_up(
+    give: int, cleanly: bool, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a few requests with longer and longer pauses: neither empty answers nor drops keep memory and a claim for ever."""
+    pauses = _pauses(monkeypatch)
+    store = _Cut(give, cleanly=cleanly)
+    await store.put("k", bytes(4 * PIECE_BYTES), Metadata(), stamp=None, expected_etag=None)
+    present = await store.head("k")
+    with pytest.raises(RetryLater) as caught:
+        await read_all(Extent(store, "k", present.version.etag, 0, 4 * PIECE_BYTES))
+    assert caught.value.reason == "cut_short"
+    assert sum(call == "open" for call, _ in store.calls) == asked
+    assert pauses[:1] in ([], [0.0])
+    assert pauses[1:] == sorted(pauses[1:])
+    assert all(pauses[1:])
+
+
+async def test_a_stream_that_gets_on_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece between two cuts is progress, however many cuts there are, and costs no pause."""
+    pauses = _pauses(monkeypatch)
+    store = _Cut(PIECE_BYTES, cleanly=False)
+    await store.put("k", bytes(9 * PIECE_BYTES), Metadata(), stamp=None, expected_etag=None)
+    present = await store.head("k")
+    assert await read_all(Extent(store, "k", present.version.etag, 0, 9 * PIECE_BYTES)) == bytes(9 * PIECE_BYTES)
+    assert pauses == [0.0] * 8
+
+
+def _pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Told and not made; without their chance."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("federation.sync.reading.asyncio.sleep", pause)
+    monkeypatch.setattr(reading, "backoff_seconds", partial(backoff_seconds, jitter=0.0))
+    return pauses
+
+
+async def test_bodies_that_fail_close_the_gate_though_every_answer_begins_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side whose bodies never come whole is left alone, and asked again by one; a body that comes opens the gate."""
+    _pauses(monkeypatch)
+    clock, store = HandClock(), _Cut(0, cleanly=False)
+    await store.put("k", bytes(PIECE_BYTES), Metadata(), stamp=None, expected_etag=None)
+    paced = PacedStore(store, Gate(Side.VAST, clock))
+    present = await paced.head("k")
+    extent = Extent(paced, "k", present.version.etag, 0, PIECE_BYTES)
+    for trips in (1, 2):
+        with pytest.raises(RetryLater) as caught:
+            await read_all(extent)
+        assert caught.value.reason == "paced"
+        assert paced.gate.trips == trips
+        clock.seconds += paced.gate.closed_for_seconds()
+    assert sum(call == "open" for call, _ in store.calls) == 4
+
+    store.give, store.cleanly = PIECE_BYTES, True
+    assert await read_all(extent) == bytes(PIECE_BYTES)
+    assert (paced.gate.tripped, paced.gate.failing_since_us) == (False, None)
+
+
+async def test_a_body_that_nobody_wanted_is_no_fault() -> None:
+    """Dropped after its head, it opens a gate that waited for a word."""
+    clock, store = HandClock(), MemoryStore(Side.VAST, clock=HandClock())
+    await store.put("k", b"content", Metadata(), stamp=None, expected_etag=None)
+    gate = Gate(Side.VAST, clock)
+    gate.close_until(0.0)
+    reader = await PacedStore(store, gate).open("k")
+    assert gate.tripped
+    await reader.close()
+    assert not gate.tripped
