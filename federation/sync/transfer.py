@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from federation.progress import TransferRecord
 
 _T = TypeVar("_T")
-_REMEMBERED = 1024
 _AGAIN_SECONDS = 1.0
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
@@ -115,7 +114,6 @@ class Transfer:
         self.limits = limits
         self.budget = budget
         self._bulk = bulk
-        self._read_otherwise: dict[tuple[str, int, int], str] = {}
 
     def is_small(self, size_bytes: int) -> bool:
         """Whether the object moves in one request."""
@@ -135,23 +133,13 @@ class Transfer:
     def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
         """Raise RetryLater when what was read is not what the side says it holds: a damaged answer is never passed on.
 
-        A second reading of the same version with the same result is believed: then it is the side's ETag that is wrong, as on
-        gateways that keep it when the file below is overwritten in place.
+        However often it comes the same: what damages every answer alike would be believed (docs/adr/0005).
         """
         version = present.version
         if size_bytes == version.size_bytes and version.md5 in (None, md5):
             return
-        if size_bytes == version.size_bytes and self._read_otherwise.get(_identity(present)) == md5:
-            _log.warning("an ETag is not the hash of its content", etag=version.etag, md5=md5, size_bytes=size_bytes)
-            return
-        self._remember(present, md5)
-        text = "the bytes read do not match the object's size or MD5; reading again"
+        text = f"{size_bytes} bytes with the MD5 {md5} were read where {version.size_bytes} with {version.md5} were announced"
         raise RetryLater(text, reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
-
-    def _remember(self, present: Present, md5: str) -> None:
-        if len(self._read_otherwise) >= _REMEMBERED:
-            self._read_otherwise.clear()
-        self._read_otherwise[_identity(present)] = md5
 
     async def send_large(
         self,
@@ -248,8 +236,6 @@ class Transfer:
             async with self._lane():
                 md5 = await self._hash(Original(store, key, present))
         await still_the_same(store, key, present)
-        if present.version.md5 not in (None, md5):
-            self._remember(present, md5)
         return md5
 
     async def _hash(self, original: Original) -> str:
