@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import socket
 import ssl
 import time
@@ -269,8 +271,12 @@ def network_fault(side: Side, error: Exception) -> FederationError:
 class HttpReader:
     """``ports.Reader`` over one response."""
 
-    def __init__(self, lane: HttpLane, response: aiohttp.ClientResponse, present: Present) -> None:
+    def __init__(
+        self, lane: HttpLane, response: aiohttp.ClientResponse, present: Present, *, content_md5: str | None = None
+    ) -> None:
+        """*content_md5*: of just the bytes of this answer, in base64, where the side tells it."""
         self.present = present
+        self._content_md5 = content_md5
         self._lane = lane
         self._response = response
 
@@ -281,15 +287,19 @@ class HttpReader:
 
     async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
         """As in the port."""
-        total_bytes = 0
+        total_bytes, digest = 0, hashlib.md5(usedforsecurity=False) if self._content_md5 else None
         try:
             async for block in self._blocks():
                 total_bytes += len(block)
+                if digest is not None:
+                    digest.update(block)
                 for start in range(0, len(block), size_bytes):
                     yield block[start : start + size_bytes]
         except (aiohttp.ClientError, OSError) as error:
             raise network_fault(self._lane.side, error) from None
         self._complete(total_bytes)
+        if digest is not None and base64.b64encode(digest.digest()).decode() != self._content_md5:
+            raise RetryLater("the bytes of an answer do not fit its MD5", reason="content_mismatch", side=self._lane.side)
 
     async def _blocks(self) -> AsyncIterator[bytes]:
         """As they came from the socket, not joined: each copy of a byte costs about as much as receiving it.

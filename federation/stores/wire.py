@@ -108,6 +108,15 @@ def answers_range(status: int, headers: Mapping[str, str], start: int, length: i
     return first == start and last + 1 == (size_bytes if length is None else min(start + length, size_bytes))
 
 
+def range_md5(status: int, headers: Mapping[str, str]) -> str | None:
+    """The MD5 of just the range that an answer holds, in base64; None where it has none.
+
+    What is stored as the whole content's (and Azurite repeats where the range is everything) may be anybody's word.
+    """
+    told = headers.get("Content-MD5") if status == HTTPStatus.PARTIAL_CONTENT else None
+    return None if told == headers.get("x-ms-blob-content-md5") else told
+
+
 def version_id(headers: Mapping[str, str], side: Side) -> str | None:
     """The id under which the version stays readable; None where versions are not kept."""
     told = headers.get("x-ms-version-id" if side is Side.BLOB else "x-amz-version-id")

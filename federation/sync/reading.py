@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from federation.backoff import backoff_seconds
@@ -27,6 +27,16 @@ class Opens(Protocol):
 
     side: Side
 
+    @property
+    def sealed(self) -> bool:
+        """As ``ObjectStore.sealed``."""
+        ...
+
+    @property
+    def checked_bytes(self) -> int:
+        """As ``ObjectStore.checked_bytes``."""
+        ...
+
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As ``ObjectStore.open``."""
         ...
@@ -39,6 +49,8 @@ class OfVersion:
         self.side = store.side
         self._store = store
         self._version_id = version_id
+        self.sealed = store.sealed
+        self.checked_bytes = store.checked_bytes
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As ``ObjectStore.open``; an old version never changes, so it matches whatever was read of it."""
@@ -55,6 +67,16 @@ class Extent:
     etag: str
     start: int
     length: int
+    of_bytes: int | None = None
+    """Size of the whole version, where an answer that tells another is to be refused."""
+
+    async def open(self, got: int = 0) -> Reader:
+        """A GET of what is missing when the first *got* bytes are there. Raises as ``Opens.open``, and RetryLater."""
+        reader = await self.store.open(self.key, if_match=self.etag, start=self.start + got, length=self.length - got)
+        if self.of_bytes in (None, reader.present.version.size_bytes):
+            return reader
+        await reader.close()
+        raise _fault(self, "the object is of another size than was told before", "content_mismatch")
 
 
 async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator[bytes, None]:
@@ -66,9 +88,7 @@ async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator
     got, first, patience = 0, reader, _Patience()
     while True:
         begun = got
-        current = first or await extent.store.open(
-            extent.key, if_match=extent.etag, start=extent.start + got, length=extent.length - got
-        )
+        current = first or await extent.open(got)
         try:
             async for piece in current.chunks(PIECE_BYTES):
                 got += len(piece)
@@ -133,6 +153,35 @@ async def read_all(extent: Extent, reader: Reader | None = None) -> bytes:
     async with aclosing(pieces(extent, reader)) as parts:
         got = [piece async for piece in parts]
     return got[0] if len(got) == 1 else b"".join(got)
+
+
+async def read_checked(extent: Extent, checked_bytes: int) -> bytes:
+    """As ``read_all``, in ranges of *checked_bytes* or less: each answer brings its checksum (``Opens.checked_bytes``)."""
+    got = []
+    for begun in range(0, extent.length, checked_bytes):
+        length = min(checked_bytes, extent.length - begun)
+        got.append(await _read_one(replace(extent, start=extent.start + begun, length=length)))
+    return got[0] if len(got) == 1 else b"".join(got)
+
+
+async def _read_one(extent: Extent) -> bytes:
+    """One answer as a whole: of one that was cut the checksum proves nothing."""
+    patience = _Patience()
+    while True:
+        reader = await extent.open()
+        try:
+            data = await reader.read()
+        except RetryLater as error:
+            if error.reason not in _CUT | {"content_mismatch"} or patience.ends(0):
+                raise
+        else:
+            if len(data) != extent.length:
+                raise _fault(extent, "another length came than was announced", "bad_answer")
+            _read(len(data))
+            return data
+        finally:
+            await reader.close()
+        await asyncio.sleep(patience.pause_seconds())
 
 
 def _read(size_bytes: int) -> None:

@@ -24,7 +24,7 @@ from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
 from federation.sync.journal import Journal, fingerprint
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import PIECE_BYTES, Extent, Opens, pieces, read_all
+from federation.sync.reading import PIECE_BYTES, Extent, Opens, pieces, read_all, read_checked
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -81,7 +81,23 @@ class Original:
     def extent(self, start: int = 0, length: int | None = None) -> Extent:
         """All of it, or a range."""
         version = self.present.version
-        return Extent(self.store, self.key, version.etag, start, version.size_bytes if length is None else length)
+        length = version.size_bytes if length is None else length
+        return Extent(self.store, self.key, version.etag, start, length, version.size_bytes)
+
+    @property
+    def unproved(self) -> bool:
+        """Whether no hash is known that would tell damaged content (docs/adr/0018)."""
+        return self.present.version.md5 is None and self.present.version.size_bytes > 0
+
+    @property
+    def checked_bytes(self) -> int:
+        """In ranges of what size it is read, so that each brings its checksum; 0: as it comes."""
+        return self.store.checked_bytes if self.unproved else 0
+
+    async def read(self, start: int, length: int) -> bytes:
+        """A range of it."""
+        extent = self.extent(start, length)
+        return await (read_checked(extent, self.checked_bytes) if self.checked_bytes else read_all(extent))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +139,21 @@ class Transfer:
         """Memory for an object whose size is not known before the GET is opened; shrink it when it is. The caller closes it."""
         return await self.budget.room(self.limits.small_object_bytes, of=flow.get())
 
-    async def read_small(self, original: Original, reader: Reader) -> Content:
-        """The whole body that *reader* began to read, checked against its announced size and MD5."""
-        data = await read_all(original.extent(), reader)
+    async def read_small(self, original: Original, reader: Reader | None = None) -> Content:
+        """The whole body, that *reader* may have begun to read, checked against its announced size and MD5.
+
+        Where no MD5 is announced another reading may be needed (docs/adr/0018).
+        """
+        size_bytes = original.present.version.size_bytes
+        if reader is not None and not original.checked_bytes:
+            data = await read_all(original.extent(), reader)
+        else:
+            if reader is not None:
+                await reader.close()
+            data = await original.read(0, size_bytes)
         content = Content(data, (await hashing.md5(data)).hex())
         self.check_content(original.present, len(data), content.md5)
+        await _reads_alike(original, content.md5)
         return content
 
     def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
@@ -162,6 +188,7 @@ class Transfer:
             try:
                 md5 = await self._send_parts(passage)
                 self.check_content(original.present, size_bytes, md5)
+                await _reads_alike(original, md5)
                 if confirm is not None:
                     await confirm()
                 result = await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
@@ -266,7 +293,7 @@ async def _send_part(
     """Read one part, hash it when those before it are, and send it unless it arrived in an earlier attempt."""
     flow.set(f"{flow.get()}/bulk")
     number, start, length = part
-    data = await _patiently(passage, partial(read_all, passage.original.extent(start, length)))
+    data = await _patiently(passage, partial(passage.original.read, start, length))
     md5 = await hashing.md5(data)  # out of turn: only the whole takes its bytes in order
     if before is not None:
         await before
@@ -277,6 +304,21 @@ async def _send_part(
     token = await _patiently(passage, partial(passage.upload.put_part, number, data, md5=md5))
     if passage.journal is not None:
         await passage.journal.part(number, md5.hex(), token)
+
+
+async def _reads_alike(original: Original, md5: str) -> None:
+    """Read *original* once more where nothing else would tell damage on the way. Raises RetryLater when it reads otherwise.
+
+    A piece is hashed as it comes and let go: beside what the socket holds it takes no memory.
+    """
+    if not original.unproved or original.checked_bytes or original.store.sealed:
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    async with aclosing(pieces(original.extent())) as parts:
+        async for piece in parts:
+            digest.update(piece)
+    if digest.hexdigest() != md5:
+        raise RetryLater("two readings of one version differ", reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from federation.errors import RetryLater
-from federation.model import Mode, Side, Stamp
-from federation.stores.memory import MemoryReader, MemoryStore
+from federation.model import ETagKind, Mode, Present, Side, Stamp
+from federation.stores.memory import MemoryReader, MemoryStore, _Object
 from tests.unit.world import World
 
 LARGE = "large " * 20
@@ -105,3 +105,107 @@ async def test_a_wrong_etag_that_was_never_agreed_on_is_not_believed() -> None:
         assert caught.value.reason == "content_mismatch"
         await world.crash()
     assert "a" not in world.raw[Side.BLOB].objects
+
+
+class _Unhashed:
+    """A side that tells no MD5, with damage in every ``every``-th answer; which ranges were read, and what they brought."""
+
+    def __init__(self, store: MemoryStore, *, checked_bytes: int = 0, every: int = 1) -> None:
+        self.asked: list[int | None] = []
+        self.every = every
+        store.checked_bytes = checked_bytes
+        store.sealed = False
+        self._open, self._told = store.open, store._present
+        self._checked_bytes = checked_bytes
+        store.open = self.open  # type: ignore[method-assign]
+        store._present = self.present  # type: ignore[method-assign]
+
+    def present(self, found: _Object) -> Present:
+        """Without a hash."""
+        told = self._told(found)
+        return replace(told, version=replace(told.version, md5=None, etag_kind=ETagKind.OPAQUE))
+
+    async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        """As the twin; what is damaged is noticed where the answer brings its checksum."""
+        reader = await self._open(key, if_match=if_match, start=start, length=length)
+        self.asked.append(length)
+        if len(self.asked) % self.every:
+            return reader
+        noticed = length is not None and length <= self._checked_bytes
+        damaged = bytes([reader._data[0] ^ 1]) + reader._data[1:]
+        return _Noticed(reader.present, damaged) if noticed else MemoryReader(reader.present, damaged)
+
+
+class _Noticed(MemoryReader):
+    async def read(self) -> bytes:
+        """Not with its checksum."""
+        raise RetryLater("does not fit", reason="content_mismatch")
+
+
+@pytest.mark.parametrize("text", ["small", "middling " * 5, LARGE], ids=["small", "in_two_ranges", "large"])
+async def test_a_blob_without_a_hash_is_read_in_ranges_that_bring_their_checksums(text: str) -> None:
+    """Damage in every second answer is found in that range, which is read again; none is committed."""
+    world = World()
+    side = _Unhashed(world.raw[Side.BLOB], checked_bytes=24, every=2)
+    await world.write(Side.BLOB, "a", text)
+    await world.step()
+    data = world.raw[Side.VAST].objects["a"].data
+    assert data == text.encode()
+    ranges = [length for length in side.asked if length is not None]
+    assert max(ranges) <= 24
+    assert len(ranges) > len(text) // 24
+
+
+async def test_a_blob_without_a_hash_that_is_damaged_alike_is_never_copied() -> None:
+    """Neither changed bytes, nor a shorter body that says so: the range tells the whole size."""
+    for how in ("flipped", "shorter"):
+        world = World()
+        await world.write(Side.BLOB, "a", "content")
+        store = world.raw[Side.BLOB]
+        _Unhashed(store, checked_bytes=24, every=1 if how == "flipped" else 1_000)
+        if how == "shorter":
+            _shorter_as_a_whole(store)
+        with pytest.raises(RetryLater) as caught:
+            await world.step()
+        assert caught.value.reason == "content_mismatch"
+        assert "a" not in world.raw[Side.VAST].objects
+
+
+def _shorter_as_a_whole(store: MemoryStore) -> None:
+    real = store.open
+
+    async def opened(key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        reader = await real(key, if_match=if_match, start=start, length=length)
+        if length is not None:
+            return reader
+        version = replace(reader.present.version, size_bytes=reader.present.version.size_bytes - 1)
+        return MemoryReader(replace(reader.present, version=version), reader._data[:-1])
+
+    store.open = opened  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("text", ["small", LARGE], ids=["small", "large"])
+async def test_without_hash_and_tls_two_readings_must_be_alike(text: str) -> None:
+    """Over plain HTTP nothing else tells damage on the way; where TLS does, one reading is enough."""
+    world = World()
+    side = _Unhashed(world.raw[Side.VAST], every=2)
+    await world.write(Side.VAST, "a", text)
+    for every in (2, 1_000):
+        side.every = every
+        world.later(10)
+        if every == 2:
+            with pytest.raises(RetryLater) as caught:
+                await world.step()
+            assert caught.value.reason == "content_mismatch"
+            assert "a" not in world.raw[Side.BLOB].objects
+            await world.crash()
+        else:
+            await world.step()
+    assert world.raw[Side.BLOB].objects["a"].data == text.encode()
+
+    world.raw[Side.VAST].sealed = True
+    side.asked.clear()
+    await world.write(Side.VAST, "b", "small")
+    world.later(10)
+    await world.step()
+    assert len(side.asked) == 1

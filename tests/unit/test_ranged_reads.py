@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -214,3 +217,56 @@ async def test_a_body_that_nobody_wanted_is_no_fault() -> None:
     assert gate.tripped
     await reader.close()
     assert not gate.tripped
+
+
+@pytest.mark.parametrize(
+    ("side", "told", "whole", "right"),
+    [
+        (Side.BLOB, "RIGHT", None, True),
+        (Side.BLOB, "RIGHT", "other", True),
+        (Side.BLOB, "WRONG", None, False),
+        (Side.BLOB, "WRONG", "other", False),
+        (Side.BLOB, "WRONG", "WRONG", True),
+        (Side.BLOB, None, "WRONG", True),
+        (Side.VAST, "WRONG", None, True),
+    ],
+    ids=["right", "right_beside_the_whole", "wrong", "wrong_beside_the_whole", "only_the_whole", "none", "no_promise_on_s3"],
+)
+async def test_a_range_is_held_to_its_own_checksum(side: Side, told: str | None, whole: str | None, right: bool) -> None:
+    """What Blob says of just these bytes counts; what is stored as the whole content's, or said on S3, is not of them."""
+    values = {"RIGHT": base64.b64encode(hashlib.md5(b"45", usedforsecurity=False).digest()).decode(), "WRONG": "A" * 22 + "=="}
+    lines = ["HTTP/1.1 206 Partial Content", "Content-Range: bytes 4-5/10"]
+    lines += [f"Content-MD5: {values[told]}"] if told else []
+    lines += [f"x-ms-blob-content-md5: {values.get(whole, whole)}"] if whole else []
+    server = await asyncio.start_server(_answers(lines, b"45"), "127.0.0.1", 0)
+    store = store_of(side, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        async with server:
+            reader = await store.open("k", start=4, length=2)
+            with nullcontext() if right else pytest.raises(RetryLater) as caught:
+                assert await reader.read() == b"45"
+    finally:
+        await store.close()
+    assert right or (caught is not None and caught.value.reason == "content_mismatch")
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("length", [None, 4 * 1024**2, 4 * 1024**2 + 1])
+async def test_blob_is_asked_for_the_checksum_of_ranges_up_to_4_mib(side: Side, length: int | None) -> None:
+    """Of more the service refuses it; S3 knows nothing of it."""
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    store = store_of(side, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        async with server:
+            with pytest.raises(RetryLater):
+                await store.open("k", length=length)
+    finally:
+        await store.close()
+    assert (b"x-ms-range-get-content-md5: true" in heads[0]) is (side is Side.BLOB and length == store.checked_bytes)
+    assert (store.sealed, store.checked_bytes) == ((True, 4 * 1024**2) if side is Side.BLOB else (False, 0))
