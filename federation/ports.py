@@ -101,6 +101,16 @@ class ObjectStore(Protocol):
     """Whether the last whole listing showed that names are keys and in order: then a listing may start anywhere. May be set to
     what is known from elsewhere; a listing that sees otherwise takes it back."""
 
+    @property
+    def sealed(self) -> bool:
+        """Whether the channel finds damage on the way by itself (TLS)."""
+        ...
+
+    @property
+    def checked_bytes(self) -> int:
+        """Largest range whose answer brings a checksum that its reader compares: RetryLater (content_mismatch). 0: none does."""
+        ...
+
     async def check(self) -> None:
         """Prove that the container is there and readable. Raises Halt (container_missing, credentials_refused) or RetryLater."""
         ...

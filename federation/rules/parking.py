@@ -134,8 +134,10 @@ REASONS: Mapping[str, Parking] = {
     ),
     "checksum_mismatch": Parking("The bytes arrive damaged, again and again.", "Look at the network and the side. " + _RETRY),
     "content_mismatch": Parking(
-        "What is read does not match the size or hash that the side tells, again and again.",
-        "Read the object by other means; write it anew if it is damaged. " + _RETRY,
+        "What is read does not match the size or hash that the side tells, again and again; the detail holds both.",
+        "Read the object by other means. Fits it the detail's first hash, then its Content-MD5 or ETag is wrong: set the blob's "
+        "Content-MD5 right or clear it, write the VAST object anew. Fits it the second, then look at what stands between. "
+        + _RETRY,
     ),
     "moving": Parking(
         "The object changes faster than it can be copied.", "It comes back when its writer pauses.", by_itself=True

@@ -33,6 +33,8 @@ START_FROM_VERSION = "2026-02-06"
 """The first that lets a listing start at a name: used by listings that do, and by nothing else."""
 MAX_BLOCKS = 50_000
 MAX_BLOCK_BYTES = 4_000 * 1024**2
+CHECKED_BYTES = 4 * 1024**2
+"""The service tells the MD5 of a range of this size or less, if asked."""
 PAGE_SIZE = 5_000
 _COPY_POLL_SECONDS = 1.0
 _COPY_POLLS = 600
@@ -42,6 +44,7 @@ class AzureBlobStore(HttpStore):
     """``ports.ObjectStore`` over one container."""
 
     version_parameter = "versionid"
+    checked_bytes = CHECKED_BYTES
 
     def __init__(
         self,
@@ -214,6 +217,10 @@ class AzureBlobStore(HttpStore):
         if content_md5:
             headers["x-ms-blob-content-md5"] = content_md5
         return headers
+
+    def _ranged(self, start: int, length: int | None) -> dict[str, str]:
+        asked = length is not None and length <= CHECKED_BYTES
+        return super()._ranged(start, length) | ({"x-ms-range-get-content-md5": "true"} if asked else {})
 
     def _present(self, headers: Mapping[str, str], key: str) -> Present:
         if headers.get("x-ms-resource-type") == "directory":

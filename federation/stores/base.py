@@ -54,6 +54,7 @@ class HttpStore(ABC):
         self.side = side
         self.capabilities = Capabilities()
         self.race_windows = 0
+        self.sealed = True
         self._map_tags = map_tags
         self._policy = policy
         self._prefix = prefix
@@ -63,6 +64,7 @@ class HttpStore(ABC):
         self._listing = OrderedListing(side, policy, prefix, self._pages)
         self._rights = WriteRights(self)
 
+    checked_bytes = 0
     version_parameter: str
     """Name of the query parameter that names a version."""
 
@@ -114,34 +116,39 @@ class HttpStore(ABC):
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> HttpReader:
         """As in the port; *length* is at least 1."""
-        headers = wire.byte_range(start, length)
+        headers = self._ranged(start, length)
         if if_match is not None:
             headers |= wire.condition(if_match)
         request = Request("GET", "GET", self._name(key), headers=headers, key=key)
         response = await self._start(request)
         try:
+            self._require_range(response, start, length, key)
             present = await self.tagged(self._present(response.headers, key), response.headers, key)
             # Also where the condition went along: a server may not know it on reads, and a mix of versions would be committed.
             if if_match is not None and present.version.etag != if_match:
                 raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
-            return HttpReader(self._lane, response, present)
+            return self._reader(response, present)
         except FederationError:
             response.close()
             raise
 
     async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> HttpReader:
         """As in the port."""
-        query, headers = {self.version_parameter: version_id}, wire.byte_range(start, length)
+        query, headers = {self.version_parameter: version_id}, self._ranged(start, length)
         request = Request("GET", "GET of a version", self._name(key), query, headers, key=key)
         try:
             response = await self._start(request)
         except Reobserve:
             raise NotPresent("this version is no longer kept", reason="not_present", key=key, side=self.side) from None
-        present = self._present(response.headers, key)
-        if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
+        try:
+            self._require_range(response, start, length, key)
+            present = self._present(response.headers, key)
+            if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
+                raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
+            return self._reader(response, present)
+        except FederationError:
             response.close()
-            raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
-        return HttpReader(self._lane, response, present)
+            raise
 
     async def delete(self, key: str, *, expected_etag: str) -> None:
         """As in the port."""
@@ -226,6 +233,19 @@ class HttpStore(ABC):
             return wire.present(headers, self.side, hashes=self.capabilities.etag_is_md5)
         except (KeyError, ValueError):
             raise RetryLater("the answer does not describe an object", reason="bad_answer", key=key, side=self.side) from None
+
+    def _ranged(self, start: int, length: int | None) -> dict[str, str]:
+        """The headers that ask for a range, and for its checksum where the service has such."""
+        return wire.byte_range(start, length)
+
+    def _require_range(self, response: aiohttp.ClientResponse, start: int, length: int | None, key: str) -> None:
+        if not wire.answers_range(response.status, response.headers, start, length):
+            text = "the side answered with another range than was asked for"
+            raise RetryLater(text, reason="bad_answer", key=key, side=self.side)
+
+    def _reader(self, response: aiohttp.ClientResponse, present: Present) -> HttpReader:
+        md5 = wire.range_md5(response.status, response.headers) if self.checked_bytes else None
+        return HttpReader(self._lane, response, present, content_md5=md5)
 
     async def _start(self, request: Request) -> aiohttp.ClientResponse:
         """Send; return when the answer is a success, its body unread. Raises what the refusal means."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import socket
 import ssl
 import time
@@ -23,6 +25,8 @@ USER_AGENT = "fedplane/0.1"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 """Patience with a peer that sends nothing, or takes nothing of what is sent to it."""
+LEAST_BYTES_PER_SECOND = 4 * 1024
+"""Of an answer's body, on average after ``READ_SECONDS``: what 300 transfers at once have of 10 Mbit/s."""
 _LET_GO_SECONDS = 3 * READ_SECONDS
 """After this the kernel drops a connection whose peer takes nothing; later than we give up, so that we can say why."""
 _IDLE_SECONDS = 4.0
@@ -267,29 +271,51 @@ def network_fault(side: Side, error: Exception) -> FederationError:
 class HttpReader:
     """``ports.Reader`` over one response."""
 
-    def __init__(self, lane: HttpLane, response: aiohttp.ClientResponse, present: Present) -> None:
+    def __init__(
+        self, lane: HttpLane, response: aiohttp.ClientResponse, present: Present, *, content_md5: str | None = None
+    ) -> None:
+        """*content_md5*: of just the bytes of this answer, in base64, where the side tells it."""
         self.present = present
+        self._content_md5 = content_md5
         self._lane = lane
         self._response = response
 
     async def read(self) -> bytes:
         """As in the port."""
-        data = await self._lane.read(self._response)
-        self._complete(len(data))
-        return data
+        blocks = [block async for block in self.chunks(_BUFFER_BYTES)]
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
         """As in the port."""
-        total_bytes = 0
+        total_bytes, digest = 0, hashlib.md5(usedforsecurity=False) if self._content_md5 else None
         try:
-            # As they came from the socket, not joined: each copy of a byte costs about as much as receiving it.
-            async for block, _ in self._response.content.iter_chunks():
+            async for block in self._blocks():
                 total_bytes += len(block)
+                if digest is not None:
+                    digest.update(block)
                 for start in range(0, len(block), size_bytes):
                     yield block[start : start + size_bytes]
         except (aiohttp.ClientError, OSError) as error:
             raise network_fault(self._lane.side, error) from None
         self._complete(total_bytes)
+        if digest is not None and base64.b64encode(digest.digest()).decode() != self._content_md5:
+            raise RetryLater("the bytes of an answer do not fit its MD5", reason="content_mismatch", side=self._lane.side)
+
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        """As they came from the socket, not joined: each copy of a byte costs about as much as receiving it.
+
+        Raises TimeoutError, of a peer that keeps its connection by a byte now and then too. Only what is waited for here counts:
+        what the caller does with a block, and how long its own rates hold it back, is no fault of the peer's.
+        """
+        now, total_bytes, waited_seconds = asyncio.get_running_loop().time, 0, 0.0
+        asked_seconds = now()
+        async for block, _ in self._response.content.iter_chunks():
+            total_bytes += len(block)
+            waited_seconds += now() - asked_seconds
+            if waited_seconds > READ_SECONDS + total_bytes / LEAST_BYTES_PER_SECOND:
+                raise TimeoutError
+            yield block
+            asked_seconds = now()
 
     async def close(self) -> None:
         """As in the port."""

@@ -63,6 +63,8 @@ class MemoryStore:
         self.race_windows = 0
         self.missing_container = False
         self.ordered = True
+        self.sealed = True
+        self.checked_bytes = 0
         self.objects: dict[str, _Object] = {}
         self.versions: dict[tuple[str, str], _Object] = {}
         """Every version written while ``capabilities.versioning``, by key and version id."""
@@ -333,7 +335,7 @@ class MemoryUpload:
         """As in the port."""
         del md5
         await self._store._enter("put_part", self._key)  # noqa: SLF001 - one unit with MemoryStore
-        self._parts()[number] = data
+        self._parts()[number] = bytes(data)
         return f"part-{number}"
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:

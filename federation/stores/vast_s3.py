@@ -93,6 +93,7 @@ class VastS3Store(HttpStore):
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
         self._plain: Final = endpoint.lower().startswith("http:")
+        self.sealed = not self._plain
         self._host: Final = URL(endpoint).host_port_subcomponent
         self._signer: Final = _Signer(Credentials(access_key, secret_key), "s3", region)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from urllib.parse import quote, unquote, unquote_plus, urlencode
 
 from federation import metadata
@@ -19,6 +21,7 @@ _HEADER_NAMES = {
     "cache_control": "Cache-Control",
 }
 USER_PREFIX = {Side.BLOB: "x-ms-meta-", Side.VAST: "x-amz-meta-"}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MD5_BYTES = 16
 _ENCRYPTION, _CUSTOMER_KEY = "x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-algorithm"
 _BY_KMS = "aws:kms"
@@ -89,6 +92,29 @@ def byte_range(start: int, length: int | None) -> dict[str, str]:
     if start == 0 and length is None:
         return {}
     return {"Range": f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"}
+
+
+def answers_range(status: int, headers: Mapping[str, str], start: int, length: int | None) -> bool:
+    """Whether an answer to ``byte_range`` holds just that: a server that does not know Range sends everything, with 200.
+
+    Everything is right where it is no more than was asked for. The end may be the object's, if that comes first.
+    """
+    if status != HTTPStatus.PARTIAL_CONTENT:
+        return start == 0 and (length is None or int(headers.get("Content-Length", length + 1)) <= length)
+    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    if found is None:
+        return False
+    first, last, size_bytes = map(int, found.groups())
+    return first == start and last + 1 == (size_bytes if length is None else min(start + length, size_bytes))
+
+
+def range_md5(status: int, headers: Mapping[str, str]) -> str | None:
+    """The MD5 of just the range that an answer holds, in base64; None where it has none.
+
+    What is stored as the whole content's (and Azurite repeats where the range is everything) may be anybody's word.
+    """
+    told = headers.get("Content-MD5") if status == HTTPStatus.PARTIAL_CONTENT else None
+    return None if told == headers.get("x-ms-blob-content-md5") else told
 
 
 def version_id(headers: Mapping[str, str], side: Side) -> str | None:

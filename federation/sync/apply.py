@@ -240,8 +240,10 @@ async def _copy_small(
         scene.room = await ctx.transfer.budget.room(source.version.size_bytes, of=flow.get())
     try:
         if scene.content is None:
-            scene.reader = scene.reader or await ctx.stores[side].open(scene.key, if_match=source.version.etag)
-            scene.content = await ctx.transfer.read_small(Original(ctx.stores[side], scene.key, source), scene.reader)
+            original = Original(ctx.stores[side], scene.key, source)
+            if scene.reader is None and not original.checked_bytes:
+                scene.reader = await ctx.stores[side].open(scene.key, if_match=source.version.etag)
+            scene.content = await ctx.transfer.read_small(original, scene.reader)
         data, md5 = scene.content.data, scene.content.md5
         await still_the_same(ctx.stores[side], scene.key, source)
         known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))

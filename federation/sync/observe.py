@@ -72,6 +72,19 @@ def as_agreed(base: Base | None, side: Side) -> Present | Absent:
     return Present(version=version, metadata_digest=base.metadata_digest)
 
 
+def as_read_before(present: Present, base: Base | None) -> Present:
+    """A VAST version under the agreed ETag and with the agreed size, with the hash of the content that was agreed on.
+
+    Where a file was overwritten under its ETag, that content was read, and its ETag is another's hash (docs/adr/0005).
+    """
+    version = present.version
+    if base is None or not base.live or (version.etag, version.size_bytes) != (base.vast_etag, base.size_bytes):
+        return present
+    if version.md5 is None or base.md5 is None:
+        return present
+    return replace(present, version=replace(version, md5=base.md5))
+
+
 def new_stamp(key: str, source: Present, side: Side, written: Stamp) -> OriginStamp:
     """The stamp for our copy of *source*, which a user wrote on *side* at *written*: sealed for what the other side can hold."""
     return OriginStamp(

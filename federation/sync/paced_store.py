@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,8 @@ from federation.ports import Halfway, ObjectStore, Reader, Upload, WriteResult
 from federation.sync.pacing import Gate
 
 _T = TypeVar("_T")
+_SOME_BYTES = 1024 * 1024
+"""Of a body, that show that the side works before all of it is there."""
 _QUICK_BYTES = 64 * 1024
 """Calls that send no more than this tell how quickly the side answers."""
 
@@ -82,6 +85,16 @@ class PacedStore:
     def ordered(self, value: bool) -> None:
         self._store.ordered = value
 
+    @property
+    def sealed(self) -> bool:
+        """Of the store behind."""
+        return self._store.sealed
+
+    @property
+    def checked_bytes(self) -> int:
+        """Of the store behind."""
+        return self._store.checked_bytes
+
     async def _call(
         self,
         call: Callable[[], Awaitable[_T]],
@@ -89,10 +102,12 @@ class PacedStore:
         admitted: Callable[[], None] | None = None,
         size_bytes: int = 0,
         quick: bool = True,
+        whole: bool = True,
     ) -> _T:
         """One request, or what the store needs for one of the port's calls, that sends *size_bytes* of content.
 
-        *quick*: how long it takes tells how the side is, and not how much it has to do for it.
+        *quick*: how long it takes tells how the side is, and not how much it has to do for it. Not *whole*: only the head of the
+        answer, which proves little.
         *admitted* may still say no once there is a place for it. What a closed gate refuses anyhow takes nothing of the rates.
         """
         if admitted is not None:
@@ -121,7 +136,8 @@ class PacedStore:
             raise
         finally:
             place.close()
-        self.gate.succeeded()
+        if whole:
+            self.gate.succeeded()
         if quick and size_bytes <= _QUICK_BYTES:
             self.gate.answered(self.gate.clock.monotonic_seconds() - begun)
         else:
@@ -153,12 +169,12 @@ class PacedStore:
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
         opening = partial(self._store.open, key, if_match=if_match, start=start, length=length)
-        return _PacedReader(await self._call(opening, admitted=self.gate.admit), self.gate)
+        return _PacedReader(await self._call(opening, admitted=self.gate.admit, whole=False), self.gate)
 
     async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
         opening = partial(self._store.open_version, key, version_id, start=start, length=length)
-        return _PacedReader(await self._call(opening, admitted=self.gate.admit), self.gate)
+        return _PacedReader(await self._call(opening, admitted=self.gate.admit, whole=False), self.gate)
 
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
@@ -209,25 +225,58 @@ class PacedStore:
 
 
 class _PacedReader:
-    """A GET whose bytes are paid for once they are there."""
+    """A GET whose bytes are paid for once they are there.
+
+    The gate hears of its end, not of its beginning: a side that answers and then cuts every body short is no side that works.
+    """
 
     def __init__(self, reader: Reader, gate: Gate) -> None:
         self.present = reader.present
         self._reader = reader
         self._gate = gate
+        self._told = False
 
     async def read(self) -> bytes:
-        data = await self._reader.read()
+        with self._telling():
+            data = await self._reader.read()
         await self._gate.pay(len(data))
         return data
 
     async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
-        async for chunk in self._reader.chunks(size_bytes):
-            await self._gate.pay(len(chunk))
-            yield chunk
+        got = 0
+        with self._telling():
+            async for chunk in self._reader.chunks(size_bytes):
+                await self._gate.pay(len(chunk))
+                got += len(chunk)
+                if got >= _SOME_BYTES:
+                    self._succeeded()  # not only at the end: others may wait for this word
+                yield chunk
 
     async def close(self) -> None:
         await self._reader.close()
+        self._succeeded()  # as far as it was wanted
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except RetryLater as error:
+            if error.reason == "content_mismatch":
+                self._succeeded()  # it came whole: what is wrong with it is that object's matter
+            else:
+                self._told = True
+                self._gate.failed(error)
+            raise
+        except asyncio.CancelledError:
+            self._told = True
+            self._gate.abandoned()
+            raise
+        self._succeeded()
+
+    def _succeeded(self) -> None:
+        if not self._told:
+            self._told = True
+            self._gate.succeeded()
 
 
 class _PacedUpload:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from federation.backoff import backoff_seconds
 from federation.errors import RetryLater
 from federation.model import Side
 from federation.ports import ObjectStore, Reader
@@ -14,8 +16,9 @@ from federation.sync.paced_store import tally
 
 PIECE_BYTES = 1024 * 1024
 _ONE_PIECE_BYTES = 256 * 1024
-_FRUITLESS = 2
-"""Times in a row a reading is taken up again that yields nothing."""
+_REOPENED = 5
+"""Times a reading is taken up again that yields less than ``PIECE_BYTES`` in all."""
+_PAUSE_SECONDS = 0.2
 _CUT = frozenset({"cut_short", "unreachable", "timeout"})
 
 
@@ -23,6 +26,16 @@ class Opens(Protocol):
     """Where objects are read: a store, or one old version in it."""
 
     side: Side
+
+    @property
+    def sealed(self) -> bool:
+        """As ``ObjectStore.sealed``."""
+        ...
+
+    @property
+    def checked_bytes(self) -> int:
+        """As ``ObjectStore.checked_bytes``."""
+        ...
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As ``ObjectStore.open``."""
@@ -36,6 +49,8 @@ class OfVersion:
         self.side = store.side
         self._store = store
         self._version_id = version_id
+        self.sealed = store.sealed
+        self.checked_bytes = store.checked_bytes
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As ``ObjectStore.open``; an old version never changes, so it matches whatever was read of it."""
@@ -52,56 +67,121 @@ class Extent:
     etag: str
     start: int
     length: int
+    of_bytes: int | None = None
+    """Size of the whole version, where an answer that tells another is to be refused."""
+
+    async def open(self, got: int = 0) -> Reader:
+        """A GET of what is missing when the first *got* bytes are there. Raises as ``Opens.open``, and RetryLater."""
+        reader = await self.store.open(self.key, if_match=self.etag, start=self.start + got, length=self.length - got)
+        if self.of_bytes in (None, reader.present.version.size_bytes):
+            return reader
+        await reader.close()
+        raise _fault(self, "the object is of another size than was told before", "content_mismatch")
 
 
 async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator[bytes, None]:
-    """The bytes of *extent* in pieces of at most ``PIECE_BYTES``; a stream that is cut is taken up where it ended, by range.
+    """All bytes of *extent* in pieces of at most ``PIECE_BYTES``; a stream that is cut is taken up where it ended, by range.
 
     *reader*: a GET of exactly this extent that is under way already; the caller closes it. Raises Reobserve when the object is
-    another version by then, and RetryLater when nothing more comes.
+    another version by then, and RetryLater when nothing more comes (cut_short and the like) or too much (bad_answer).
     """
-    got, fruitless, first = 0, 0, reader
+    got, first, patience = 0, reader, _Patience()
     while True:
         begun = got
-        current = first or await extent.store.open(
-            extent.key, if_match=extent.etag, start=extent.start + got, length=extent.length - got
-        )
+        current = first or await extent.open(got)
         try:
             async for piece in current.chunks(PIECE_BYTES):
                 got += len(piece)
+                if got > extent.length:
+                    raise _fault(extent, "more came than was asked for", "bad_answer")
                 _read(len(piece))
                 yield piece
         except RetryLater as error:
-            fruitless = fruitless + 1 if got == begun else 0
-            if fruitless >= _FRUITLESS or error.reason not in _CUT:
+            if error.reason not in _CUT or patience.ends(got):
                 raise
+        else:
+            if got < extent.length and (got == begun or patience.ends(got)):
+                raise _fault(extent, "the answer ended early", "cut_short")
         finally:
             if first is None:
                 await current.close()
         first = None
         if got >= extent.length:
             return
-        if got == begun and fruitless == 0:
-            raise RetryLater("the answer ended early", reason="cut_short", key=extent.key, side=extent.store.side)
+        await asyncio.sleep(patience.pause_seconds())  # by the loop's time, which is the simulation's too
+
+
+class _Patience:
+    """With one extent whose stream is cut again and again: what comes in drops would keep memory and a claim for ever."""
+
+    def __init__(self) -> None:
+        self._cuts = 0
+        self._since_bytes = 0
+
+    def ends(self, got: int) -> bool:
+        """Whether a cut after *got* bytes is the last that is put up with."""
+        if got - self._since_bytes >= PIECE_BYTES:
+            self._cuts, self._since_bytes = 0, got
+        self._cuts += 1
+        return self._cuts > _REOPENED
+
+    def pause_seconds(self) -> float:
+        """Before the stream is taken up: at once after the first cut, then longer and longer."""
+        return backoff_seconds(self._cuts - 2, first_seconds=_PAUSE_SECONDS) if self._cuts > 1 else 0.0
+
+
+def _fault(extent: Extent, text: str, reason: str) -> RetryLater:
+    return RetryLater(text, reason=reason, key=extent.key, side=extent.store.side)
 
 
 async def read_all(extent: Extent, reader: Reader | None = None) -> bytes:
-    """The bytes of *extent* in one. Raises as ``pieces``; a length other than announced is the caller's to find."""
-    if reader is not None and extent.length <= _ONE_PIECE_BYTES:
+    """All bytes of *extent* in one. Raises as ``pieces``."""
+    if reader is not None and reader.present.version.size_bytes == extent.length <= _ONE_PIECE_BYTES:
         try:
             data = await reader.read()
         except RetryLater as error:
             if error.reason not in _CUT or not extent.length:
                 raise
         else:
+            if len(data) != extent.length:
+                raise _fault(extent, "another length came than was announced", "bad_answer")
             _read(len(data))
             return data
         reader = None
-    if not extent.length:
+    if not extent.length and reader is None:
         return b""
     async with aclosing(pieces(extent, reader)) as parts:
         got = [piece async for piece in parts]
     return got[0] if len(got) == 1 else b"".join(got)
+
+
+async def read_checked(extent: Extent, checked_bytes: int) -> bytes:
+    """As ``read_all``, in ranges of *checked_bytes* or less: each answer brings its checksum (``Opens.checked_bytes``)."""
+    got = []
+    for begun in range(0, extent.length, checked_bytes):
+        length = min(checked_bytes, extent.length - begun)
+        got.append(await _read_one(replace(extent, start=extent.start + begun, length=length)))
+    return got[0] if len(got) == 1 else b"".join(got)
+
+
+async def _read_one(extent: Extent) -> bytes:
+    """One answer as a whole: of one that was cut the checksum proves nothing."""
+    patience = _Patience()
+    while True:
+        reader = await extent.open()
+        try:
+            data = await reader.read()
+        except RetryLater as error:
+            if error.reason not in _CUT | {"content_mismatch"} or patience.ends(0):
+                raise
+        else:
+            if len(data) != extent.length:
+                raise _fault(extent, "another length came than was announced", "bad_answer")
+            _read(len(data))
+            return data
+        finally:
+            await reader.close()
+        await asyncio.sleep(patience.pause_seconds())
 
 
 def _read(size_bytes: int) -> None:

@@ -17,7 +17,7 @@ from federation.rules.guards import changed_side, content_in_doubt, quiet_until_
 from federation.rules.proof import copy_of
 from federation.sync.apply import Scene, apply
 from federation.sync.context import PairContext
-from federation.sync.observe import as_agreed, complete, delete_time, observe
+from federation.sync.observe import as_agreed, as_read_before, complete, delete_time, observe
 from federation.sync.recovered import recovered
 from federation.sync.transfer import Original
 
@@ -122,6 +122,7 @@ async def _fast(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Syn
         if isinstance(here, Present):
             if side is Side.VAST and content_in_doubt(here, scene.base, claim.hint, now_us=await ctx.vast_now_us()):
                 return None
+            here = as_read_before(here, scene.base) if side is Side.VAST else here
             await _require_quiet(ctx, scene, claim.hint)
             scene.learn(side, await _with_small_content(ctx, scene, side, here))
         decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
@@ -247,13 +248,19 @@ def _recall_delete(scene: Scene, held: Held | None) -> None:
 
 
 async def _settle_doubt(ctx: PairContext, scene: Scene, hint: Hint) -> None:
-    """Read a VAST version whose agreed ETag is in doubt; if it is another content, neither ETag nor origin stamp speak for it."""
+    """Read a VAST version whose agreed ETag is in doubt; if it is another content, neither ETag nor origin stamp speak for it.
+
+    What is copied then is a second reading, which must be the same, and of the size that a HEAD told.
+    """
     here = scene.vast
-    if isinstance(here, Absent) or not content_in_doubt(here, scene.base, hint, now_us=await ctx.vast_now_us()):
+    if isinstance(here, Absent):
         return
-    md5 = await ctx.transfer.hash_object(ctx.stores[Side.VAST], scene.key, here)
-    if scene.base is None or md5 != scene.base.md5:
-        scene.vast = replace(here, version=replace(here.version, md5=md5, content_moved=True), origin=None)
+    if content_in_doubt(here, scene.base, hint, now_us=await ctx.vast_now_us()):
+        md5 = await ctx.transfer.hash_object(ctx.stores[Side.VAST], scene.key, here)
+        if scene.base is None or md5 != scene.base.md5:
+            scene.vast = replace(here, version=replace(here.version, md5=md5, content_moved=True), origin=None)
+            return
+    scene.vast = as_read_before(here, scene.base)
 
 
 async def _hash_half_written(ctx: PairContext, scene: Scene, intent: Base | None) -> None:

@@ -24,7 +24,7 @@ from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
 from federation.sync.journal import Journal, fingerprint
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import PIECE_BYTES, Extent, Opens, pieces, read_all
+from federation.sync.reading import PIECE_BYTES, Extent, Opens, pieces, read_all, read_checked
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from federation.progress import TransferRecord
 
 _T = TypeVar("_T")
-_REMEMBERED = 1024
 _AGAIN_SECONDS = 1.0
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
@@ -82,7 +81,23 @@ class Original:
     def extent(self, start: int = 0, length: int | None = None) -> Extent:
         """All of it, or a range."""
         version = self.present.version
-        return Extent(self.store, self.key, version.etag, start, version.size_bytes if length is None else length)
+        length = version.size_bytes if length is None else length
+        return Extent(self.store, self.key, version.etag, start, length, version.size_bytes)
+
+    @property
+    def unproved(self) -> bool:
+        """Whether no hash is known that would tell damaged content (docs/adr/0018)."""
+        return self.present.version.md5 is None and self.present.version.size_bytes > 0
+
+    @property
+    def checked_bytes(self) -> int:
+        """In ranges of what size it is read, so that each brings its checksum; 0: as it comes."""
+        return self.store.checked_bytes if self.unproved else 0
+
+    async def read(self, start: int, length: int) -> bytes:
+        """A range of it."""
+        extent = self.extent(start, length)
+        return await (read_checked(extent, self.checked_bytes) if self.checked_bytes else read_all(extent))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +130,6 @@ class Transfer:
         self.limits = limits
         self.budget = budget
         self._bulk = bulk
-        self._read_otherwise: dict[tuple[str, int, int], str] = {}
 
     def is_small(self, size_bytes: int) -> bool:
         """Whether the object moves in one request."""
@@ -125,33 +139,33 @@ class Transfer:
         """Memory for an object whose size is not known before the GET is opened; shrink it when it is. The caller closes it."""
         return await self.budget.room(self.limits.small_object_bytes, of=flow.get())
 
-    async def read_small(self, original: Original, reader: Reader) -> Content:
-        """The whole body that *reader* began to read, checked against its announced size and MD5."""
-        data = await read_all(original.extent(), reader)
+    async def read_small(self, original: Original, reader: Reader | None = None) -> Content:
+        """The whole body, that *reader* may have begun to read, checked against its announced size and MD5.
+
+        Where no MD5 is announced another reading may be needed (docs/adr/0018).
+        """
+        size_bytes = original.present.version.size_bytes
+        if reader is not None and not original.checked_bytes:
+            data = await read_all(original.extent(), reader)
+        else:
+            if reader is not None:
+                await reader.close()
+            data = await original.read(0, size_bytes)
         content = Content(data, (await hashing.md5(data)).hex())
         self.check_content(original.present, len(data), content.md5)
+        await _reads_alike(original, content.md5)
         return content
 
     def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
         """Raise RetryLater when what was read is not what the side says it holds: a damaged answer is never passed on.
 
-        A second reading of the same version with the same result is believed: then it is the side's ETag that is wrong, as on
-        gateways that keep it when the file below is overwritten in place.
+        However often it comes the same: what damages every answer alike would be believed (docs/adr/0005).
         """
         version = present.version
         if size_bytes == version.size_bytes and version.md5 in (None, md5):
             return
-        if size_bytes == version.size_bytes and self._read_otherwise.get(_identity(present)) == md5:
-            _log.warning("an ETag is not the hash of its content", etag=version.etag, md5=md5, size_bytes=size_bytes)
-            return
-        self._remember(present, md5)
-        text = "the bytes read do not match the object's size or MD5; reading again"
+        text = f"{size_bytes} bytes with the MD5 {md5} were read where {version.size_bytes} with {version.md5} were announced"
         raise RetryLater(text, reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
-
-    def _remember(self, present: Present, md5: str) -> None:
-        if len(self._read_otherwise) >= _REMEMBERED:
-            self._read_otherwise.clear()
-        self._read_otherwise[_identity(present)] = md5
 
     async def send_large(
         self,
@@ -174,6 +188,7 @@ class Transfer:
             try:
                 md5 = await self._send_parts(passage)
                 self.check_content(original.present, size_bytes, md5)
+                await _reads_alike(original, md5)
                 if confirm is not None:
                     await confirm()
                 result = await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
@@ -248,8 +263,6 @@ class Transfer:
             async with self._lane():
                 md5 = await self._hash(Original(store, key, present))
         await still_the_same(store, key, present)
-        if present.version.md5 not in (None, md5):
-            self._remember(present, md5)
         return md5
 
     async def _hash(self, original: Original) -> str:
@@ -280,7 +293,7 @@ async def _send_part(
     """Read one part, hash it when those before it are, and send it unless it arrived in an earlier attempt."""
     flow.set(f"{flow.get()}/bulk")
     number, start, length = part
-    data = await _patiently(passage, partial(_read_part, passage, start, length))
+    data = await _patiently(passage, partial(passage.original.read, start, length))
     md5 = await hashing.md5(data)  # out of turn: only the whole takes its bytes in order
     if before is not None:
         await before
@@ -293,11 +306,19 @@ async def _send_part(
         await passage.journal.part(number, md5.hex(), token)
 
 
-async def _read_part(passage: _Passage, start: int, length: int) -> bytes:
-    data = await read_all(passage.original.extent(start, length))
-    if len(data) != length:
-        raise RetryLater("the side answered with another range than was asked for", reason="content_mismatch")
-    return data
+async def _reads_alike(original: Original, md5: str) -> None:
+    """Read *original* once more where nothing else would tell damage on the way. Raises RetryLater when it reads otherwise.
+
+    A piece is hashed as it comes and let go: beside what the socket holds it takes no memory.
+    """
+    if not original.unproved or original.checked_bytes or original.store.sealed:
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    async with aclosing(pieces(original.extent())) as parts:
+        async for piece in parts:
+            digest.update(piece)
+    if digest.hexdigest() != md5:
+        raise RetryLater("two readings of one version differ", reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from azure.storage.blob import ContentSettings
+from azure.storage.blob import BlobBlock, ContentSettings
 
 from tests.acceptance import verify
 from tests.acceptance.lab import Lab, Results, lab
@@ -49,6 +49,25 @@ def seed(the: Lab, side: str, key: str, data: bytes) -> None:
         the.sides.container.upload_blob(key, data, overwrite=True, content_settings=settings)
     else:
         the.sides.s3.put_object(Bucket=the.sides.bucket, Key=key, Body=data, ContentType="application/octet-stream")
+
+
+def seed_without_a_hash(the: Lab, side: str, key: str, data: bytes) -> None:
+    """Write past the proxies in parts, as many tools do: then neither side says what the content hashes to."""
+    parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+    if side == "blob":
+        blob = the.sides.container.get_blob_client(key)
+        names = [f"{number:08d}" for number in range(len(parts))]
+        for name, part in zip(names, parts, strict=True):
+            blob.stage_block(name, part)
+        blob.commit_block_list(
+            [BlobBlock(name) for name in names], content_settings=ContentSettings(content_type="application/octet-stream")
+        )
+        return
+    s3, where = the.sides.s3, {"Bucket": the.sides.bucket, "Key": key}
+    upload = {**where, "UploadId": s3.create_multipart_upload(**where, ContentType="application/octet-stream")["UploadId"]}
+    tags = [s3.upload_part(**upload, PartNumber=number, Body=part)["ETag"] for number, part in enumerate(parts, 1)]
+    told = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
+    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": told})
 
 
 def calls(the: Lab, side: str, *operations: str) -> int:
@@ -199,7 +218,10 @@ def _mixed_sizes(results: Results, rng: random.Random) -> list[int]:
 
 
 def faulty(results: Results) -> None:
-    """500 transfers of 0 B to 256 MiB through proxies that cut, refuse and corrupt: equal, no damaged byte committed."""
+    """500 transfers of 0 B to 256 MiB through proxies that cut, refuse and corrupt: equal, no damaged byte committed.
+
+    Of a third of them the source knows no hash.
+    """
     rng = random.Random(6)
     sizes = _mixed_sizes(results, rng)
     with lab(results, "faulty", _ONCE) as the:
@@ -208,7 +230,8 @@ def faulty(results: Results) -> None:
             key = f"{number:03d}-{size}"
             data = content(key, size)
             md5s[key] = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            seed(the, ("blob", "vast")[number % 2], key, data)
+            without = size > 0 and number % 6 in (2, 5)
+            (seed_without_a_hash if without else seed)(the, ("blob", "vast")[number % 2], key, data)
         knobs = {"cut": 0.01, "cut_midway": 0.03, "corrupt": 0.02, "error": 0.01, "retry_after_seconds": 1, "client": "fedplane"}
         for side, status in (("blob", 503), ("vast", 429)):
             the.control(f"/faults/{side}", "PUT", {"requests": {**knobs, "status": status}})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from azure.storage.blob import BlobClient, ContentSettings
+from azure.storage.blob import BlobBlock, BlobClient, ContentSettings
 from structlog.testing import capture_logs
 
 from federation.errors import Park, Reobserve, RetryLater
@@ -34,6 +34,23 @@ def client(case: Case, key: str = "k") -> BlobClient:
     """The blob as its own tools see it."""
     assert case.servers is not None
     return BlobClient.from_connection_string(case.servers.blob_connection_string, case.container, key)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("BlockBlob", True), ("AppendBlob", False)])
+async def test_a_range_brings_its_own_checksum(case: Case, store: AzureBlobStore, kind: str, told: bool) -> None:
+    """Of a blob without a hash too; not where all that is told is the hash once stored for the whole."""
+    with client(case) as blob:
+        blob.upload_blob(OLD, blob_type="AppendBlob")
+        blob.set_http_headers(ContentSettings(content_md5=bytearray(16)))
+        if kind == "BlockBlob":
+            blob.delete_blob()
+            blob.stage_block("1", OLD)
+            blob.commit_block_list([BlobBlock("1")])
+    assert (await store.head("k")).version.md5 is None
+    for start, length in ((0, 512), (100, 5)):
+        reader = await store.open("k", start=start, length=length)
+        assert (reader._content_md5 is not None) is (told or length < len(OLD))
+        assert await reader.read() == OLD[:length]
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)

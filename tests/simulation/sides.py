@@ -158,6 +158,8 @@ class Client:
         self.capabilities = Capabilities()
         self.race_windows = 0
         self.ordered = True
+        self.sealed = True
+        self.checked_bytes = 0
         self.listings_failed = listings_failed
         self._server = server
         self._rng = rng

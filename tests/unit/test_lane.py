@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import aiohttp
 import pytest
 
 from federation.errors import RetryLater
-from federation.model import Side
+from federation.model import ETagKind, Present, Side, Stamp, Version
 from federation.stores import lane as lanes
-from federation.stores.lane import HttpLane
+from federation.stores.lane import HttpLane, HttpReader
 
 LARGE = bytes(8 * 1024**2)
 """More than the buffers of both ends hold."""
@@ -144,3 +145,43 @@ async def test_an_answer_that_comes_before_the_body_went_is_read(lane: HttpLane)
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(30):
         found = await lane.call("PUT", url_of(server.sockets[0]), {}, LARGE)
     assert (found.status, found.body) == (503, b"busy")
+
+
+class _Drip:
+    """An answer of one byte a time, each after *seconds*."""
+
+    def __init__(self, seconds: float, size_bytes: int, at_once: int = 1) -> None:
+        self.content = self
+        self.headers = {"Content-Length": str(size_bytes)}
+        self.now = 0.0
+        self._seconds = seconds
+        self._sizes = [at_once] * (size_bytes // at_once)
+
+    async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """As aiohttp's."""
+        for size in self._sizes:
+            self.now += self._seconds
+            yield bytes(size), True
+
+
+async def test_an_answer_in_drops_is_a_timeout(lane: HttpLane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps no memory and no claim for ever; what is slow and steady, or slowed by us, is read."""
+    loop = asyncio.get_running_loop()
+    present = Present(Version("e", 0, Stamp(0), ETagKind.OPAQUE))
+
+    async def read(drip: _Drip, ours: float = 0.0) -> int:
+        monkeypatch.setattr(loop, "time", lambda: drip.now)
+        got = 0
+        async for block in HttpReader(lane, cast("aiohttp.ClientResponse", drip), present).chunks(1 << 20):
+            got += len(block)
+            drip.now += ours
+        return got
+
+    drip = _Drip(lanes.READ_SECONDS - 1, 1_000)
+    with pytest.raises(RetryLater) as raised:
+        await read(drip)
+    assert (raised.value.reason, raised.value.side) == ("timeout", Side.VAST)
+    assert drip.now < 3 * lanes.READ_SECONDS
+    assert await read(_Drip(1.0, 1 << 20, lanes.LEAST_BYTES_PER_SECOND)) == 1 << 20
+    assert await read(_Drip(0.0, 1_000), ours=lanes.READ_SECONDS) == 1_000
+    monkeypatch.undo()
