@@ -16,6 +16,7 @@ from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import ListEntry, Present, Side, Version
 from federation.nameless import Ear, heard
 from federation.ports import Clock, ObjectStore, State
+from federation.telemetry import plain
 from reconciler.comparison import entry_of
 from reconciler.merge import Batch, Row, in_pages, merge
 from reconciler.seams import in_span
@@ -66,7 +67,7 @@ class Verified(msgspec.Struct, kw_only=True):
             ("cannot be read", self.unreadable),
             ("nothing is said about", self.changing),
         ):
-            lines += [f"  {what}: {key}" for key in keys]
+            lines += [f"  {what}: {plain(key)}" for key in keys]
         lines += [f"  {line}" for line in nameless.text(self.unaddressable)]
         if not self.complete:
             lines.append(f"  CUT SHORT after {self.resume!r}: nothing is said about what follows")

@@ -51,7 +51,7 @@ class Probe:
         first = await self._put(self._key, {})
         try:
             # Known before parts are sent: they are judged by it.
-            store.capabilities = found = replace(found, etag_is_md5=self._hash_of_content(first))
+            store.capabilities = found = replace(found, etag_is_md5=await self._hash_of_content(first))
             found = await self._conditional_put(found, first)
             found = replace(await store.probe_more(self._key, found), leading_slash=await self._leading_slash())
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
@@ -62,9 +62,28 @@ class Probe:
         finally:
             await self._clean()
 
-    def _hash_of_content(self, written: Answer) -> bool:
+    async def _hash_of_content(self, written: Answer) -> bool:
         etag = unquote_etag(written.headers.get("ETag", ""))
-        return wire.s3_kind(etag, written.headers) is ETagKind.MD5 and etag.lower() == _MD5
+        if wire.s3_kind(etag, written.headers) is not ETagKind.MD5:
+            return False
+        if etag.lower() == _MD5:
+            return True
+        await self._require_undamaged(self._key)
+        return False
+
+    async def _require_undamaged(self, key: str) -> None:
+        """Raise RetryLater where the content is another than was sent: that has another hash too, and proves nothing.
+
+        What is concluded from a hash is believed for as long as capabilities are kept.
+        """
+        reader = await self._store.open(key)
+        try:
+            if await reader.read() == PROBE_BODY:
+                return
+        finally:
+            await reader.close()
+        text = "the probe's object is not what was written; something between us and the side changes what is sent"
+        raise RetryLater(text, reason="content_mismatch", key=key, side=self._store.side)
 
     async def _conditional_put(self, found: Capabilities, first: Answer) -> Capabilities:
         refused = [await self.refuses(self._put(self._key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
@@ -115,12 +134,16 @@ class Probe:
         entries = self._store.parse_page(body).entries
         seen = [entry.key for entry in entries]
         page = _PAGE.search(body)
+        written = {self._store.written_name(name): name for name in names}
+        unlike = [written[entry.key] for entry in entries if entry.key in written and entry.etag.lower() != _MD5]
+        for name in unlike if found.etag_is_md5 else ():
+            await self._require_undamaged(name)
         for name in names:
             await self._forget(name)
         return replace(
             found,
-            etag_is_md5=found.etag_is_md5 and all(entry.etag.lower() == _MD5 for entry in entries),
-            list_in_order=seen == [self._store.written_name(name) for name in names],
+            etag_is_md5=found.etag_is_md5 and not unlike,
+            list_in_order=seen == list(written),
             page_size=int(page[1]) if page else found.page_size,
             modified_precision_us=_MILLISECOND_US if _FRACTION.search(body) else SECOND_US,
         )

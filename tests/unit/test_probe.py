@@ -90,12 +90,16 @@ class Server(VastS3Store):
 class Current:
     """A reading of the one object there is. ``version_id``: what the server says of it."""
 
-    def __init__(self, version_id: str | None) -> None:
+    def __init__(self, version_id: str | None, body: bytes = b"1") -> None:
         self.present = Present(Version(_ETAG, 1, Stamp(0), version_id=version_id), Metadata(), None)
+        self._body = body
 
     async def read(self) -> bytes:
         """As in the port."""
-        return b"1"
+        return self._body
+
+    async def close(self) -> None:
+        """As in the port."""
 
 
 _NONE = replace(Capabilities(), conditional_put=False, conditional_delete=False, checksums=False)
@@ -170,3 +174,32 @@ async def test_versions_count_as_kept_where_a_read_names_the_one_asked_for(
     monkeypatch.setattr(server, "put_probe", with_id)
     monkeypatch.setattr(server, "open_version", current)
     assert (await server.probe()).versioning is kept
+
+
+@pytest.mark.parametrize("where", ["first", "listed"])
+@pytest.mark.parametrize("damaged", [True, False])
+async def test_a_damaged_write_does_not_make_etags_opaque(monkeypatch: pytest.MonkeyPatch, where: str, *, damaged: bool) -> None:
+    """Its ETag is the hash of other content: the probe ends and is repeated, for what it finds is believed for long."""
+    server, another = Server(), "c" * 32
+    put_probe, list_page = server.put_probe, server.list_page
+
+    async def put_otherwise(key: str, headers: Mapping[str, str]) -> Answer:
+        answer = await put_probe(key, headers)
+        return Answer(200, CIMultiDict({"ETag": f'"{another}"'}), b"") if where == "first" else answer
+
+    async def list_otherwise(prefix: str, count: int) -> bytes:
+        page = await list_page(prefix, count)
+        return page.replace(_ETAG.encode(), another.encode(), 1) if where == "listed" else page
+
+    async def read(*_: object, **__: object) -> Current:
+        return Current(None, b"2" if damaged else b"1")
+
+    monkeypatch.setattr(server, "put_probe", put_otherwise)
+    monkeypatch.setattr(server, "list_page", list_otherwise)
+    monkeypatch.setattr(server, "open", read)
+    if damaged:
+        with pytest.raises(RetryLater, match="not what was written"):
+            await server.probe()
+    else:
+        assert not (await server.probe()).etag_is_md5
+    assert server.held == set()
