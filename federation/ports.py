@@ -180,6 +180,13 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def holds_any(self) -> bool:
+        """Whether anything is listed but what ``list`` leaves out as ours or the side's own; a name that no key has counts too.
+
+        One page, or as many as hold nothing else. Raises as ``list``.
+        """
+        ...
+
     async def clock_skew(self) -> ClockSkew:
         """Service's clock minus ours, from the ``Date`` headers seen; before the first it is 0, and could be anything."""
         ...

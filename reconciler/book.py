@@ -17,7 +17,9 @@ LAST, LAST_WHOLE, COMPLETE, PAST = "scan:last", "scan:last_whole", "scan:complet
 """Names of the notes: last report, last of the whole pair, complete or not, last complete one of the whole pair, history."""
 _PLAN, _RANGE, _FINISH, _BOUNDS, _CUTS = "scan:plan", "scan:range:", "scan:finish", "scan:bounds", "scan:cuts"
 _SCOPED = "scan:scoped"
-PLANNING, FINISHING = "scan:planning", "scan:finishing"
+SCANNING = "scan:"
+"""How the names of all tasks of scanning begin."""
+PLANNING, FINISHING = f"{SCANNING}planning", f"{SCANNING}finishing"
 """Tasks that one process at a time does."""
 
 

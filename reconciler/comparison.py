@@ -150,7 +150,7 @@ class Comparison:
         ):
             first = {Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}
             if whole:
-                await self._require_sides(first, known)
+                await self._require_sides({side: entry is not None for side, entry in first.items()}, known)
             async for batch in merge(_pages(first[Side.BLOB], blob), _pages(first[Side.VAST], vast)):
                 yield batch
 
@@ -169,12 +169,8 @@ class Comparison:
 
         Raises Halt, and as listings do.
         """
-        whole, known = Report(started_us=0), (await self._state.backlog()).objects
-        async with (
-            aclosing(self._listing(Side.BLOB, "", whole)) as blob,
-            aclosing(self._listing(Side.VAST, "", whole)) as vast,
-        ):
-            await self._require_sides({Side.BLOB: await anext(blob, None), Side.VAST: await anext(vast, None)}, known)
+        known = (await self._state.backlog()).objects
+        await self._require_sides({side: await store.holds_any() for side, store in self._stores.items()}, known)
 
     async def _still_there(self) -> None:
         """What the listings did not name counts as gone only if both sides are there, and the pair's own, after they ended."""
@@ -195,13 +191,12 @@ class Comparison:
                 if entry.key > after:
                     yield entry
 
-    async def _require_sides(self, first: Mapping[Side, ListEntry | None], known: int) -> None:
+    async def _require_sides(self, holds: Mapping[Side, bool], known: int) -> None:
         """Halt when one side lists nothing while the base held *known* objects before, and the other side has some (rule 8)."""
         for side in Side:
             if await self._state.note(f"{MAY_BE_EMPTY}{side}"):
                 continue  # a person looked and lifted the halt
-            listed = 0 if first[side] is None else 1
-            if first[side.other] is not None and side_emptied(listed, known):
+            if holds[side.other] and side_emptied(int(holds[side]), known):
                 raise emptied(side)
 
     # ---------------------------------------------------------------------------------------------------------- comparison

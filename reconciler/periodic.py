@@ -13,6 +13,8 @@ from reconciler.report import Report
 from reconciler.scan import Scanner
 
 _FIRST_RETRY_SECONDS = 2.0
+_CLOCKS_US = 60_000_000
+"""By so much the clocks of our processes may differ: what looks asked for before a scan began was asked for before it."""
 _log = logger("fedplane.reconciler")
 
 
@@ -97,10 +99,10 @@ class PeriodicScan:
         try:
             wishes = await wanted.asked(self.scanner.state)
             report = await self.scanner.scan(prefix=prefix, on_progress=self._watch)
-            joined = (
-                bool(report.scan) and report.started_us < begun_us
-            )  # others', or one cut off: what was asked for may lie behind it
-            if report.complete and not joined:
+            joined = bool(report.scan) and report.started_us < begun_us  # others', or one cut off
+            if joined:  # what was asked for since it began may lie behind it
+                wishes = {one: at for one, at in wishes.items() if int(at) < report.started_us - _CLOCKS_US}
+            if report.complete:
                 await wanted.fulfil(self.scanner.state, wishes, prefix)
         except RetryLater as error:  # the state itself is away
             self._failed(prefix)

@@ -15,10 +15,10 @@ from federation.progress import UNION_NOTE, DeleteBudget, HaltRecord
 from federation.rules.guards import MAY_BE_EMPTY, SELF_LIFTING_HALTS
 from federation.sync.preserve import relist
 from reconciler import sweep
-from reconciler.book import COMPLETE, LAST, PAST, Book, kept, whole_scans
+from reconciler.book import COMPLETE, FINISHING, LAST, PAST, SCANNING, Book, kept, whole_scans
 from reconciler.comparison import Comparison, Guard
 from reconciler.finishing import Finishing
-from reconciler.parallel import LostError, ParallelScan
+from reconciler.parallel import OWNED_SECONDS, LostError, ParallelScan
 from reconciler.ranges import Plan
 from reconciler.report import Report
 from reconciler.scoped import KEPT_US, ScopedScan
@@ -27,6 +27,7 @@ from reconciler.withheld import Gone
 
 __all__ = ["COMPLETE", "LAST", "PAST", "SWEEPS", "ScanOptions", "Scanner", "kept", "whole_scans"]
 
+_LOOK_SECONDS = 0.5
 MOST_UNSAVED_ROWS = 20_000
 MOST_UNSAVED_SECONDS = 60.0
 
@@ -86,13 +87,28 @@ class Scanner(Comparison):
         self._tombstone_us = tombstone_us
         self._owner = self.options.owner or token_hex(4)
         self._book = Book(state)
+        self._another_s = False
+        """Whether the scan under way was found to be a living command's."""
 
     async def help_wanted(self) -> bool:
         """Whether a scan that was written down is not finished: somebody may help, or go on after a crash."""
         return await self._book.plan() is not None
 
     async def cut_off(self) -> bool:
-        """Whether the scan under way is one that a command asked for and that was cut off just now: to ask again is to go on."""
+        """Whether the scan under way is one that a command asked for and that was cut off just now: to ask again is to go on.
+
+        Not one that somebody still works on, whose asking was before ours. Who was killed owns a range for a while: that is
+        waited for; its end is owned too long for that, and counts as somebody's.
+        """
+        until_seconds = self._clock.monotonic_seconds() + OWNED_SECONDS
+        while await self._asked_lately() and (owners := await self._state.owners(SCANNING)):
+            if FINISHING in owners or self._clock.monotonic_seconds() > until_seconds:
+                self._another_s = True
+                break
+            await self._clock.sleep(_LOOK_SECONDS)
+        return not self._another_s and await self._asked_lately()
+
+    async def _asked_lately(self) -> bool:
         return self._clock.now_us() - await self._book.asked_us() <= KEPT_US
 
     @property
@@ -201,7 +217,7 @@ class Scanner(Comparison):
         """This process's part in the scan under way, else in a new one cut as the last whole scan left it."""
         plan, asked = await self._book.plan(), self.options.asked
         if plan is not None:
-            asked = asked and await self.cut_off()  # an old one is ended, and stays old
+            asked = asked and not self._another_s and await self._asked_lately()  # an old one is ended, and stays old
         else:
             turn = await sweep.turn(self._state, (await self._state.backlog()).objects)
             bounds = await self._book.bounds()

@@ -62,7 +62,7 @@ class Withheld:
 
         The first *marked* of them are marked already. *told* hears how many are.
         """
-        if len(withheld) > marked:
+        if any(gone.side not in report.mass_delete for gone in withheld[marked:]):  # those are held, whatever became of the side
             await self._confirm()
         limit = await self.limit() if withheld else None
         for side in Side:

@@ -172,6 +172,10 @@ class HttpStore(ABC):
         async for entry in self._listing.entries(prefix, start_after):
             yield entry
 
+    async def holds_any(self) -> bool:
+        """As in the port."""
+        return await self._listing.any()
+
     @property
     def ordered(self) -> bool:
         """As in the port."""

@@ -64,6 +64,14 @@ class OrderedListing:
             if order > after:
                 yield entry
 
+    async def any(self) -> bool:
+        """As ``ObjectStore.holds_any``: no order is asked for, so no pass is made to learn it."""
+        cut = len(self._prefix)
+        async for page in self._pages(self._prefix, ""):
+            if any(len(entry.key) > cut and not keys.excluded(entry.key[cut:]) for entry in page.entries):
+                return True
+        return False
+
     async def _merged(self, prefix: str, ear: Ear | None) -> AsyncIterator[ListEntry]:
         late = await self._late(prefix)
         if late is None:

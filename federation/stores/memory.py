@@ -207,6 +207,11 @@ class MemoryStore:
                 version = self._present(found).version
                 yield ListEntry(key, version.etag, version.size_bytes, version.modified, version.md5)
 
+    async def holds_any(self) -> bool:
+        """As in the port."""
+        await self._enter("list", "")
+        return not all(map(keys.excluded, self.objects))
+
     async def clock_skew(self) -> ClockSkew:
         """As in the port; exact."""
         return ClockSkew(self._skew_us)

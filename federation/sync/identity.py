@@ -79,9 +79,7 @@ async def require_side(store: ObjectStore, state: State, pair: str) -> None:
     if recorded is None:
         return
     found = await _read(store, identity_key(pair))
-    if found == recorded or await _may_be_new(store, state, store.side, found):
-        return
-    if not await state.note(f"{MAY_BE_EMPTY}{store.side}"):
+    if found != recorded and not await _may_be_new(store, state, store.side, found):
         raise emptied(store.side)
 
 
@@ -102,9 +100,11 @@ async def _recorded(state: State) -> dict[Side, str]:
 
 async def _may_be_new(store: ObjectStore, state: State, side: Side, found: str) -> bool:
     """Whether a side that is not the recorded one may be taken for it. Raises Halt where it would look deleted."""
-    if await state.note(f"{MAY_BE_NEW}{side}") or not (await state.backlog()).objects:
+    # Emptied on purpose, as a person said, its id went too, and what came since is ours.
+    emptied_on_purpose = not found and await state.note(f"{MAY_BE_EMPTY}{side}")
+    if emptied_on_purpose or await state.note(f"{MAY_BE_NEW}{side}") or not (await state.backlog()).objects:
         return True
-    if not found and await anext(aiter(store.list()), None) is None:
+    if not found and not await store.holds_any():
         return False
     what = "is marked as another one's" if found else f"lacks the object {PRESERVED_PREFIX}pairs/ that was written there"
     raise Halt(

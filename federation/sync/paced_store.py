@@ -215,6 +215,10 @@ class PacedStore:
         """As in the port; not paced, a scan paces itself."""
         return self._store.list(prefix=prefix, start_after=start_after)
 
+    async def holds_any(self) -> bool:
+        """As in the port; not paced, as no listing is."""
+        return await self._store.holds_any()
+
     async def clock_skew(self) -> ClockSkew:
         """As in the port."""
         return await self._store.clock_skew()

@@ -306,6 +306,10 @@ class Client:
                 return
             after = page[-1].key
 
+    async def holds_any(self) -> bool:
+        """As in the port."""
+        return await self._call(self._server.holds_any)
+
     def _listing_failed(self, prefix: str) -> None:
         if not prefix.startswith(PRESERVED_PREFIX):  # the kept losers' is gone on with by the end of the same scan
             self.listings_failed.append(asyncio.get_running_loop().time())

@@ -20,6 +20,11 @@ class _Clock(SystemClock):
 
     def __init__(self) -> None:
         self.ahead_us = 0
+        self.slept_seconds = 0.0
+
+    def monotonic_seconds(self) -> float:
+        """As slept."""
+        return super().monotonic_seconds() + self.slept_seconds
 
     def now_us(self) -> int:
         """As set."""
@@ -27,6 +32,7 @@ class _Clock(SystemClock):
 
     async def sleep(self, seconds: float) -> None:
         """Nothing happens meanwhile."""
+        self.slept_seconds += seconds
 
 
 class _Bench:
@@ -90,6 +96,30 @@ async def test_a_command_that_was_cut_off_goes_on_when_it_is_given_again_soon(be
     told = _text(Outcome(pair="p", report=report, applied={}, joined_us=joined_us, again=again, outstanding=0))
     assert "went on with the scan of 20" in told
     assert "once more" not in told
+
+
+@pytest.mark.parametrize(
+    ("task", "looks", "again"),
+    [("scan:range:0", 3, False), ("scan:range:0", 1_000, True), ("scan:finishing", 3, True)],
+    ids=["killed", "alive", "at its end"],
+)
+async def test_a_command_joins_another_that_is_still_at_work_and_then_scans_once_more(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch, task: str, looks: int, *, again: bool
+) -> None:
+    """Its knowledge is older than our asking; who was killed seems to be at work for a while, which is waited for."""
+    await bench.cut_off(asked=True)
+    asked = 0
+
+    async def owners(_: str) -> dict[str, str]:
+        nonlocal asked
+        asked += 1
+        return {task: "another"} if asked <= looks else {}
+
+    monkeypatch.setattr(bench.pair.state, "owners", owners)
+    report, joined_us, scanned_again = await bench.command()
+    assert (report.complete, scanned_again) == (True, again)
+    assert report.drift["only_on_blob"] == (FOUND if again else WITHOUT_NEW)
+    assert joined_us > 0
 
 
 async def test_a_command_that_is_cut_off_again_and_again_goes_on(bench: _Bench) -> None:
