@@ -25,8 +25,10 @@ from federation.state.schema import SCHEMA
 
 FORMAT = 1
 DIGEST_BYTES = 16
-MOST = 2**53
-"""No number reaches it: JSON and Redis' scripts are exact up to there, and as a time it is the year 2255."""
+MOST = 253_402_300_800_000_000
+"""Microseconds to the year 10000: a file may say any time before, and nothing is counted that far."""
+_MOST_EXACT = 2**53 - 1
+"""Times by which Redis sorts are floating-point numbers there."""
 AT_ONCE = 500
 LINES_AT_ONCE = 5_000
 """Of an import, so that its hold on the state is renewed while it reads what it has nothing to do with."""
@@ -257,7 +259,7 @@ class Importer:
             at = line.since_us.get(side)
             if at is not None and not 0 <= at < MOST:
                 raise ValueError("a time that is none")
-            stamp = Stamp(at, 1_000_000, StampOrigin.SCAN) if at is not None else None
+            stamp = Stamp(min(at, _MOST_EXACT), 1_000_000, StampOrigin.SCAN) if at is not None else None
             self._changes.append(Change(line.key, side, Source.OPERATOR, at=stamp))
         return ()
 

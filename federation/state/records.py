@@ -28,6 +28,8 @@ from federation.errors import UsageError
 from federation.model import SECOND_US, Base, Change, Hint, HintEntry, Side, Source, Stamp, StampOrigin
 
 RECORD_VERSION = 1
+_LATEST_US = 2**56 - 1
+"""In the year 4253: what is written later counts as written then."""
 _DELETED, _LOSSY, _HASH_IS_ETAG, _HAS_HASH = 1, 2, 4, 8
 _PRECISIONS_US = (1, 1_000, SECOND_US)
 _ORIGINS = tuple(StampOrigin)
@@ -103,7 +105,7 @@ def pack_base(base: Base) -> bytes:
             _field(pack_etag(base.blob_etag)),
             _field(vast),
             (base.vast_as_of_us // 1_000).to_bytes(6, "big"),  # rounded down: it is a lower bound
-            max(0, base.written.at_us).to_bytes(7, "big"),  # a file may say it was written before 1970
+            min(max(0, base.written.at_us), _LATEST_US).to_bytes(7, "big"),  # a file may say any time
             _stamp_byte(base.written),
             _field(base.metadata_digest),
             content,

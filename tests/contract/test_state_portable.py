@@ -25,9 +25,12 @@ from federation.state.schema import SCHEMA
 from fedplane.commands import state as commands
 from tests.contract.state_support import AGREED, MD5, TestClock, agree, event, lease_of
 
+YEAR_4000_US = 64_060_588_800_000_000
+"""A file may say any time."""
 NFS = dataclasses.replace(AGREED, vast_etag="48ed760a74b9d7bf5c1b6f6bd1d7b3f0")
 PARTS = dataclasses.replace(AGREED, vast_etag=f"{MD5}-12", size_bytes=2**40)
-KEYS = {f"k{number}": (AGREED, NFS, PARTS)[number % 3] for number in range(40)}
+LATE = dataclasses.replace(NFS, written=Stamp(YEAR_4000_US, 1_000))
+KEYS = {f"k{number}": (AGREED, NFS, PARTS, LATE)[number % 4] for number in range(40)}
 GONE = Base(deleted=True, written=Stamp(1_000_000))
 
 
@@ -65,7 +68,7 @@ async def full(clock: TestClock, tmp_path: Path) -> AsyncIterator[RedisState]:
         await state.release(lease)
     await state.move_cursor("vast_events", None, Cursor({"0": 5}, "opts", 1))
     await state.halt(HaltRecord("listing_order", "d", 5, self_lifting=False))
-    await state.record_conflict(ConflictRecord("id", "k", Side.BLOB, Side.VAST, "tie", 9, "w", "l", 2, 1, 3, "kept"))
+    await state.record_conflict(ConflictRecord("id", "k", Side.BLOB, Side.VAST, "tie", 9, "w", "l", YEAR_4000_US, 1, 3, "kept"))
     await state.put_note("scan:last", b"{}")
     await state.put_note("process:x", b"{}")
     await state.bury(DeadLetter("vast_events", "why", b"\xff\0", 1))
@@ -155,7 +158,6 @@ async def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(
 
 RECORD = base64.b64encode(pack_base(AGREED)).decode()
 HUGE = base64.b64encode(pack_base(dataclasses.replace(AGREED, size_bytes=10**30))).decode()
-LATE = base64.b64encode(pack_base(dataclasses.replace(AGREED, written=Stamp(2**55)))).decode()
 DIGEST = base64.b64encode(b"d" * 16).decode()
 
 
@@ -185,11 +187,10 @@ def conflict(**numbers: int) -> str:
         f'{{"base": {{"digest": "YWJj", "record": "{RECORD}"}}}}',
         f'{{"base": {{"digest": "{base64.b64encode(b"d" * 17).decode()}", "record": "{RECORD}"}}}}',
         f'{{"base": {{"digest": "{DIGEST}", "record": "{HUGE}"}}}}',
-        f'{{"base": {{"digest": "{DIGEST}", "record": "{LATE}"}}}}',
         f'{{"intent": {{"name": "k", "value": "{HUGE}"}}}}',
         '{"dirty": {"key": "k", "since_us": {"blob": -1}}}',
         f'{{"dirty": {{"key": "k", "since_us": {{"vast": {10**30}}}}}}}',
-        f'{{"dirty": {{"key": "k", "since_us": {{"vast": {2**53}}}}}}}',
+        f'{{"dirty": {{"key": "k", "since_us": {{"vast": {2**58}}}}}}}',
         f'{{"parked": {{"key": "k", "reason": "r", "detail": "", "since_us": {2**60}}}}}',
         f'{{"held": {{"key": "k", "delete_on": "blob", "reason": "r", "since_us": {-(2**60)}}}}}',
         f'{{"held": {{"key": "k", "delete_on": "blob", "reason": "r", "since_us": 1, "deleted": {{"at_us": {2**60}}}}}}}',

@@ -51,6 +51,14 @@ def test_any_base_survives(base: Base) -> None:
     assert unpack_base(pack_base(base)) == base
 
 
+@pytest.mark.parametrize("year", [-2_000, 1960, 4200, 9999, 12_000])
+def test_a_file_may_say_any_time(year: int) -> None:
+    """What no record can hold is kept as the nearest that one can; it may not stop the key."""
+    told_us = (year - 1970) * 31_556_952 * 1_000_000
+    kept_us = unpack_base(pack_base(Base(written=Stamp(told_us)))).written.at_us
+    assert kept_us == min(max(0, told_us), 2**56 - 1)
+
+
 def test_an_ordinary_object_fits_the_compact_encoding() -> None:
     """64 bytes is where Redis gives up its compact hash encoding."""
     md5 = "0cc175b9c0f1b6a831c399e269772661"
