@@ -7,6 +7,8 @@ import pytest
 from federation.clock import SystemClock
 from federation.model import Metadata, Side
 from fedplane.commands.reconcile import Outcome, Part, _compared, _text
+from reconciler import wanted
+from reconciler.periodic import PeriodicScan
 from reconciler.report import Report
 from reconciler.scan import Scanner, ScanOptions
 from tests.unit.test_ranges import MONTH_US, _Pair
@@ -152,3 +154,28 @@ async def test_where_no_scan_was_under_way_one_is_made(bench: _Bench) -> None:
     assert (report.complete, joined_us, again) == (True, 0, False)
     told = _text(Outcome(pair="p", report=report, applied={}, outstanding=0))
     assert "went on" not in told
+
+
+async def test_a_wish_is_fulfilled_by_a_scan_that_takes_several_processes(bench: _Bench) -> None:
+    """As invocations of a function, each of which is cut off or ends what another began: also then it was asked for before."""
+    await bench.pair.fill(400)
+    await wanted.ask(bench.pair.state, "", now_us=bench.clock.now_us())
+    for number in range(4):
+        bench.clock.ahead_us += 2 * MINUTE_US
+        bench.pair.servers[Side.VAST].fail_at = "" if number % 2 else "k00250"
+        scans = PeriodicScan(bench.scanner(f"invocation {number}", asked=False), bench.clock, 3600.0, on_start=False)
+        await scans.once("")
+        assert bool(await wanted.asked(bench.pair.state)) == (number < 1)
+
+
+async def test_a_wish_of_about_when_the_scan_began_waits_for_the_next(bench: _Bench) -> None:
+    """The clocks of the process that asked and of the one that scanned may differ."""
+    await bench.pair.fill(400)
+    bench.pair.servers[Side.VAST].fail_at = "k00250"
+    await PeriodicScan(bench.scanner("first", asked=False), bench.clock, 3600.0, on_start=False).once("")
+    bench.pair.servers[Side.VAST].fail_at = ""
+    await wanted.ask(bench.pair.state, "", now_us=bench.clock.now_us() - MINUTE_US // 2)
+    bench.clock.ahead_us += 2 * MINUTE_US
+    for wishes in (1, 0):
+        await PeriodicScan(bench.scanner("second", asked=False), bench.clock, 3600.0, on_start=False).once("")
+        assert len(await wanted.asked(bench.pair.state)) == wishes

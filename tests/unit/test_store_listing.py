@@ -45,6 +45,8 @@ class Server:
     def __init__(self, names: list[str], order: Callable[[str], bytes] = str.encode) -> None:
         self.names = sorted(names, key=order)
         self.passes = 0
+        self.read = 0
+        """Pages."""
 
     async def pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
         """As a real one; ``start_after`` in UTF-8 order."""
@@ -52,6 +54,7 @@ class Server:
         wanted = [name for name in self.names if name.startswith(prefix) and name.encode() > start_after.encode()]
         yield Page([], "on")
         for at in range(0, len(wanted), 2):
+            self.read += 1
             yield Page([entry(name) for name in wanted[at : at + 2]], "on")
 
 
@@ -310,3 +313,21 @@ async def test_a_failing_page_raises_through() -> None:
 
     with pytest.raises(RetryLater):
         await read(OrderedListing(Side.BLOB, AZURE_BLOB, "", pages))
+
+
+@pytest.mark.parametrize(
+    ("names", "holds", "pages"),
+    [
+        ([f"k{number}" for number in range(100)], True, 1),
+        (["a//b", *(f"k{number}" for number in range(100))], True, 1),
+        ([f".federation/conflicts/{number}" for number in range(9)], False, 5),
+        ([*(f".federation/conflicts/{number}" for number in range(9)), "k"], True, 5),
+        ([], False, 0),
+    ],
+    ids=["keys", "names without a key", "ours", "ours and a key", "nothing"],
+)
+async def test_whether_a_side_holds_anything_is_seen_on_its_first_page(names: list[str], *, holds: bool, pages: int) -> None:
+    """Also while its order is not known: to learn that, all of it would be read."""
+    server = Server(names)
+    listed = ordered(server)
+    assert (await listed.any(), server.read, listed.in_order) == (holds, pages, False)

@@ -13,7 +13,7 @@ from federation.ports import ObjectStore
 from federation.progress import DeleteBudget
 from federation.rules.guards import MAY_BE_EMPTY
 from federation.stores.memory import MemoryStore
-from federation.sync.identity import check_identity, identity_key
+from federation.sync.identity import check_identity, identity_key, require_side
 from reconciler.report import Report
 from reconciler.scan import Scanner
 from tests.unit.test_scan import DAY, _Pair
@@ -109,6 +109,43 @@ async def test_a_side_that_a_person_called_empty_has_its_deletes_marked(scan: st
     await pair.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
     report = await SCANS[scan](pair.scanner)
     assert (report.halted, report.marked) == ("", marked)
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+async def test_what_comes_to_a_side_that_a_person_called_empty_is_the_pair_s(*, scanned: bool) -> None:
+    """Its id went with the rest; the first copy that comes there does not make it another bucket."""
+    pair = await _Mounted().begin()
+    pair.swap()
+    await pair.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
+    if scanned:
+        await pair.scanner.scan()
+    await pair.raw[Side.VAST].put("new", b"new", Metadata(), stamp=None, expected_etag=None)
+    await require_side(pair.raw[Side.VAST], pair.state, "pair")
+    report = await pair.scanner.scan()
+    assert (report.complete, report.halted) == (True, "")
+    assert identity_key("pair") in pair.raw[Side.VAST].objects
+
+
+@pytest.mark.parametrize("budget", [1000, 5])
+async def test_a_scan_asks_again_only_while_a_side_s_deletes_may_be_carried_out(
+    monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    """Once they are too many, all that follow are held: however large the incident, it is asked about once or twice."""
+    monkeypatch.setattr("reconciler.comparison.BATCH", 10)
+    pair = await _Mounted().begin(budget=budget)
+    asked, holds_any = 0, pair.raw[Side.VAST].holds_any
+
+    async def counted() -> bool:
+        nonlocal asked
+        asked += 1
+        return await holds_any()
+
+    monkeypatch.setattr(pair.raw[Side.VAST], "holds_any", counted)
+    for key in SOME[:-1]:
+        del pair.raw[Side.VAST].objects[key]
+    report = await pair.scanner.scan()
+    assert (report.complete, report.mass_delete) == (True, ["vast"] if budget == 5 else [])
+    assert asked == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ deletes by event
