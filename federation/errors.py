@@ -28,7 +28,10 @@ class FederationError(Exception):
 
 
 class RetryLater(FederationError):
-    """Come back after ``after_seconds`` (the service's Retry-After) or by back-off when None."""
+    """Come back after ``after_seconds`` (the service's Retry-After) or by back-off when None.
+
+    ``answered``: by the side itself and in full, if not with what was asked for; so it is no sign that the side fails.
+    """
 
     def __init__(
         self,
@@ -38,9 +41,11 @@ class RetryLater(FederationError):
         key: str = "",
         side: Side | None = None,
         after_seconds: float | None = None,
+        answered: bool = False,
     ) -> None:
         super().__init__(message, reason=reason, key=key, side=side)
         self.after_seconds = after_seconds
+        self.answered = answered
 
 
 class Reobserve(FederationError):

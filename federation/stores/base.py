@@ -245,7 +245,7 @@ class HttpStore(ABC):
     def _require_range(self, response: aiohttp.ClientResponse, start: int, length: int | None, key: str) -> None:
         if not wire.answers_range(response.status, response.headers, start, length):
             text = "the side answered with another range than was asked for"
-            raise RetryLater(text, reason="bad_answer", key=key, side=self.side)
+            raise RetryLater(text, reason="bad_answer", key=key, side=self.side, answered=True)
 
     def _reader(self, response: aiohttp.ClientResponse, present: Present) -> HttpReader:
         md5 = wire.range_md5(response.status, response.headers) if self.checked_bytes else None

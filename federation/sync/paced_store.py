@@ -126,7 +126,7 @@ class PacedStore:
         try:
             result = await call()
         except FederationError as error:
-            if isinstance(error, RetryLater) and error.reason != "redis_unavailable":
+            if isinstance(error, RetryLater) and not error.answered and error.reason != "redis_unavailable":
                 self.gate.failed(error)
             else:
                 self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
@@ -169,12 +169,12 @@ class PacedStore:
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
         opening = partial(self._store.open, key, if_match=if_match, start=start, length=length)
-        return _PacedReader(await self._call(opening, admitted=self.gate.admit, whole=False), self.gate)
+        return _PacedReader(await self._call(opening, admitted=self.gate.admit, whole=False), self.gate, key)
 
     async def open_version(self, key: str, version_id: str, *, start: int = 0, length: int | None = None) -> Reader:
         """As in the port."""
         opening = partial(self._store.open_version, key, version_id, start=start, length=length)
-        return _PacedReader(await self._call(opening, admitted=self.gate.admit, whole=False), self.gate)
+        return _PacedReader(await self._call(opening, admitted=self.gate.admit, whole=False), self.gate, key)
 
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
@@ -234,10 +234,12 @@ class _PacedReader:
     The gate hears of its end, not of its beginning: a side that answers and then cuts every body short is no side that works.
     """
 
-    def __init__(self, reader: Reader, gate: Gate) -> None:
+    def __init__(self, reader: Reader, gate: Gate, key: str) -> None:
         self.present = reader.present
         self._reader = reader
         self._gate = gate
+        self._key = key
+        self._trouble = self._trouble_so_far()
         self._told = False
 
     async def read(self) -> bytes:
@@ -253,12 +255,17 @@ class _PacedReader:
                 await self._gate.pay(len(chunk))
                 got += len(chunk)
                 if got >= _SOME_BYTES:
-                    self._succeeded()  # not only at the end: others may wait for this word
+                    self._came()  # not only at the end: others may wait for this word
                 yield chunk
 
     async def close(self) -> None:
         await self._reader.close()
-        self._succeeded()  # as far as it was wanted
+        if not self._told and self._trouble == self._trouble_so_far():
+            self._gate.succeeded()  # as far as it was wanted; of what came after its head it says nothing
+        self._told = True
+
+    def _trouble_so_far(self) -> tuple[int, float]:
+        return self._gate.throttles, self._gate.closed_until_seconds
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -266,21 +273,21 @@ class _PacedReader:
             yield
         except RetryLater as error:
             if error.reason == "content_mismatch":
-                self._succeeded()  # it came whole: what is wrong with it is that object's matter
+                self._came()  # whole: what is wrong with it is that object's matter
             else:
                 self._told = True
-                self._gate.failed(error)
+                self._gate.cut(self._key, error)
             raise
         except asyncio.CancelledError:
             self._told = True
             self._gate.abandoned()
             raise
-        self._succeeded()
+        self._came()
 
-    def _succeeded(self) -> None:
+    def _came(self) -> None:
         if not self._told:
             self._told = True
-            self._gate.succeeded()
+            self._gate.came()
 
 
 class _PacedUpload:

@@ -15,6 +15,8 @@ from federation.sync.rates import AdaptiveLimit, TokenBucket
 
 TRIP_FAILURES = 3
 """Failures in a row, without an answer between them, after which a side is left alone: one cut connection says little."""
+_CUTS_REMEMBERED_SECONDS = 600.0
+"""Longer than the longest pause between two attempts at a key."""
 PROBE_SECONDS = 10.0
 """How long the one probe of a side that was left alone may take before another is let through."""
 _PROBE_POLL_SECONDS = 0.1
@@ -65,6 +67,8 @@ class Gate:
     endpoint: str = ""
     """What it is in front of, as ``GateBook`` names it: processes know it by that name."""
     adaptive: AdaptiveLimit = field(init=False)
+    _cut: dict[str, float] = field(default_factory=dict)
+    """When the body of an object broke off, by key, since one came."""
     _slots: FairPool = field(init=False)
     _requests: TokenBucket = field(init=False)
     _bytes: TokenBucket = field(init=False)
@@ -134,6 +138,25 @@ class Gate:
         if self.failures >= TRIP_FAILURES or self.tripped:
             self.close_until(now + backoff_seconds(self.trips, jitter=self.jitter()))
             self.trips += 1
+
+    def cut(self, key: str, error: RetryLater) -> None:
+        """The body of *key* broke off. One that cannot be read, however often it is tried, says nothing of the side: several do.
+
+        Also where other requests are answered in between. A probe is always answered for.
+        """
+        now = self.clock.monotonic_seconds()
+        known = key in self._cut
+        self._cut = {one: at for one, at in self._cut.items() if now - at < _CUTS_REMEMBERED_SECONDS} | {key: now}
+        many = len(self._cut) >= TRIP_FAILURES
+        if many:
+            self.failures = max(self.failures, TRIP_FAILURES - 1)
+        if many or self.tripped or not known:
+            self.failed(error)
+
+    def came(self) -> None:
+        """A body, or enough of it to tell that they do."""
+        self._cut.clear()
+        self.succeeded()
 
     def close_until(self, monotonic_seconds: float) -> None:
         """Leave the side alone until then; also told by other processes."""

@@ -79,16 +79,17 @@ class Extent:
         raise _fault(self, "the object is of another size than was told before", "content_mismatch")
 
 
-async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator[bytes, None]:
+async def pieces(extent: Extent, reader: Reader | None = None, *, cut: RetryLater | None = None) -> AsyncGenerator[bytes, None]:
     """All bytes of *extent* in pieces of at most ``PIECE_BYTES``; a stream that is cut is taken up where it ended, by range.
 
-    *reader*: a GET of exactly this extent that is under way already; the caller closes it. Raises Reobserve when the object is
-    another version by then, and RetryLater when nothing more comes (cut_short and the like) or too much (bad_answer).
+    *reader*: a GET of exactly this extent that is under way already; the caller closes it. *cut*: how one before ended. Raises
+    Reobserve when the object is another version by then, and RetryLater when nothing more comes (cut_short and the like) or too
+    much (bad_answer).
     """
     got, first, patience = 0, reader, _Patience()
     while True:
         begun = got
-        current = first or await extent.open(got)
+        current = first or await _open(extent, got, cut)
         try:
             async for piece in current.chunks(PIECE_BYTES):
                 got += len(piece)
@@ -99,6 +100,7 @@ async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator
         except RetryLater as error:
             if error.reason not in _CUT or patience.ends(got):
                 raise
+            cut = error
         else:
             if got < extent.length and (got == begun or patience.ends(got)):
                 raise _fault(extent, "the answer ended early", "cut_short")
@@ -109,6 +111,16 @@ async def pieces(extent: Extent, reader: Reader | None = None) -> AsyncGenerator
         if got >= extent.length:
             return
         await asyncio.sleep(patience.pause_seconds())  # by the loop's time, which is the simulation's too
+
+
+async def _open(extent: Extent, got: int, cut: RetryLater | None) -> Reader:
+    """As ``Extent.open``. What *cut* the one before is told rather than that the gate is closed: it may lie with this object."""
+    try:
+        return await extent.open(got)
+    except RetryLater as error:
+        if cut is None or error.reason != "paced":
+            raise
+        raise cut from None
 
 
 class _Patience:
@@ -136,12 +148,14 @@ def _fault(extent: Extent, text: str, reason: str) -> RetryLater:
 
 async def read_all(extent: Extent, reader: Reader | None = None) -> bytes:
     """All bytes of *extent* in one. Raises as ``pieces``."""
+    cut: RetryLater | None = None
     if reader is not None and reader.present.version.size_bytes == extent.length <= _ONE_PIECE_BYTES:
         try:
             data = await reader.read()
         except RetryLater as error:
             if error.reason not in _CUT or not extent.length:
                 raise
+            cut = error
         else:
             if len(data) != extent.length:
                 raise _fault(extent, "another length came than was announced", "bad_answer")
@@ -150,7 +164,7 @@ async def read_all(extent: Extent, reader: Reader | None = None) -> bytes:
         reader = None
     if not extent.length and reader is None:
         return b""
-    async with aclosing(pieces(extent, reader)) as parts:
+    async with aclosing(pieces(extent, reader, cut=cut)) as parts:
         got = [piece async for piece in parts]
     return got[0] if len(got) == 1 else b"".join(got)
 
@@ -166,14 +180,15 @@ async def read_checked(extent: Extent, checked_bytes: int) -> bytes:
 
 async def _read_one(extent: Extent) -> bytes:
     """One answer as a whole: of one that was cut the checksum proves nothing."""
-    patience = _Patience()
+    patience, cut = _Patience(), None
     while True:
-        reader = await extent.open()
+        reader = await _open(extent, 0, cut)
         try:
             data = await reader.read()
         except RetryLater as error:
             if error.reason not in _CUT | {"content_mismatch"} or patience.ends(0):
                 raise
+            cut = error
         else:
             if len(data) != extent.length:
                 raise _fault(extent, "another length came than was announced", "bad_answer")

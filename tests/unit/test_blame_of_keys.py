@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from federation.errors import Park, RetryLater
 from federation.model import Side
-from federation.stores.memory import MemoryStore
+from federation.stores.memory import MemoryReader, MemoryStore
 from federation.sync.blame import PERHAPS_THE_KEYS_FAULT, Blame
+from federation.sync.pacing import Gate
 from tests.simulation.loop import SimLoop
 from tests.unit.test_fairness import _Pair, _running, _Shared
 from tests.unit.world import FakeClock
@@ -38,6 +40,49 @@ def test_one_object_that_is_never_answered_for_closes_no_side_to_the_others() ->
     delays = SimLoop(1).run(scenario())
     assert max(delays) < 1.0, delays
     assert sum(key == "bad" for _, key in pair.raw[Side.BLOB].calls) < 60
+
+
+class _CutReader(MemoryReader):
+    """A head, and no body."""
+
+    async def read(self) -> bytes:
+        """Not a byte."""
+        raise RetryLater("bad block", reason="cut_short", side=Side.BLOB)
+
+    async def chunks(self, size_bytes: int) -> AsyncIterator[bytes]:
+        """The same."""
+        del size_bytes
+        yield await self.read()
+
+
+@pytest.mark.parametrize("size_bytes", [8, 1000], ids=["small", "in_parts"])
+def test_one_object_whose_body_is_always_cut_leaves_its_side_open(size_bytes: int) -> None:
+    """On a quiet side too: its attempts count, but for the last ones, so that it is tried ever less, and it is never parked."""
+    shared = _Shared()
+    pair = _Pair(shared, "one")
+    store, trips = pair.raw[Side.BLOB], []
+    real, close = store.open, Gate.close_until
+
+    async def opened(key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        reader = await real(key, if_match=if_match, start=start, length=length)
+        return _CutReader(reader.present, b"")
+
+    async def scenario() -> None:
+        async with _running(pair):
+            await pair.write("bad", size_bytes)
+            await asyncio.sleep(3600)
+
+    def closed(gate: Gate, monotonic_seconds: float) -> None:
+        trips.append(monotonic_seconds)
+        close(gate, monotonic_seconds)
+
+    store.open = opened  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Gate, "close_until", closed)
+        SimLoop(1).run(scenario())
+    assert not trips
+    assert pair.state._dirty["bad"].attempts == 12 - 3
+    assert not pair.state._parked
 
 
 class _Sides:

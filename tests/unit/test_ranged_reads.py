@@ -8,19 +8,21 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import nullcontext
 from functools import partial
+from typing import cast
 
 import pytest
 
 from federation.backoff import backoff_seconds
 from federation.errors import RetryLater
 from federation.model import Metadata, Present, Side, Stamp, Version
+from federation.ports import ObjectStore
 from federation.stores import wire
 from federation.stores.memory import MemoryReader, MemoryStore
 from federation.sync import reading
 from federation.sync.budget import ByteBudget
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate
-from federation.sync.reading import PIECE_BYTES, Extent, read_all
+from federation.sync.reading import PIECE_BYTES, Extent, read_all, read_checked
 from federation.sync.transfer import Transfer, TransferLimits
 from tests.unit.test_conditional_reads import store_of
 from tests.unit.test_leases import HandClock
@@ -145,6 +147,10 @@ class _CutReader(MemoryReader):
         if not self.cleanly:
             raise RetryLater("cut", reason="cut_short")
 
+    async def read(self) -> bytes:
+        """All that ``chunks`` gives."""
+        return b"".join([chunk async for chunk in self.chunks(PIECE_BYTES)])
+
 
 @pytest.mark.parametrize(("give", "cleanly", "asked"), [(0, True, 1), (1, True, 2), (0, False, 6), (1024, False, 6)])
 async def test_a_stream_that_gets_nowhere_is_given_up(
@@ -186,37 +192,121 @@ def _pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return pauses
 
 
-async def test_bodies_that_fail_close_the_gate_though_every_answer_begins_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def _gated(store: MemoryStore) -> PacedStore:
+    return PacedStore(store, Gate(Side.VAST, HandClock()))
+
+
+async def _extents(paced: PacedStore, *keys: str) -> list[Extent]:
+    for key in keys:
+        await paced.put(key, bytes(PIECE_BYTES), Metadata(), stamp=None, expected_etag=None)
+    etags = [(await paced.head(key)).version.etag for key in keys]
+    return [Extent(paced, key, etag, 0, PIECE_BYTES) for key, etag in zip(keys, etags, strict=True)]
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["alone", "heads_between"])
+async def test_bodies_that_fail_close_the_gate_though_every_answer_begins_well(
+    between: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A side whose bodies never come whole is left alone, and asked again by one; a body that comes opens the gate."""
     _pauses(monkeypatch)
-    clock, store = HandClock(), _Cut(0, cleanly=False)
-    await store.put("k", bytes(PIECE_BYTES), Metadata(), stamp=None, expected_etag=None)
+    store = _Cut(0, cleanly=False)
+    clock = HandClock()
     paced = PacedStore(store, Gate(Side.VAST, clock))
-    present = await paced.head("k")
-    extent = Extent(paced, "k", present.version.etag, 0, PIECE_BYTES)
-    for trips in (1, 2):
+    extents = await _extents(paced, "a", "b", "c")
+    for extent, asked in zip(extents, (6, 6, 1), strict=True):
+        assert not paced.gate.tripped
+        store.calls.clear()
         with pytest.raises(RetryLater) as caught:
             await read_all(extent)
-        assert caught.value.reason == "paced"
-        assert paced.gate.trips == trips
-        clock.seconds += paced.gate.closed_for_seconds()
-    assert sum(call == "open" for call, _ in store.calls) == 4
+        assert caught.value.reason == "cut_short"  # what it met, not that nobody may ask any more
+        assert sum(call == "open" for call, _ in store.calls) == asked
+        if between and extent is not extents[-1]:
+            await paced.head(extent.key)
+    for trips in (1, 2):
+        assert (paced.gate.tripped, paced.gate.trips) == (True, trips)
+        for reason in ("paced", "cut_short"):  # closed; then as the probe, which closes it for longer
+            with pytest.raises(RetryLater) as caught:
+                await read_all(extents[0])
+            assert caught.value.reason == reason
+            clock.seconds += 0 if reason == "cut_short" else paced.gate.closed_for_seconds()
 
+    clock.seconds += paced.gate.closed_for_seconds()
     store.give, store.cleanly = PIECE_BYTES, True
-    assert await read_all(extent) == bytes(PIECE_BYTES)
+    assert await read_all(extents[0]) == bytes(PIECE_BYTES)
     assert (paced.gate.tripped, paced.gate.failing_since_us) == (False, None)
+    store.give, store.cleanly = 0, False
+    with pytest.raises(RetryLater):
+        await read_all(extents[1])
+    assert not paced.gate.tripped
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["pieces", "checked"])
+async def test_one_object_that_is_cut_for_ever_closes_no_gate(checked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is tried; and it is told what it met, also where the gate is closed meanwhile for another reason."""
+    _pauses(monkeypatch)
+    store = _Cut(0, cleanly=False)
+    paced = _gated(store)
+    [extent] = await _extents(paced, "a")
+    for _ in range(5):
+        with pytest.raises(RetryLater) as caught:
+            await (read_checked(extent, PIECE_BYTES) if checked else read_all(extent))
+        assert caught.value.reason == "cut_short"
+    assert (paced.gate.tripped, paced.gate.failures) == (False, 1)
+
+    async def closed(seconds: float) -> None:
+        paced.gate.close_until(paced.gate.clock.monotonic_seconds() + 60 + seconds)
+
+    monkeypatch.setattr("federation.sync.reading.asyncio.sleep", closed)
+    with pytest.raises(RetryLater) as caught:
+        await (read_checked(extent, PIECE_BYTES) if checked else read_all(extent))
+    assert caught.value.reason == "cut_short"
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_ranges_answered_otherwise_close_no_gate(side: Side) -> None:
+    """They are whole answers: what does not fit is that object's matter."""
+    server = await asyncio.start_server(_answers(["HTTP/1.1 200 OK"], WHOLE), "127.0.0.1", 0)
+    store = store_of(side, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    paced = PacedStore(cast("ObjectStore", store), Gate(side, HandClock()))
+    paced.gate.close_until(0.0)
+    try:
+        async with server:
+            for _ in range(4):
+                with pytest.raises(RetryLater, match="another range"):
+                    await paced.open("k", start=4, length=2)
+    finally:
+        await store.close()
+    assert (paced.gate.tripped, paced.gate.failures) == (False, 0)
 
 
 async def test_a_body_that_nobody_wanted_is_no_fault() -> None:
     """Dropped after its head, it opens a gate that waited for a word."""
-    clock, store = HandClock(), MemoryStore(Side.VAST, clock=HandClock())
+    store = MemoryStore(Side.VAST, clock=HandClock())
     await store.put("k", b"content", Metadata(), stamp=None, expected_etag=None)
-    gate = Gate(Side.VAST, clock)
-    gate.close_until(0.0)
-    reader = await PacedStore(store, gate).open("k")
-    assert gate.tripped
+    paced = _gated(store)
+    paced.gate.close_until(0.0)
+    reader = await paced.open("k")
+    assert paced.gate.tripped
     await reader.close()
-    assert not gate.tripped
+    assert not paced.gate.tripped
+
+
+@pytest.mark.parametrize("told_by", ["own_calls", "another_process"])
+async def test_a_body_that_nobody_wanted_is_no_word_on_what_came_after_its_head(told_by: str) -> None:
+    """A side that went away meanwhile stays known as away."""
+    store = MemoryStore(Side.VAST, clock=HandClock())
+    await store.put("k", b"content", Metadata(), stamp=None, expected_etag=None)
+    paced = _gated(store)
+    reader = await paced.open("k")
+    if told_by == "own_calls":
+        for _ in range(3):
+            paced.gate.failed(RetryLater("away", reason="unreachable"))
+    else:
+        paced.gate.close_until(60.0)
+    for _ in range(2):
+        await reader.close()
+    assert paced.gate.tripped
+    assert (paced.gate.failing_since_us is not None) is (told_by == "own_calls")
 
 
 @pytest.mark.parametrize(
