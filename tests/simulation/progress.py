@@ -64,7 +64,7 @@ class Progress:
             self._taken[change.key] = next(self._serial)
             at, now_us = change.at, self.oracle.servers[change.side].clock.now_us()
             # Of a time in whole seconds any moment of that second may be the true one, and of none any of before its mark.
-            # A time in the future of its side's clock is no truth either, nor is what a marker whose clock was set ahead calls now.
+            # A time in the future of its side's clock is no truth either, nor is the now of a marker whose clock was set ahead.
             set_ahead_us = self.state()._clock.now_us() - START_US - int(asyncio.get_running_loop().time() * 1e6)
             marked_us = now_us + 2 * SKEW_ERROR_US + max(0, set_ahead_us)
             at_us = min(at.at_us + at.precision_us - 1, marked_us) if at is not None else marked_us
