@@ -19,7 +19,8 @@ from federation.ports import ObjectStore
 from federation.stores.azure_blob import AzureBlobStore
 from federation.stores.vast_s3 import VastS3Store
 from federation.sync.budget import ByteBudget
-from federation.sync.transfer import Original, Target, Transfer, TransferLimits
+from federation.sync.original import Original
+from federation.sync.transfer import Target, Transfer, TransferLimits
 from fedplane.localstack.info import StackInfo, StackOptions
 from fedplane.localstack.stack import LocalStack
 

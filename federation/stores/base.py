@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
@@ -111,7 +112,15 @@ class HttpStore(ABC):
 
     async def head(self, key: str) -> Present:
         """As in the port."""
-        answer = await self.call(Request("HEAD", "HEAD", self._name(key), key=key))
+        request = Request("HEAD", "HEAD", self._name(key), key=key)
+        try:
+            answer = await self.call(request)
+        except Reobserve:
+            try:
+                answer = await self.call(request)
+            except Reobserve:
+                text = "the side answers 404 to a HEAD, and not to a GET"
+                raise RetryLater(text, reason="bad_answer", key=key, side=self.side) from None
         return await self.tagged(self._present(answer.headers, key), answer.headers, key)
 
     async def open(self, key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> HttpReader:
@@ -282,26 +291,24 @@ class HttpStore(ABC):
         if refused.status == HTTPStatus.NOT_FOUND and not faults.known(self.side, refused.code):
             if request.name and request.method == "HEAD":
                 # It has no body that would say what is missing, or that the service said it and not something between (rule 3).
-                return await self._why(request)
+                await self._why(request)
+                # Another's write came between the two, or what is between us and the service answers HEAD by itself.
+                return Reobserve("the object came just now", reason="precondition", key=request.key, side=self.side)
             if request.name:
                 # Not the service's own words: something between us and it answered.
                 text = f"{request.operation}: 404 without a reason that the service would give"
                 return RetryLater(text, reason="bad_answer", key=request.key, side=self.side)
             return Halt(f"the container of side {self.side} is not there", reason="container_missing", side=self.side)
         if refused.status == HTTPStatus.BAD_REQUEST and not refused.code and request.method == "HEAD":
-            return await self._why(request)
+            await self._why(request)
+            return RetryLater("a HEAD was refused, a GET was not", reason="bad_answer", key=request.key, side=self.side)
         return faults.fault(self.side, refused, operation=request.operation, key=request.key)
 
-    async def _why(self, request: Request) -> FederationError:
-        """What a HEAD was refused for: its answer has no body that would say so, the answer to a GET has."""
+    async def _why(self, request: Request) -> None:
+        """Raise what a HEAD was refused for: its answer has no body that would say so, the answer to a GET has."""
         headers = {**(request.headers or {}), **wire.byte_range(0, 1)}
-        try:
+        with suppress(Reobserve):  # an object without a byte
             (await self._start(replace(request, method="GET", operation="GET", headers=headers))).close()
-        except Reobserve:
-            pass  # an object without a byte
-        except FederationError as error:
-            return error
-        return RetryLater("a HEAD was refused, a GET was not", reason="bad_answer", key=request.key, side=self.side)
 
     async def write(self, request: Request) -> Answer:
         """As ``call``; an object that is gone is a precondition that failed."""

@@ -310,6 +310,8 @@ class HttpReader:
         now, total_bytes, waited_seconds = asyncio.get_running_loop().time, 0, 0.0
         asked_seconds = now()
         async for block, _ in self._response.content.iter_chunks():
+            if not block and self._response.content.at_eof():
+                break  # aiohttp's one stream for all empty bodies ends itself but once in a process, and then yields for ever
             total_bytes += len(block)
             waited_seconds += now() - asked_seconds
             if waited_seconds > READ_SECONDS + total_bytes / LEAST_BYTES_PER_SECOND:

@@ -99,7 +99,9 @@ def answers_range(status: int, headers: Mapping[str, str], start: int, length: i
 
     Everything is right where it is no more than was asked for. The end may be the object's, if that comes first.
     """
-    if status != HTTPStatus.PARTIAL_CONTENT:
+    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        return False  # such as 204, which describes no object
+    if status == HTTPStatus.OK:
         return start == 0 and (length is None or int(headers.get("Content-Length", length + 1)) <= length)
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if found is None:

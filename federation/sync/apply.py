@@ -20,8 +20,9 @@ from federation.sync.budget import Room, flow
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.journal import KeyJournal
 from federation.sync.observe import new_stamp
+from federation.sync.original import Original
 from federation.sync.preserve import preserve_loser
-from federation.sync.transfer import Content, Original, Target, still_the_same
+from federation.sync.transfer import Content, Target, still_the_same
 
 
 class DeleteHeld(Exception):

@@ -15,8 +15,9 @@ from federation.ports import ObjectStore, Reader, State
 from federation.progress import ConflictRecord
 from federation.sync.context import PairContext
 from federation.sync.journal import noted
+from federation.sync.original import Original
 from federation.sync.reading import OfVersion, Opens
-from federation.sync.transfer import Original, Target
+from federation.sync.transfer import Target
 
 
 class Verdict(StrEnum):

@@ -18,8 +18,8 @@ from federation.rules.proof import copy_of
 from federation.sync.apply import Scene, apply
 from federation.sync.context import PairContext
 from federation.sync.observe import as_agreed, as_read_before, complete, delete_time, observe
+from federation.sync.original import Original
 from federation.sync.recovered import recovered
-from federation.sync.transfer import Original
 
 ROUNDS = 4
 """Times one claim looks again after a failed precondition before the key goes back to the queue."""

@@ -23,8 +23,9 @@ from federation.ports import ObjectStore, Reader, Upload, WriteResult
 from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
 from federation.sync.journal import Journal, fingerprint
+from federation.sync.original import AGAIN_SECONDS, Original
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import PIECE_BYTES, Extent, Opens, pieces, read_all, read_checked
+from federation.sync.reading import PIECE_BYTES, pieces, read_all
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from federation.progress import TransferRecord
 
 _T = TypeVar("_T")
-_AGAIN_SECONDS = 1.0
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
 _LONGEST_PATIENCE_SECONDS = 600.0
@@ -68,36 +68,6 @@ class Content:
 
     data: bytes
     md5: str
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """What is copied: exactly the version *present* under *key*."""
-
-    store: Opens
-    key: str
-    present: Present
-
-    def extent(self, start: int = 0, length: int | None = None) -> Extent:
-        """All of it, or a range."""
-        version = self.present.version
-        length = version.size_bytes if length is None else length
-        return Extent(self.store, self.key, version.etag, start, length, version.size_bytes)
-
-    @property
-    def unproved(self) -> bool:
-        """Whether no hash is known that would tell damaged content (docs/adr/0018)."""
-        return self.present.version.md5 is None and self.present.version.size_bytes > 0
-
-    @property
-    def checked_bytes(self) -> int:
-        """In ranges of what size it is read, so that each brings its checksum; 0: as it comes."""
-        return self.store.checked_bytes if self.unproved else 0
-
-    async def read(self, start: int, length: int) -> bytes:
-        """A range of it."""
-        extent = self.extent(start, length)
-        return await (read_checked(extent, self.checked_bytes) if self.checked_bytes else read_all(extent))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +123,7 @@ class Transfer:
             data = await original.read(0, size_bytes)
         content = Content(data, (await hashing.md5(data)).hex())
         self.check_content(original.present, len(data), content.md5)
-        await _reads_alike(original, content.md5)
+        await original.compare(0, data)
         return content
 
     def check_content(self, present: Present, size_bytes: int, md5: str) -> None:
@@ -165,7 +135,7 @@ class Transfer:
         if size_bytes == version.size_bytes and version.md5 in (None, md5):
             return
         text = f"{size_bytes} bytes with the MD5 {md5} were read where {version.size_bytes} with {version.md5} were announced"
-        raise RetryLater(text, reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
+        raise RetryLater(text, reason="content_mismatch", after_seconds=AGAIN_SECONDS)
 
     async def send_large(
         self,
@@ -188,7 +158,6 @@ class Transfer:
             try:
                 md5 = await self._send_parts(passage)
                 self.check_content(original.present, size_bytes, md5)
-                await _reads_alike(original, md5)
                 if confirm is not None:
                     await confirm()
                 result = await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
@@ -293,32 +262,26 @@ async def _send_part(
     """Read one part, hash it when those before it are, and send it unless it arrived in an earlier attempt."""
     flow.set(f"{flow.get()}/bulk")
     number, start, length = part
-    data = await _patiently(passage, partial(passage.original.read, start, length))
-    md5 = await hashing.md5(data)  # out of turn: only the whole takes its bytes in order
+    sent_md5 = passage.done.get(number, "").partition(" ")[0]
+    data, md5 = await _patiently(passage, partial(_read_part, passage.original, start, length, sent_md5))
     if before is not None:
         await before
     await asyncio.to_thread(digest.update, data)
     after.set_result(None)
-    if passage.done.get(number, "").partition(" ")[0] == md5.hex():
+    if sent_md5 == md5.hex():
         return
     token = await _patiently(passage, partial(passage.upload.put_part, number, data, md5=md5))
     if passage.journal is not None:
         await passage.journal.part(number, md5.hex(), token)
 
 
-async def _reads_alike(original: Original, md5: str) -> None:
-    """Read *original* once more where nothing else would tell damage on the way. Raises RetryLater when it reads otherwise.
-
-    A piece is hashed as it comes and let go: beside what the socket holds it takes no memory.
-    """
-    if not original.unproved or original.checked_bytes or original.store.sealed:
-        return
-    digest = hashlib.md5(usedforsecurity=False)
-    async with aclosing(pieces(original.extent())) as parts:
-        async for piece in parts:
-            digest.update(piece)
-    if digest.hexdigest() != md5:
-        raise RetryLater("two readings of one version differ", reason="content_mismatch", after_seconds=_AGAIN_SECONDS)
+async def _read_part(original: Original, start: int, length: int, sent_md5: str) -> tuple[bytes, bytes]:
+    """One part and its MD5. What an earlier attempt sent as *sent_md5* (hexadecimal; empty: nothing) was a reading too."""
+    data = await original.read(start, length)
+    md5 = await hashing.md5(data)  # out of turn: only the whole takes its bytes in order
+    if md5.hex() != sent_md5:
+        await original.compare(start, data)
+    return data, md5
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:

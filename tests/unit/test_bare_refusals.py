@@ -19,7 +19,9 @@ async def said_of(side: Side, got: web.Response) -> tuple[FederationError, list[
     def answers(request: web.Request) -> web.Response:
         if request.method == "HEAD":
             return web.Response(status=404)
-        return got if request.path.endswith("/k") else web.Response(text="<a list>")
+        # A copy: an answer can be sent but once.
+        again = web.Response(body=got.body, headers=got.headers, status=got.status)
+        return again if request.path.endswith("/k") else web.Response(text="<a list>")
 
     async with served(side, answers) as (store, asked):
         with pytest.raises(FederationError) as error:
@@ -36,6 +38,7 @@ async def test_absence_is_what_the_service_itself_says(side: Side) -> None:
     error, _ = await said_of(side, refusal(404, GONE[side], side))
     assert isinstance(error, Halt)
     assert error.reason == "container_missing"
+    assert str(error).count("http://") == 1, "the place is named once"
 
 
 @pytest.mark.parametrize("side", Side)
@@ -46,4 +49,19 @@ async def test_a_gateway_that_answers_404_is_no_absence(side: Side, status: int)
     error, asked = await said_of(side, said)
     assert isinstance(error, RetryLater)
     assert error.reason == "bad_answer"
-    assert asked == ["HEAD", "GET"]
+    assert asked == ["HEAD", "GET"] * (1 if status == 404 else 2)
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_what_comes_between_the_two_requests_is_there(side: Side) -> None:
+    """A write between the HEAD and the GET that asks why is no fault of the side: one more look sees it."""
+    heads = iter([404])
+
+    def answers(request: web.Request) -> web.Response:
+        if request.method == "HEAD" and next(heads, 200) == 404:
+            return web.Response(status=404)
+        return web.Response(body=b"b", headers=MODIFIED)
+
+    async with served(side, answers) as (store, asked):
+        assert (await store.head("k")).version.size_bytes == 1
+    assert [one.split()[0] for one in asked] == ["HEAD", "GET", "HEAD"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -235,3 +236,54 @@ async def test_without_hash_and_tls_two_readings_must_be_alike(text: str) -> Non
     world.later(10)
     await world.step()
     assert len(side.asked) == 1
+
+
+async def _large_on_plain_vast() -> tuple[World, _Unhashed]:
+    """Four parts that no hash tells of, over plain HTTP, undamaged."""
+    world = World()
+    for store in world.raw.values():
+        store.capabilities = replace(store.capabilities, min_part_bytes=1)
+    side = _Unhashed(world.raw[Side.VAST], every=1_000)
+    await world.write(Side.VAST, "a", LARGE)
+    return world, side
+
+
+def _parts_sent(world: World) -> int:
+    return sum(call == "put_part" for call, _ in world.raw[Side.BLOB].calls)
+
+
+async def test_a_second_reading_that_is_refused_costs_its_part_alone() -> None:
+    """Each part is compared before it is sent, with the patience of a part: no other is read or sent again for it."""
+    world, side = await _large_on_plain_vast()
+    store, refused = world.raw[Side.VAST], 0
+    opened: Counter[int] = Counter()
+
+    async def opening(key: str, *, if_match: str | None = None, start: int = 0, length: int | None = None) -> MemoryReader:
+        nonlocal refused
+        opened[start] += length is not None
+        if length is not None and start == 0 and opened[start] % 2 == 0 and refused < 10:
+            refused += 1
+            raise RetryLater("closed", reason="paced", after_seconds=0.1)
+        return await side.open(key, if_match=if_match, start=start, length=length)
+
+    store.open = opening  # type: ignore[method-assign]
+    await world.step()
+    assert world.raw[Side.BLOB].objects["a"].data == LARGE.encode()
+    assert _parts_sent(world) == 4
+    assert opened == {0: 22, 32: 2, 64: 2, 96: 2}
+
+
+async def test_a_part_that_was_sent_is_read_once_by_the_next_attempt() -> None:
+    """It was compared when it was sent, and must read as it was recorded."""
+    world, side = await _large_on_plain_vast()
+    world.raw[Side.BLOB].fail_next("complete", RetryLater("later", reason="throttled"))
+    with pytest.raises(RetryLater):
+        await world.step()
+    assert len([length for length in side.asked if length is not None]) == 2 * 4
+    await world.crash()
+    side.asked.clear()
+    world.later(200)
+    await world.step()
+    assert world.raw[Side.BLOB].objects["a"].data == LARGE.encode()
+    assert len([length for length in side.asked if length is not None]) == 4
+    assert _parts_sent(world) == 4

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import cast
+from typing import ClassVar, cast
 
 import aiohttp
 import pytest
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from federation.errors import RetryLater
 from federation.model import ETagKind, Present, Side, Stamp, Version
@@ -157,6 +158,11 @@ class _Drip:
         self._seconds = seconds
         self._sizes = [at_once] * (size_bytes // at_once)
 
+    @staticmethod
+    def at_eof() -> bool:
+        """As aiohttp's."""
+        return False
+
     async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
         """As aiohttp's."""
         for size in self._sizes:
@@ -185,3 +191,31 @@ async def test_an_answer_in_drops_is_a_timeout(lane: HttpLane, monkeypatch: pyte
     assert await read(_Drip(1.0, 1 << 20, lanes.LEAST_BYTES_PER_SECOND)) == 1 << 20
     assert await read(_Drip(0.0, 1_000), ours=lanes.READ_SECONDS) == 1_000
     monkeypatch.undo()
+
+
+class _Empty:
+    """An answer with the body that aiohttp shares among all empty ones; watched, since it never lets a timer run."""
+
+    headers: ClassVar = {"Content-Length": "0"}
+
+    def __init__(self) -> None:
+        self.content = self
+        self.at_eof = EMPTY_PAYLOAD.at_eof
+
+    async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """As aiohttp's, but not for ever."""
+        chunks = EMPTY_PAYLOAD.iter_chunks()
+        for _ in range(3):
+            try:
+                chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            yield chunk
+        raise AssertionError
+
+
+async def test_every_empty_body_ends(lane: HttpLane) -> None:
+    """Not only the first of a process: the others would hold up the event loop for ever."""
+    present = Present(Version("e", 0, Stamp(0), ETagKind.OPAQUE))
+    for _ in range(3):
+        assert await HttpReader(lane, cast("aiohttp.ClientResponse", _Empty()), present).read() == b""

@@ -47,6 +47,8 @@ WHOLE = b"0123456789"
         (200, {"Content-Length": "10"}, (0, 9), False),
         (200, {}, (0, 9), False),
         (200, {"Content-Length": "10"}, (4, None), False),
+        (200, {"Content-Length": "0"}, (0, None), True),
+        (204, {"Content-Length": "0"}, (0, None), False),
     ],
 )
 def test_what_is_an_answer_to_a_range(status: int, headers: dict[str, str], asked: tuple[int, int | None], right: bool) -> None:
