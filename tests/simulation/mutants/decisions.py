@@ -202,8 +202,8 @@ def _blob_echo_by_timer() -> list[Swap]:
     return [Swap(MemoryState, "_is_echo", is_echo)]
 
 
-def _new(name: str, what: str, swaps: Any, within: int = 400) -> Mutant:
-    return Mutant(name, what, swaps, within=within, first=OPTIONED_FROM)
+def _new(name: str, what: str, swaps: Any, within: int = 400, *, after: int = 0) -> Mutant:
+    return Mutant(name, what, swaps, within=within, first=OPTIONED_FROM + after)
 
 
 DECISIONS = [
@@ -216,7 +216,7 @@ DECISIONS = [
     Mutant("since_of_the_later", "of two changes of one version the later tells the lag", _since_of_the_later, 3_000, 2002600),
     _new("masters_deletes_stay", "the master's deletes do not travel into the zone", _masters_deletes_stay),
     _new("ignored_deletes_carried", "deletes travel although they are to be ignored", _ignored_deletes_carried),
-    _new("rejected_is_released", "the operator's no is taken for a yes", _rejected_is_released),
+    _new("rejected_is_released", "the operator's no is taken for a yes", _rejected_is_released, after=110),
     _new("held_time_forgotten", "a delete that waits for a person forgets when it was", _held_time_forgotten),
     _new("news_end_a_hold", "whatever is told of its key ends the wait of a held delete", _news_end_a_hold),
     _new("foreign_always_removed", "what only the zone holds is removed although it may stay", _foreign_always_removed),
