@@ -16,7 +16,7 @@ run: setup ## the main job, on your machine: local stack, sample data on both si
 
 test: setup lint types layers ## everything a change must pass: what waits for servers beside what computes, then the coverage of both
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --no-print-directory -k -j2 test-servers test-rest
+	@$(MAKE) --no-print-directory -k -j2 test-servers test-rest $(ALSO)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-servers: setup
