@@ -63,8 +63,10 @@ async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair:
     recorded, found, new = await look_at_identity(stores, state, pair)
     known = dict(recorded)
     for side in new:
-        known[side] = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
-        found[side] = known[side]
+        there = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
+        if not there:
+            continue  # it cannot be read, and cannot be made: a side that is not mounted may answer so
+        found[side] = known[side] = there
         await state.put_note(f"{MAY_BE_NEW}{side}", b"")
     if known != recorded:
         await state.put_note(_NOTE, msgspec.json.encode(known))

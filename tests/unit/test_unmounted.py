@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from unittest.mock import AsyncMock
 
 import pytest
 
-from federation.errors import Halt, RetryLater
+from federation.errors import Halt, Reobserve, RetryLater
 from federation.model import Metadata, Side
 from federation.ports import ObjectStore
 from federation.progress import DeleteBudget
@@ -124,6 +125,21 @@ async def test_what_comes_to_a_side_that_a_person_called_empty_is_the_pair_s(*, 
     report = await pair.scanner.scan()
     assert (report.complete, report.halted) == (True, "")
     assert identity_key("pair") in pair.raw[Side.VAST].objects
+
+
+async def test_a_side_that_comes_back_after_a_person_called_it_empty_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile its id could neither be read nor made; what was recorded of it stays."""
+    pair = await _Mounted().begin()
+    vast, kept = pair.raw[Side.VAST], dict(pair.raw[Side.VAST].objects)
+    pair.swap()
+    await pair.state.put_note(f"{MAY_BE_EMPTY}{Side.VAST}", b"1")
+    monkeypatch.setattr(vast, "put", AsyncMock(side_effect=Reobserve("412", reason="precondition")))
+    assert (await pair.scanner.scan()).complete
+    monkeypatch.undo()
+    vast.objects.update(kept)
+    report = await pair.scanner.scan()
+    assert (report.complete, report.halted) == (True, "")
+    await require_side(vast, pair.state, "pair")
 
 
 @pytest.mark.parametrize("budget", [1000, 5])
