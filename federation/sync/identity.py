@@ -61,15 +61,17 @@ async def look_at_identity(stores: Mapping[Side, ObjectStore], state: State, pai
 async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
     """The same; record and write what is new. Raises Halt, and as reads and writes do."""
     recorded, found, new = await look_at_identity(stores, state, pair)
-    known = dict(recorded)
+    known, taken = dict(recorded), []
     for side in new:
         there = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
         if not there:
             continue  # it cannot be read, and cannot be made: a side that is not mounted may answer so
         found[side] = known[side] = there
-        await state.put_note(f"{MAY_BE_NEW}{side}", b"")
+        taken.append(side)
     if known != recorded:
         await state.put_note(_NOTE, msgspec.json.encode(known))
+    for side in taken:  # after it is recorded: who dies before repeats it, and needs no other word for that
+        await state.put_note(f"{MAY_BE_NEW}{side}", b"")
 
 
 async def require_side(store: ObjectStore, state: State, pair: str) -> None:

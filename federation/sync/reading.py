@@ -157,10 +157,7 @@ async def read_all(extent: Extent, reader: Reader | None = None) -> bytes:
                 raise
             cut = error
         else:
-            if len(data) != extent.length:
-                raise _fault(extent, "another length came than was announced", "bad_answer")
-            _read(len(data))
-            return data
+            return _whole(extent, data)
         reader = None
     if not extent.length and reader is None:
         return b""
@@ -190,13 +187,17 @@ async def _read_one(extent: Extent) -> bytes:
                 raise
             cut = error
         else:
-            if len(data) != extent.length:
-                raise _fault(extent, "another length came than was announced", "bad_answer")
-            _read(len(data))
-            return data
+            return _whole(extent, data)
         finally:
             await reader.close()
         await asyncio.sleep(patience.pause_seconds())
+
+
+def _whole(extent: Extent, data: bytes) -> bytes:
+    if len(data) != extent.length:
+        raise _fault(extent, "another length came than was announced", "bad_answer")
+    _read(len(data))
+    return data
 
 
 def _read(size_bytes: int) -> None:

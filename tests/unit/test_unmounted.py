@@ -14,7 +14,7 @@ from federation.ports import ObjectStore
 from federation.progress import DeleteBudget
 from federation.rules.guards import MAY_BE_EMPTY
 from federation.stores.memory import MemoryStore
-from federation.sync.identity import check_identity, identity_key, require_side
+from federation.sync.identity import MAY_BE_NEW, check_identity, identity_key, require_side
 from reconciler.report import Report
 from reconciler.scan import Scanner
 from tests.unit.test_scan import DAY, _Pair
@@ -125,6 +125,33 @@ async def test_what_comes_to_a_side_that_a_person_called_empty_is_the_pair_s(*, 
     report = await pair.scanner.scan()
     assert (report.complete, report.halted) == (True, "")
     assert identity_key("pair") in pair.raw[Side.VAST].objects
+
+
+async def test_a_person_s_word_on_a_swapped_side_outlives_a_crash_before_its_id_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the same start halts anew, and the word must be given again."""
+    pair = await _Mounted().begin()
+    pair.swap(also="other")
+    word = f"{MAY_BE_NEW}{Side.VAST}"
+    await pair.state.put_note(word, b"1")
+    put_note = pair.state.put_note
+
+    async def away_when_recorded(name: str, value: bytes) -> None:
+        if name != word:
+            raise RetryLater("Redis does not answer", reason="redis_unavailable")
+        await put_note(name, value)
+
+    monkeypatch.setattr(pair.state, "put_note", away_when_recorded)
+    stores: dict[Side, ObjectStore] = dict(pair.raw)
+    foreign = b'{"pair": "pair", "id": "another"}'
+    await pair.raw[Side.VAST].put(identity_key("pair"), foreign, Metadata(), stamp=None, expected_etag=None)
+    with pytest.raises(RetryLater):
+        await check_identity(stores, pair.state, "pair")
+    monkeypatch.setattr(pair.state, "put_note", put_note)
+    assert await pair.state.note(word) == b"1"
+    await check_identity(stores, pair.state, "pair")
+    assert await pair.state.note(word) is None
 
 
 async def test_a_side_that_comes_back_after_a_person_called_it_empty_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
