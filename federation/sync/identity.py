@@ -61,7 +61,9 @@ async def look_at_identity(stores: Mapping[Side, ObjectStore], state: State, pai
 async def check_identity(stores: Mapping[Side, ObjectStore], state: State, pair: str) -> None:
     """The same; record and write what is new. Raises Halt, and as reads and writes do."""
     recorded, found, new = await look_at_identity(stores, state, pair)
-    known, taken = dict(recorded), []
+    known = dict(recorded)
+    # The right one is there (again): a word given meanwhile was of another, and may not let a later one in.
+    taken = [side for side in Side if side not in new and await state.note(f"{MAY_BE_NEW}{side}")]
     for side in new:
         there = found[side] or await _write(stores[side], pair, found[side.other] or known.get(side.other) or token_hex(16))
         if not there:

@@ -154,6 +154,17 @@ async def test_a_person_s_word_on_a_swapped_side_outlives_a_crash_before_its_id_
     assert await pair.state.note(word) is None
 
 
+async def test_a_word_on_a_swapped_side_is_spent_when_the_right_one_is_back() -> None:
+    """It was given for what was there then: another bucket that comes later halts the pair."""
+    pair = await _Mounted().begin()
+    stores: dict[Side, ObjectStore] = dict(pair.raw)
+    await pair.state.put_note(f"{MAY_BE_NEW}{Side.VAST}", b"1")
+    await check_identity(stores, pair.state, "pair")
+    pair.swap(also="other")
+    with pytest.raises(Halt, match="not the one"):
+        await check_identity(stores, pair.state, "pair")
+
+
 async def test_a_side_that_comes_back_after_a_person_called_it_empty_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Meanwhile its id could neither be read nor made; what was recorded of it stays."""
     pair = await _Mounted().begin()
