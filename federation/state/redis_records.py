@@ -154,14 +154,11 @@ class RecordQueries:
     async def dirty_keys(self, *, limit: int) -> list[str]:
         """As in the port."""
         keys: list[str] = []
-        for shard in range(self.layout.shards):
-            with redis_faults():
-                found: Any
-                _, found = await self._redis.hscan(self.layout.of_shard(shard, "hint"), count=limit)
-            keys += [key.decode() for key in found]
+        async for fields in hash_pieces(self.calls, [self.layout.of_shard(shard, "hint") for shard in range(self.layout.shards)]):
+            keys += [key.decode() for key, _ in fields]
             if len(keys) >= limit:
                 break
-        return keys[:limit]
+        return list(dict.fromkeys(keys))[:limit]
 
     async def parked(self) -> list[Parked]:
         """As in the port."""

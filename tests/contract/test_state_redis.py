@@ -148,3 +148,22 @@ async def test_a_layout_has_the_room_that_is_said_of_it(clock: TestClock, tmp_pa
     assert set(await state.calls.pipe([("OBJECT", "ENCODING", bucket) for bucket in buckets])) <= {b"listpack", b"ziplist"}
     await state.close()
     await server.stop()
+
+
+async def test_few_dirty_keys_are_in_a_table_too(clock: TestClock, tmp_path: Path) -> None:
+    """Redis need not look through them one by one, and nothing but keys is among them; so too when one comes after the last."""
+    client, server = await connect(RedisSettings(directory=tmp_path / "redis"))
+    assert server is not None
+    state = RedisState(client, "pair", shards=1, clock=clock)
+    lease = await lease_of(state, "k")
+    hints = state.layout.of_shard(0, "hint")
+    for names in (["a"], ["a", "b"]):
+        for name in names:
+            await state.mark([event(name)])
+        form, found = await state.calls.pipe([("OBJECT", "ENCODING", hints), ("HKEYS", hints)])
+        assert (form, sorted(found)) == (b"hashtable", [name.encode() for name in names])
+        for claim in await state.claim(lease, limit=9, now_us=clock.now_us()):
+            await state.settle(lease, claim.hint.key, claim.hint.generation, AGREED)
+        assert await state.calls.pipe([("EXISTS", hints)]) == [0]
+    await state.close()
+    await server.stop()

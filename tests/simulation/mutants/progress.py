@@ -140,7 +140,7 @@ PROGRESS = [
     Mutant("tombstone_forgotten", "agreed deletes are not remembered", _tombstone_forgotten),
     Mutant("budget_ignored", "deletes are not counted", _budget_ignored),
     Mutant("claims_never_reclaimed", "claims forgotten by a failover stay claimed", _claims_never_reclaimed),
-    Mutant("records_not_relisted", "conflict records lost with the state stay lost", _lost_records_not_relisted),
+    Mutant("records_not_relisted", "conflict records lost with the state stay lost", _lost_records_not_relisted, first=4050),
     Mutant("lag_from_the_mark", "lag counts from the mark, not from the change", _lag_from_the_mark),
-    Mutant("state_gone_back_unnoticed", "a cursor that went back is not noticed", _state_gone_back_unnoticed),
+    Mutant("state_gone_back_unnoticed", "a cursor that went back is not noticed", _state_gone_back_unnoticed, first=4035),
 ]

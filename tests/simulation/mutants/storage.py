@@ -211,7 +211,7 @@ STORAGE = [
     Mutant("condition_dropped", "writes are sent without their condition", _condition_dropped),
     Mutant("preserve_skipped", "a loser is overwritten without being kept", _preserve_skipped),
     Mutant("delete_without_base", "what is on one side only is deleted there", _delete_without_base),
-    Mutant("unread_is_absent", "a side that does not answer holds nothing", _unread_is_absent, first=4120),
+    Mutant("unread_is_absent", "a side that does not answer holds nothing", _unread_is_absent, first=4300),
     Mutant("failed_listing_ends", "a listing that failed is taken for whole", _failed_listing_ends),
     Mutant("base_without_write", "the base is recorded although the write failed", _base_without_write),
     Mutant("tie_reversed", "the other side wins ties", _tie_reversed),
@@ -219,9 +219,9 @@ STORAGE = [
     Mutant("stamp_trusted_blindly", "an origin stamp proves a copy whatever the content is", _stamp_trusted_blindly),
     Mutant("stamp_never_trusted", "our own copies are taken for users' writes", _stamp_never_trusted, first=4660),
     Mutant("size_is_equality", "contents of one size are equal", _size_is_equality),
-    Mutant("growing_files_read", "files are read while they are written", _growing_files_read),
+    Mutant("growing_files_read", "files are read while they are written", _growing_files_read, first=4040),
     Mutant(
-        "metadata_not_looked_at", "VAST's metadata is not looked at before it is overwritten", _metadata_not_looked_at, first=4600
+        "metadata_not_looked_at", "VAST's metadata is not looked at before it is overwritten", _metadata_not_looked_at, first=4650
     ),
     Mutant(
         "adopted_unseen", "what is equal to the base is agreed on without a look at the other side", _adopted_unseen, within=3000
@@ -231,7 +231,7 @@ STORAGE = [
         "an older delete takes the agreed content along that was written again",
         _written_again_is_nothing,
     ),
-    Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write, first=5500),
+    Mutant("touch_is_a_write", "an NFS touch wins over a write", _touch_is_a_write, first=5545),
     Mutant("emptied_side_believed", "a side found empty was emptied on purpose", _emptied_side_believed),
     Mutant("delete_of_what_changed", "whatever is there now is deleted", _delete_of_what_changed),
     Mutant("scan_finds_nothing", "the scan marks nothing", _scan_finds_nothing),
