@@ -42,6 +42,8 @@ _LONGEST_PATIENCE_SECONDS = 600.0
 _DAMAGED = frozenset({"checksum_mismatch", "foreign_blocks"})
 """Faults after which no part that was sent is believed. After a damaged reading they are: the next attempt reads everything
 again, compares each part with what was sent, and commits only when the whole is what the source holds."""
+_NOT_DONE = frozenset({"throttled", "paced"})
+"""Refusals of a commit that surely changed nothing. After others the next attempt looks first at what is there."""
 _log = logger("fedplane.transfer")
 
 
@@ -158,9 +160,7 @@ class Transfer:
             try:
                 md5 = await self._send_parts(passage)
                 self.check_content(original.present, size_bytes, md5)
-                if confirm is not None:
-                    await confirm()
-                result = await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
+                result = await _patiently(passage, partial(_commit, passage, target, md5, confirm), _NOT_DONE)
                 await _is_there(target, result, size_bytes)
             except BaseException as error:
                 if journal is None or _given_up(error, passage):
@@ -284,8 +284,15 @@ async def _read_part(original: Original, start: int, length: int, sent_md5: str)
     return data, md5
 
 
-async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T:
-    """Repeat one part's step for a while: a throttle or a cut costs that part, not a transfer of hours.
+async def _commit(passage: _Passage, target: Target, md5: str, confirm: Callable[[], Awaitable[None]] | None) -> WriteResult:
+    """Asked anew before each attempt whether we may: the key's lease may have gone while a throttle was waited for."""
+    if confirm is not None:
+        await confirm()
+    return await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
+
+
+async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]], reasons: frozenset[str] | None = None) -> _T:
+    """Repeat one step for a while, after faults with one of *reasons* (None: any): a throttle or a cut costs that step, not hours.
 
     Refusals of the gate are no attempts: while another part tries whether the side is back, this one comes again in a moment.
     """
@@ -294,7 +301,7 @@ async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]]) -> _T
         try:
             return await step()
         except RetryLater as error:
-            if passage.journal is None:
+            if passage.journal is None or (reasons is not None and error.reason not in reasons):
                 raise
             clock = passage.journal.clock
             since_seconds = since_seconds if since_seconds is not None else clock.monotonic_seconds()

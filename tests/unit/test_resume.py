@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -107,6 +108,20 @@ async def test_one_throttle_costs_one_part(side: Side) -> None:
 
     assert await world.both("big") == (BIG, BIG)
     assert _sent(world, side.other) - before == 8 + 1
+
+
+async def test_a_throttled_commit_reads_nothing_again(side: Side) -> None:
+    """All of it was read and sent: only the commit is asked for again."""
+    counts = []
+    for faults in (0, 2):
+        world = await _agreed_small(side)
+        await world.write(side, "big", BIG)
+        for _ in range(faults):
+            world.raw[side.other].fail_next("complete", RetryLater("503", reason="throttled", after_seconds=3))
+        await world.step()
+        assert await world.both("big") == (BIG, BIG)
+        counts.append(Counter(call for store in world.raw.values() for call, _ in store.calls))
+    assert counts[1] - counts[0] == {"complete": 2}
 
 
 async def test_while_the_gate_lets_nothing_through_no_part_loses_its_patience(side: Side) -> None:
