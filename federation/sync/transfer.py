@@ -292,7 +292,7 @@ async def _commit(passage: _Passage, target: Target, md5: str, confirm: Callable
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]], reasons: frozenset[str] | None = None) -> _T:
-    """Repeat one step for a while, after faults with one of *reasons* (None: any): a throttle or a cut costs that step, not hours.
+    """Repeat a step for a while, after faults with one of *reasons* (None: any): a throttle or a cut costs that step, not hours.
 
     Refusals of the gate are no attempts: while another part tries whether the side is back, this one comes again in a moment.
     """
