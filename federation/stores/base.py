@@ -119,7 +119,7 @@ class HttpStore(ABC):
             try:
                 answer = await self.call(request)
             except Reobserve:
-                text = "the side answers 404 to a HEAD, and not to a GET"
+                text = "the side goes on refusing a HEAD, and does not refuse a GET"
                 raise RetryLater(text, reason="bad_answer", key=key, side=self.side) from None
         return await self.tagged(self._present(answer.headers, key), answer.headers, key)
 
@@ -264,23 +264,26 @@ class HttpStore(ABC):
         """Send; return when the answer is a success, its body unread. Raises what the refusal means."""
         url, headers = await self._authorised(request)
         response = await self._lane.start(request.method, url, headers, request.body)
-        writes = request.method not in _READS
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
-            if writes:
+            if request.method not in _READS:
                 self._rights.granted()
             return response
         body = await self._lane.read(response)
         refused = faults.refusal(response.status, response.headers, body)
+        raise await self.refused(request, refused)
+
+    async def refused(self, request: Request, refused: faults.Refusal) -> FederationError:
+        """What a refusal of *request* means. Raises where another request, which has to tell, is refused too."""
         error = await self._fault(request, refused)
         if isinstance(error, Halt) and error.reason == "credentials_refused" and request.name:
             # Of one object only, if the container can be listed: nothing that the whole pair must stop for.
             await self.check()
-            if writes:
+            if request.method not in _READS:
                 await self._rights.refused(request.key)
-            raise faults.of_one_object(error, refused, key=request.key)
+            return faults.of_one_object(error, refused, key=request.key)
         if isinstance(error, Halt):
-            raise Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
-        raise error
+            return Halt(f"{error} ({self.side} side, {self._place})", reason=error.reason, side=self.side)
+        return error
 
     async def call(self, request: Request) -> Answer:
         """Send and read the whole answer. Raises what the refusal means."""
@@ -299,7 +302,7 @@ class HttpStore(ABC):
                 text = f"{request.operation}: 404 without a reason that the service would give"
                 return RetryLater(text, reason="bad_answer", key=request.key, side=self.side)
             return Halt(f"the container of side {self.side} is not there", reason="container_missing", side=self.side)
-        if refused.status == HTTPStatus.BAD_REQUEST and not refused.code and request.method == "HEAD":
+        if request.method == "HEAD" and not refused.code and faults.unexplained(refused.status):
             await self._why(request)
             return RetryLater("a HEAD was refused, a GET was not", reason="bad_answer", key=request.key, side=self.side)
         return faults.fault(self.side, refused, operation=request.operation, key=request.key)

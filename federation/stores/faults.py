@@ -65,12 +65,19 @@ def meaning(side: Side, status: int, code: str) -> Meaning:
     found = _TABLES[side].get(code) or BY_STATUS.get(status)
     if found is not None:
         return found
+    if status < HTTPStatus.BAD_REQUEST:
+        return RetryLater, "bad_answer"  # a redirect without the service's own code is of something between us and it
     return SERVER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else (Park, "refused")
 
 
 def known(side: Side, code: str) -> bool:
     """Whether the tables name *code*."""
     return code in _TABLES[side]
+
+
+def unexplained(status: int) -> bool:
+    """Whether a refusal with no more than *status* may be of anything: a failover's redirect, a wrong endpoint, a name."""
+    return status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in BY_STATUS
 
 
 def fault(side: Side, refused: Refusal, *, operation: str, key: str = "") -> FederationError:

@@ -27,6 +27,10 @@ READ_SECONDS = 60.0
 """Patience with a peer that sends nothing, or takes nothing of what is sent to it."""
 LEAST_BYTES_PER_SECOND = 4 * 1024
 """Of an answer's body, on average after ``READ_SECONDS``: what 300 transfers at once have of 10 Mbit/s."""
+_WHOLE_SECONDS = 900.0
+"""Patience with an answer that is read whole: S3 sends blanks while it puts an object together, for minutes where it is large."""
+_REFUSAL_BYTES = 64 * 1024
+"""Read of a refusal, whose code stands near its front."""
 _LET_GO_SECONDS = 3 * READ_SECONDS
 """After this the kernel drops a connection whose peer takes nothing; later than we give up, so that we can say why."""
 _IDLE_SECONDS = 4.0
@@ -185,13 +189,22 @@ class HttpLane:
         return Answer(response.status, response.headers, await self.read(response))
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body of *response*, then release it. Raises RetryLater, also when it is shorter than announced."""
+        """The body of *response*, of a refusal its front, then release it. Raises RetryLater, also when it is cut short."""
+        refusal = bytearray()
         try:
-            return await response.read()
+            async with asyncio.timeout(_WHOLE_SECONDS):  # a byte now and then keeps no place for ever
+                if response.status < HTTPStatus.MULTIPLE_CHOICES:
+                    return await response.read()
+                async for block in response.content.iter_any():
+                    refusal += block
+                    if len(refusal) >= _REFUSAL_BYTES:
+                        response.close()
+                        break
         except (aiohttp.ClientError, OSError) as error:
             raise network_fault(self.side, error) from None
         finally:
             response.release()
+        return bytes(refusal)
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""

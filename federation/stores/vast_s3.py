@@ -193,7 +193,7 @@ class VastS3Store(HttpStore):
         if b"<Error" in answer.body:
             refused = faults.refusal(answer.status, answer.headers, answer.body)
             known = faults.known(self.side, refused.code)
-            raise await self._fault(request, refused if known else replace(refused, status=500))
+            raise await self.refused(request, refused if known else replace(refused, status=500))
         return answer
 
     def etag_kind(self, etag: str, headers: Mapping[str, str]) -> ETagKind:

@@ -22,6 +22,8 @@ MAY_BE_NEW = "may_be_new:"
 """Note, by side: a person looked; what is found there now is the pair's."""
 _NOTE = "pair:identity"
 _MOST_BYTES = 4096
+_NO_ID = "unreadable"
+"""Of an id object that holds none."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -127,10 +129,12 @@ async def _read(store: ObjectStore, key: str) -> str:
         reader = await store.open(key, start=0, length=_MOST_BYTES)
     except NotPresent:
         return ""
+    except Reobserve:  # it has not a byte
+        return _NO_ID
     try:
         return msgspec.json.decode(await reader.read(), type=_Mark).id
-    except msgspec.DecodeError:
-        return "unreadable"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _NO_ID
     finally:
         await reader.close()
 

@@ -1,24 +1,24 @@
-"""A HEAD that is answered 404 without a word of why: only what a GET then says may mean absent (rule 3)."""
+"""A HEAD that is refused without a word of why: what a GET then says is what it means, and only that may mean absent (rule 3)."""
 
 from __future__ import annotations
 
 import pytest
 from aiohttp import web
 
-from federation.errors import FederationError, Halt, NotPresent, RetryLater
-from federation.model import Side
+from federation.errors import FederationError, Halt, NotPresent, Park, RetryLater
+from federation.model import Metadata, Side
 from tests.unit.store_server import MODIFIED, refusal, served
 
 ABSENT = {Side.BLOB: "BlobNotFound", Side.VAST: "NoSuchKey"}
 GONE = {Side.BLOB: "ContainerNotFound", Side.VAST: "NoSuchBucket"}
 
 
-async def said_of(side: Side, got: web.Response) -> tuple[FederationError, list[str]]:
-    """What a look raises where HEAD is answered 404 alone, and GET *got*; lists work. With the requests it took."""
+async def said_of(side: Side, got: web.Response, status: int = 404) -> tuple[FederationError, list[str]]:
+    """What a look raises where HEAD is answered *status* alone, and GET *got*; lists work. With the requests it took."""
 
     def answers(request: web.Request) -> web.Response:
         if request.method == "HEAD":
-            return web.Response(status=404)
+            return web.Response(status=status)
         # A copy: an answer can be sent but once.
         again = web.Response(body=got.body, headers=got.headers, status=got.status)
         return again if request.path.endswith("/k") else web.Response(text="<a list>")
@@ -65,3 +65,41 @@ async def test_what_comes_between_the_two_requests_is_there(side: Side) -> None:
     async with served(side, answers) as (store, asked):
         assert (await store.head("k")).version.size_bytes == 1
     assert [one.split()[0] for one in asked] == ["HEAD", "GET", "HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "reason"),
+    [
+        (307, "TemporaryRedirect", RetryLater, "server_error"),
+        (301, "PermanentRedirect", Halt, "container_missing"),
+        (409, "OperationAborted", RetryLater, "server_error"),
+        (405, "MethodNotAllowed", Park, "not_supported"),
+        (302, "", RetryLater, "bad_answer"),
+    ],
+)
+async def test_a_bare_refusal_is_what_a_get_says_it_is(status: int, code: str, kind: type[Exception], reason: str) -> None:
+    """A redirect of a failover or a wrong endpoint does not park what is waiting key by key."""
+    error, asked = await said_of(Side.VAST, refusal(status, code), status)
+    assert (type(error), error.reason) == (kind, reason)
+    assert asked == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize(("code", "reason"), [("AccessDenied", "access_denied"), ("SlowDown", "throttled")])
+async def test_a_refusal_inside_a_success_is_as_by_itself(code: str, reason: str) -> None:
+    """S3 may begin to answer a commit before it is made; the pair goes on where one object alone is refused."""
+
+    def answers(request: web.Request) -> web.Response:
+        if request.method == "POST" and "uploads" in request.query:
+            return web.Response(text="<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+        if request.method == "GET":
+            return web.Response(text="<ListBucketResult/>") if request.path == "/b" else refusal(404, "NoSuchKey")
+        if request.method == "POST":
+            return web.Response(text=f"   <Error><Code>{code}</Code></Error>")
+        return web.Response(status=404) if request.method == "HEAD" else web.Response(headers={"ETag": '"e"'})
+
+    async with served(Side.VAST, answers) as (store, _):
+        upload = await store.begin_upload("k", Metadata(), stamp=None, size_bytes=1)
+        await upload.put_part(1, b"x")
+        with pytest.raises(FederationError) as error:
+            await upload.complete(expected_etag=None, md5_hex="")
+    assert error.value.reason == reason

@@ -11,6 +11,7 @@ from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from federation.sync.identity import MAY_BE_NEW, check_identity, identity_key
 from tests.contract.state_support import agree
+from tests.unit.store_server import refusal, served
 
 KEY = identity_key("p")
 
@@ -97,3 +98,25 @@ async def test_a_side_that_cannot_be_read_is_not_another_one(pair: _Pair) -> Non
     with pytest.raises(Halt) as refused:
         await pair.check()
     assert refused.value.reason == "container_missing"
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b'{"pair":"p","id":"\xff"}', b'{"pair":"p","id":5}', b"[" * 4096], ids=["empty", "no text", "no id", "deep"]
+)
+async def test_an_id_object_without_an_id_is_another_ones(pair: _Pair, held: bytes) -> None:
+    """Whatever somebody wrote there is told by name; it ends no check by an error of its own."""
+    blob = pair.stores[Side.BLOB]
+    etag = (await blob.head(KEY)).version.etag
+    await blob.put(KEY, held, Metadata(), stamp=None, expected_etag=etag)
+    with pytest.raises(Halt) as error:
+        await pair.check()
+    assert error.value.reason == "bucket_swapped_blob"
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_an_id_object_without_a_byte_is_another_ones(pair: _Pair, side: Side) -> None:
+    """The services refuse a range of what is empty."""
+    async with served(side, lambda _: refusal(416, "InvalidRange", side)) as (store, _):
+        with pytest.raises(Halt) as error:
+            await check_identity({**pair.stores, side: store}, pair.state, "p")
+    assert error.value.reason == f"bucket_swapped_{side}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import ClassVar, cast
 
 import aiohttp
@@ -146,6 +148,41 @@ async def test_an_answer_that_comes_before_the_body_went_is_read(lane: HttpLane)
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(30):
         found = await lane.call("PUT", url_of(server.sockets[0]), {}, LARGE)
     assert (found.status, found.body) == (503, b"busy")
+
+
+async def _drops(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, block: bytes) -> None:
+    """*head*, then *block* until the other end is gone."""
+    await reader.readuntil(b"\r\n\r\n")
+    with suppress(ConnectionError):
+        writer.write(head + b"\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(block)
+            await writer.drain()
+            await asyncio.sleep(0)
+    writer.close()
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"503 Busy"])
+async def test_an_answer_without_end_that_is_read_whole_is_a_timeout(
+    lane: HttpLane, monkeypatch: pytest.MonkeyPatch, status: bytes
+) -> None:
+    """A list, a commit or a refusal that comes in drops keeps its place for a while only."""
+    monkeypatch.setattr(lanes, "_WHOLE_SECONDS", 0.2)
+    monkeypatch.setattr(lanes, "_REFUSAL_BYTES", 1 << 40)
+    serve = partial(_drops, head=b"HTTP/1.1 " + status, block=b"b")
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(30):
+        with pytest.raises(RetryLater) as raised:
+            await lane.call("GET", url_of(server.sockets[0]), {})
+    assert raised.value.reason == "timeout"
+
+
+async def test_of_a_refusal_only_its_front_is_read(lane: HttpLane) -> None:
+    """One without end fills no memory, and its connection is not used again."""
+    serve = partial(_drops, head=b"HTTP/1.1 503 Busy", block=b"<Code>SlowDown</Code>" * 100)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(30):
+        found = await lane.call("GET", url_of(server.sockets[0]), {})
+    assert found.body.startswith(b"<Code>SlowDown</Code>")
+    assert lanes._REFUSAL_BYTES <= len(found.body) <= lanes._REFUSAL_BYTES + 2 * lanes._BUFFER_BYTES
 
 
 class _Drip:
