@@ -352,8 +352,8 @@ class State(Records, Transfers, Protocol):
     async def reserve_delete(self, name: str, budget: DeleteBudget, *, objects: int, now_us: int) -> bool:
         """Take one delete, by whatever process, from the pair's budget; False when its limit in the window would be passed.
 
-        *name*, side and key with a colon between, tells deletes apart, so that a repeat of one costs nothing more. *objects* are
-        known now; the share is of these and of those deleted in the window.
+        *name*, side (and version) and key with a colon between, tells deletes apart, so that a repeat of one costs nothing more.
+        *objects* are known now; the share is of these and of those deleted in the window.
         """
         ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED
 from federation.settings import PairSettings, Settings
 from federation.state.memory_state import MemoryState
+from federation.sync.apply import DeleteHeld
 from federation.sync.budget import ByteBudget
 from federation.wiring import guard_options, open_or_begin, options_changed
 from fedplane.exit_codes import HALTED, for_error
@@ -137,6 +140,22 @@ async def test_a_rename_is_a_delete_that_is_called_a_rename(side: Side) -> None:
     await world.step()
 
     assert await world.state.delete_tally(BUDGET, now_us=world.clock.us) == DeleteTally(done=2, done_renames=1)
+
+
+@pytest.mark.parametrize("side", list(Side), ids=str)
+async def test_what_is_written_again_and_deleted_again_is_another_delete(side: Side) -> None:
+    """Names that were deleted once in the window open the budget for nothing: it counts deletes."""
+    world = World()
+    world.ctx = replace(world.ctx, delete_budget=replace(BUDGET, count=1))
+    for attempt in (nullcontext(), pytest.raises(DeleteHeld)):
+        await world.write(side, "k", "content")
+        await world.step()
+        world.later(3)
+        await world.remove(side, "k")
+        with attempt:
+            await world.step()
+        world.later(3)
+    assert await world.both("k") == ((None, "content") if side is Side.BLOB else ("content", None))
 
 
 async def test_status_tells_deletes_and_renames_as_both_numbers() -> None:
