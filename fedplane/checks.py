@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
@@ -24,6 +25,8 @@ from fedplane.status_text import CROWDED
 from operations import capabilities
 
 _SAMPLE = 200
+_PATIENCE_SECONDS = 15.0
+"""With a side's first answer: a person waits for it."""
 _SKEW_OF_NOTE_US = 5_000_000
 _SECOND_US = 1_000_000
 
@@ -42,9 +45,13 @@ async def side(runtime: PairRuntime, which: Side) -> list[Finding]:
     store = runtime.stores[which]
     name = _name(runtime.settings, which)
     try:
-        await store.check()
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await store.check()
     except FederationError as error:
         return [_failed(f"{which}: {name}", error)]
+    except TimeoutError:
+        silent = RetryLater(f"{which}: no answer in {_PATIENCE_SECONDS:.0f} seconds", reason="timeout", side=which)
+        return [_failed(f"{which}: {name}", silent)]
     found = [Finding(what=f"{which}: {name}", level="ok", found="reachable, and the container is there")]
     found += await _emptied(runtime, which)
     found += await _rights(store, which)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from federation import nameless
 from federation.model import Side
+from federation.progress import HaltRecord
 from federation.rules.guards import tally_text
 from federation.rules.parking import parking
 from federation.sources.canary import Proof
 from fedplane.output import ago, iso, size
-from operations.heartbeat import Heartbeat
+from operations.heartbeat import Heartbeat, SideHealth
 from operations.status import Direction, PairStatus
 from reconciler.report import Report
 
@@ -26,14 +27,16 @@ CROWDED = (
 )
 
 
+def _end_of(halt: HaltRecord) -> str:
+    if halt.self_lifting:
+        return " (ends by itself)"
+    return "" if f"fedplane lift {halt.name}" in halt.detail else f"; then: fedplane lift {halt.name}"
+
+
 def page(status: PairStatus) -> str:
     """Everything, most urgent first."""
     lines = [f"pair {status.pair} ({status.mode}): {_WORDS[status.state]}"]
-    lines += [
-        f"  HALT {halt.name} since {iso(halt.since_us)}: {halt.detail}"
-        + (" (ends by itself)" if halt.self_lifting else f"; then: fedplane lift {halt.name}")
-        for halt in status.halts
-    ]
+    lines += [f"  HALT {halt.name} since {iso(halt.since_us)}: {halt.detail}" + _end_of(halt) for halt in status.halts]
     if status.union_mode:
         lines.append("  union mode: the state was empty, nothing is deleted until a whole scan has run")
     lines += [f"  {name.replace('_', ' ')}: {_direction(one)}" for name, one in status.directions.items()]
@@ -93,11 +96,13 @@ def _scan(report: Report | None, now_us: int) -> str:
     )
 
 
+def _answers(side: SideHealth) -> str:
+    return "answers" if side.answers else f"DOES NOT ANSWER: {side.last_error or 'no reason known yet'}"
+
+
 def _process(beat: Heartbeat, now_us: int) -> str:
     age = (now_us - beat.at_us) / 1_000_000
     if not beat.fresh(now_us):
         return f"  process {beat.process}: GONE, last heard {ago(age)} ago"
-    sides = ", ".join(
-        f"{side} {'answers' if beat.sides[side].answers else 'DOES NOT ANSWER: ' + beat.sides[side].last_error}" for side in Side
-    )
+    sides = ", ".join(f"{side} {_answers(beat.sides[side])}" for side in Side)
     return f"  process {beat.process}: {sides}; {beat.in_flight} keys at work, {beat.shards} shards, {size(beat.rss_bytes)}"

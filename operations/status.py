@@ -211,7 +211,7 @@ def _direction(
         doubts.append(no_events)
     ready = [beat for beat in fresh if beat.ready]
     doubts += [
-        f"the {one} side does not answer: {ready[0].sides[one].last_error or 'no answer yet'}"
+        f"the {one} side does not answer: {ready[0].sides[one].last_error or 'no reason known yet'}"
         for one in Side
         if ready and not any(beat.sides[one].answers for beat in ready)
     ]

@@ -81,7 +81,8 @@ class Report(msgspec.Struct, kw_only=True):
 
     def text(self) -> str:
         """A page for people."""
-        state = "complete" if self.complete else f"INCOMPLETE: {self.halted or self.error or 'stopped'}"
+        halted = f"HALTED by {self.halted}: " if self.halted else ""
+        state = "complete" if self.complete else f"INCOMPLETE: {halted}{self.error or 'stopped'}"
         rate = self.rows / self.seconds if self.seconds else 0.0
         what = f"{self.keys} given keys" if self.keys else self.prefix or "the whole pair"
         lines = [

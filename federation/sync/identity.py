@@ -114,7 +114,7 @@ async def _may_be_new(store: ObjectStore, state: State, side: Side, found: str) 
         return True
     if not found and not await store.holds_any():
         return False
-    what = "is marked as another one's" if found else f"lacks the object {PRESERVED_PREFIX}pairs/ that was written there"
+    what = "is marked as another one's" if found else f"lacks the id that was written there under {PRESERVED_PREFIX}pairs/"
     raise Halt(
         f"the {side} side is not the one this pair's records are of: it {what}. Was it replaced, or restored? Nothing was done. "
         f"If it is the right one: fedplane lift {BUCKET_SWAPPED}_{side}; what it lacks then counts as deleted, within the budget",

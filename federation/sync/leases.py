@@ -170,19 +170,25 @@ class Leases:
 
     def _drop_expired(self) -> None:
         now = self._clock.monotonic_seconds()
-        for shard, since in list(self._renewed.items()):
-            if now - since >= self._ttl and shard in self.held:
-                self.lost(self.held[shard])
+        expired = [one for shard, one in self.held.items() if now - self._renewed.get(shard, now) >= self._ttl]
+        for lease in expired:
+            self._forget(lease)
+        if expired:
+            _log.warning("leases lost", shards=len(expired), why="they could not be renewed in time")
 
     def lost(self, lease: Lease) -> None:
         """Somebody else owns it now, or may."""
+        if self.held.get(lease.shard) == lease:
+            self._forget(lease)
+            _log.warning("lease lost", shard=lease.shard, fence=lease.fence)
+
+    def _forget(self, lease: Lease) -> None:
         if self.held.get(lease.shard) == lease:
             del self.held[lease.shard]
             self._renewed.pop(lease.shard, None)
             for limit, guarded in self._guarded.items():
                 if guarded == lease:
                     limit.reschedule(asyncio.get_running_loop().time())
-            _log.warning("lease lost", shard=lease.shard, fence=lease.fence)
 
     @asynccontextmanager
     async def while_held(self, lease: Lease) -> AsyncIterator[None]:

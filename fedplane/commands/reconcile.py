@@ -117,6 +117,8 @@ def _status(outcome: Outcome) -> int:
 
 def _text(outcome: Outcome) -> str:
     nothing = "nothing to do" if not outcome.report.marked else "nothing: a running process did the work"
+    if outcome.report.halted:
+        nothing = "nothing: `fedplane status` names every halt and what ends it"
     did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or nothing
     rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
     joined = f"\n  went on with the scan of {iso(outcome.joined_us)}" if outcome.joined_us else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -192,3 +193,18 @@ async def test_within_a_day_nothing_is_tried_again() -> None:
     pair.settings = pair.settings.model_copy(update={"vast": pair.settings.vast.model_copy(update={"bucket": "other"})})
     await capabilities.know(pair, probe_again=False)
     assert tried() == before + 2
+
+
+async def test_a_side_that_hangs_is_told_as_such_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks the doctor waits for an answer; the engine has more patience."""
+    world, pair = runtime()
+    monkeypatch.setattr(checks, "_PATIENCE_SECONDS", 0.05)
+
+    async def hangs(name: str, key: str) -> None:
+        del name, key
+        await asyncio.Event().wait()
+
+    world.raw[Side.VAST]._hook = hangs
+    [found] = await checks.side(pair, Side.VAST)
+    assert found.level == "unreachable"
+    assert "no answer in" in found.found + found.then

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from structlog.testing import capture_logs
 
 from federation.errors import LeaseLost, RetryLater
 from federation.progress import Lease
@@ -163,6 +164,18 @@ async def test_what_is_under_way_ends_when_the_lease_is_lost() -> None:
             raise AssertionError("nothing may begin")
     async with one.while_held(other):
         pass
+
+
+async def test_leases_that_could_not_be_renewed_are_told_at_once_and_in_one_line() -> None:
+    """Redis was away: one line with their number, not one for each of all shards."""
+    pool = Pool(shards=16)
+    one = pool.join("one")
+    await pool.rounds(one, count=1)
+    pool.clock.seconds += TTL
+    with capture_logs() as told:
+        one._drop_expired()
+    assert one.held == {}
+    assert [(line["event"], line["shards"]) for line in told] == [("leases lost", 16)]
 
 
 async def test_a_time_out_of_the_work_itself_stays_one() -> None:

@@ -259,7 +259,7 @@ UNKNOWN = [
         BOTH,
         "the blob side does not answer: refused",
     ),
-    ("vast has not answered yet", Known(beats=[beat(sides=dead(Side.VAST))]), BOTH, "does not answer: no answer yet"),
+    ("vast has not answered yet", Known(beats=[beat(sides=dead(Side.VAST))]), BOTH, "does not answer: no reason known yet"),
     ("no events of blob", Known(pair=settings(blob_events=False)), (BLOB_TO_VAST,), "no event source is set up for blob"),
     ("no events of vast", Known(pair=settings(vast_events=False)), (VAST_TO_BLOB,), "no event source is set up for vast"),
     (
@@ -385,3 +385,15 @@ async def test_a_record_nobody_could_read_is_a_doubt_until_a_whole_scan(source: 
     found = (await pair_status(state, settings(), NOW)).directions
     assert (found[f"{side}_to_{side.other}"].lag_seconds, found[f"{side.other}_to_{side}"].lag_seconds) == (None, 0.0)
     assert "fedplane events dead" in found[f"{side}_to_{side.other}"].unknown_because[0]
+
+
+@pytest.mark.parametrize(
+    ("detail", "lifting", "end"),
+    [("why", True, " (ends by itself)"), ("why", False, "; then: fedplane lift h"), ("If so: fedplane lift h", False, "")],
+)
+async def test_what_ends_a_halt_is_said_once(detail: str, lifting: bool, end: str) -> None:
+    """By the halt's own words where they say it."""
+    state = await build(Known())
+    await state.halt(HaltRecord("h", detail, ago(5), self_lifting=lifting))
+    text = page(await pair_status(state, settings(), NOW))
+    assert f": {detail}{end}\n" in text
