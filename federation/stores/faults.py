@@ -108,6 +108,6 @@ def retry_after_seconds(value: str | None) -> float | None:
     try:
         text = (value or "").strip()
         seconds = float(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return min(seconds, LONGEST_BACKOFF_SECONDS) if seconds > 0 else None

@@ -52,7 +52,10 @@ def wall_us() -> int:
 @lru_cache(maxsize=4096)
 def http_date_us(text: str) -> int:
     """Microseconds since 1970 of an HTTP date (whole seconds). Raises ValueError."""
-    return int(parsedate_to_datetime(text).timestamp()) * SECOND_US
+    try:
+        return int(parsedate_to_datetime(text).timestamp()) * SECOND_US
+    except OverflowError:  # a zone or a year of twenty digits
+        raise ValueError("no time that there is") from None
 
 
 def unquote_etag(text: str) -> str:

@@ -79,6 +79,8 @@ class MemoryStore:
         self._serial = count(1)
         self.uploads: dict[str, dict[int, bytes]] = {}
         """Parts by number of each upload that is neither completed nor aborted."""
+        self._begun: dict[str, MemoryUpload] = {}
+        """By id, with what each was begun with."""
 
     def fail_next(self, call: str, error: FederationError, *, after_effect: bool = False) -> None:
         """Let the next *call* raise *error*, before its effect or after it (an answer that was lost)."""
@@ -149,6 +151,7 @@ class MemoryStore:
         keys.encode(key, self._policy)
         upload = MemoryUpload(self, key, metadata, stamp, f"upload-{next(self._serial)}")
         self.uploads[upload.upload_id] = {}
+        self._begun[upload.upload_id] = upload
         return upload
 
     def resume_upload(
@@ -156,7 +159,9 @@ class MemoryStore:
     ) -> MemoryUpload:
         """As in the port."""
         del parts
-        return MemoryUpload(self, key, metadata, stamp, upload_id)
+        # S3 keeps what is said at the beginning, Azure what is said at the end.
+        begun = self._begun.get(upload_id) if self.side is Side.VAST else None
+        return begun or MemoryUpload(self, key, metadata, stamp, upload_id)
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from federation.errors import FederationError, RetryLater
+from federation.errors import FederationError, Halt, LeaseLost, RetryLater
 from federation.model import Metadata, OriginStamp, Present, Side
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import Lease, TransferRecord
@@ -24,9 +24,16 @@ _log = logger("fedplane.transfer")
 
 
 def fingerprint(present: Present, metadata: Metadata, stamp: OriginStamp | None, part_bytes: int) -> str:
-    """Stands for the version that is read, what is written beside it, and how it is cut: all of it must be as it was."""
+    """Stands for the version that is read, what is written beside it, and how it is cut: all of it must be as it was.
+
+    But for the stamp's time: it is measured anew with each attempt.
+    """
     version = present.version
-    told = repr((version.etag, version.modified.at_us, version.size_bytes, part_bytes, metadata, stamp))
+    # The time at which the same version was written, on the common clock: the skew that corrects it moves by milliseconds with
+    # each answer, and an event may tell it better than Last-Modified. S3 keeps the stamp that the upload was begun with: its time
+    # is as right, within the doubt that such times have anyhow, and no copy is proved by it.
+    sealed = (stamp.side, stamp.etag, stamp.md5, stamp.key_digest) if stamp is not None else None
+    told = repr((version.etag, version.modified.at_us, version.size_bytes, part_bytes, metadata, sealed))
     return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
 
@@ -66,7 +73,7 @@ class KeyJournal:
     clock: Clock
 
     async def resumable(self, side: Side, print_: str) -> TransferRecord | None:
-        """As in the protocol; what was left of another one is cleared away."""
+        """As in the protocol; what was left of another one is cleared away. Raises as ``clear``."""
         found = await self.state.transfer(self.key)
         if found is None or (found.side is side and found.fingerprint == print_):
             return found
@@ -162,8 +169,17 @@ async def _abort(store: ObjectStore, key: str, upload_id: str) -> None:
 
 
 async def clear(stores: Mapping[Side, ObjectStore], record: TransferRecord) -> None:
-    """Abort the upload of *record*. Only what is recorded is touched: uploads that users began are in no record."""
-    await _abort(stores[record.side], record.key, record.upload_id)
+    """Abort the upload of *record*, or tell that it stays; then the record is of no more use.
+
+    Only what is recorded is touched: uploads that users began are in no record. Raises RetryLater, Halt and LeaseLost: not now.
+    """
+    try:
+        await _abort(stores[record.side], record.key, record.upload_id)
+    except (RetryLater, Halt, LeaseLost):
+        raise
+    except FederationError as error:  # such as a right that is missing: no later attempt does better
+        text = "a stale upload cannot be aborted; it is left to the side's own lifecycle"
+        _log.warning(text, side=record.side, key=record.key, error=str(error))
 
 
 async def sweep(state: State, stores: Mapping[Side, ObjectStore], lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
@@ -202,12 +218,10 @@ async def _sweep_notes(state: State, stores: Mapping[Side, ObjectStore], now_us:
 
 
 async def _cleared(stores: Mapping[Side, ObjectStore], record: TransferRecord) -> bool:
-    """Whether its record is of no more use."""
+    """Whether its record is of no more use. A side that takes nobody's requests (Halt) forgets no upload by that."""
     try:
         await clear(stores, record)
-    except RetryLater as error:
-        _log.warning("a stale upload could not be aborted yet", side=record.side, error=str(error))
+    except (RetryLater, Halt) as error:
+        _log.warning("a stale upload could not be aborted yet", side=record.side, key=record.key, error=str(error))
         return False
-    except FederationError as error:
-        _log.warning("a stale upload was left to the side's own lifecycle", side=record.side, error=str(error))
     return True

@@ -149,9 +149,7 @@ class PacedStore:
         return await self._call(call, admitted=self._admit_write, size_bytes=size_bytes, quick=quick)
 
     def _admit_write(self) -> None:
-        still_ours = fence.get(None)
-        if still_ours is not None:
-            still_ours()
+        _require_ours()
         self.gate.admit()
 
     async def check(self) -> None:
@@ -188,13 +186,14 @@ class PacedStore:
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
         """As in the port."""
         upload = await self.call_to_write(lambda: self._store.begin_upload(key, metadata, stamp=stamp, size_bytes=size_bytes))
-        return _PacedUpload(upload, self)
+        return _PacedUpload(upload, self, shared=False)
 
     def resume_upload(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, upload_id: str, parts: Mapping[int, str]
     ) -> Upload:
         """As in the port."""
-        return _PacedUpload(self._store.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts), self)
+        upload = self._store.resume_upload(key, metadata, stamp=stamp, upload_id=upload_id, parts=parts)
+        return _PacedUpload(upload, self, shared=True)
 
     async def replace_metadata(
         self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str, halfway: Halfway | None = None
@@ -291,14 +290,19 @@ class _PacedReader:
 
 
 class _PacedUpload:
-    """An upload whose calls are counted and reported too."""
+    """An upload whose calls are counted and reported too. Parts that another worker may go on with are aborted by none but him.
 
-    def __init__(self, upload: Upload, store: PacedStore) -> None:
+    What was just begun and has no part yet is of use to nobody (not *shared*): whoever could not record it takes it away.
+    """
+
+    def __init__(self, upload: Upload, store: PacedStore, *, shared: bool) -> None:
         self._upload = upload
         self._store = store
+        self._shared = shared
         self.upload_id = upload.upload_id
 
     async def put_part(self, number: int, data: bytes, *, md5: bytes | None = None) -> str:
+        self._shared = True
         store, sending = self._store, partial(self._upload.put_part, number, data, md5=md5)
         token = await store.call_to_write(sending, size_bytes=len(data))
         _wrote(len(data))
@@ -309,7 +313,15 @@ class _PacedUpload:
         return await self._store.call_to_write(complete, quick=False)
 
     async def abort(self) -> None:
+        if self._shared:
+            _require_ours()
         await self._upload.abort()
+
+
+def _require_ours() -> None:
+    still_ours = fence.get(None)
+    if still_ours is not None:
+        still_ours()
 
 
 def _wrote(size_bytes: int) -> None:

@@ -16,6 +16,12 @@ Store = AzureBlobStore | VastS3Store
 Answers = Callable[[web.Request], web.Response]
 MODIFIED = {"ETag": '"0x1"', "Last-Modified": "Fri, 21 Nov 2025 10:00:00 GMT"}
 """What describes a version, besides its length."""
+ABSURD_DATES = [
+    "Sun, 22 Nov 2026 08:00:00 +99999999999999999999",
+    "Sun, 22 Nov 2026 08:00:00 +9999",
+    "Sun, 22 Nov 99999999999999999999 08:00:00 GMT",
+]
+"""That no calendar, or none of ours, has."""
 EMPTY = MODIFIED | {"Content-Length": "0"}
 _TELLING = {"comp", "restype", "tagging", "uploads", "uploadId", "list-type"}
 """Names in a query that tell one operation from another."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from federation.model import UNMEASURED_US, ClockSkew, Side
 from federation.stores.lane import SkewMeter
+from tests.unit.store_server import ABSURD_DATES
 from tests.unit.world import World
 
 SECOND = 1_000_000
@@ -25,7 +26,7 @@ def date(at_us: int) -> str:
 def test_before_the_first_answer_the_clock_could_be_anything() -> None:
     """And an unreadable header tells nothing."""
     meter = SkewMeter()
-    for text in (None, "", "yesterday"):
+    for text in (None, "", "yesterday", *ABSURD_DATES):
         meter.note(text, T0, T0)
     assert meter.measured == ClockSkew(0, UNMEASURED_US)
 

@@ -12,6 +12,7 @@ from federation.backoff import LONGEST_BACKOFF_SECONDS
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.model import Side
 from federation.stores import codes, faults
+from tests.unit.store_server import ABSURD_DATES
 
 ROWS = [
     (Side.BLOB, 404, "BlobNotFound", NotPresent, "not_present"),
@@ -106,7 +107,7 @@ def test_every_throttle_carries_retry_after() -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [None, "", "0", "-5", "soon", "1.5", "Fri, 01 Jan 1990 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00"]
+    "told", [None, "", "0", "-5", "soon", "1.5", "Fri, 01 Jan 1990 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00", *ABSURD_DATES]
 )
 def test_a_retry_after_that_tells_no_time_to_come_leaves_it_to_back_off(told: str | None) -> None:
     """Nothing, nonsense, no time at all or one that is past: else a side that says 0 would be asked without end."""
