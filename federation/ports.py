@@ -272,7 +272,10 @@ class State(Records, Transfers, Protocol):
     async def defer(
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
     ) -> None:
-        """Keep the key dirty, not to be tried before that time (an earlier time when it was marked meanwhile)."""
+        """Keep the key dirty, not to be tried before that time (an earlier time when it was marked meanwhile).
+
+        Under a new generation: its next claim is another, also where nothing was marked.
+        """
         ...
 
     async def park(self, lease: Lease, key: str, generation: int, *, reason: str, detail: str, now_us: int) -> None:

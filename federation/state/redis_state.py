@@ -192,7 +192,7 @@ class RedisState(RecordQueries, RedisTransfers):
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
     ) -> None:
         """As in the port."""
-        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
+        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed", "seq")]
         args = [key, generation, not_before_us, error[:500], int(count_attempt), self._clock.now_us()]
         await self._run_leased("defer", lease, keys, args)
 
