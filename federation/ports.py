@@ -243,6 +243,7 @@ class State(Records, Transfers, Protocol):
         *newest* are those that came due last. What only a scan found counts as due ``progress.SCAN_BEHIND_US`` earlier, until it
         is announced: announced changes are newer than all of it, and are asked for alone with that *from_us*.
 
+        A key of which something is recorded that cannot be read is parked (``record_damaged``) and not handed out.
         Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
         """
         ...
