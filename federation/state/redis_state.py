@@ -239,7 +239,7 @@ class RedisState(RecordQueries, RedisTransfers):
         known = [(key, packed) for key, packed in zip(keys, await self._held_of(keys), strict=True) if packed is not None]
         news = [msgspec.json.encode(replace(msgspec.json.decode(packed, type=Held), verdict=verdict)) for _, packed in known]
         calls = [([self._of(key, "held")], [key, packed, new]) for (key, packed), new in zip(known, news, strict=True)]
-        done = await self.calls.run_all("judge", calls)
+        done = await self.calls.run_all("replace", calls)
         judged = [key for (key, _), one in zip(known, done, strict=True) if one]
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)
