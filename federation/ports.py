@@ -243,6 +243,7 @@ class State(Records, Transfers, Protocol):
         *newest* are those that came due last. What only a scan found counts as due ``progress.SCAN_BEHIND_US`` earlier, until it
         is announced: announced changes are newer than all of it, and are asked for alone with that *from_us*.
 
+        A key of which something is recorded that cannot be read is parked (``record_damaged``) and not handed out.
         Every method that takes a lease raises ``errors.LeaseLost`` when its token is refused.
         """
         ...
@@ -272,7 +273,10 @@ class State(Records, Transfers, Protocol):
     async def defer(
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
     ) -> None:
-        """Keep the key dirty, not to be tried before that time (an earlier time when it was marked meanwhile)."""
+        """Keep the key dirty, not to be tried before that time (an earlier time when it was marked meanwhile).
+
+        Under a new generation: its next claim is another, also where nothing was marked.
+        """
         ...
 
     async def park(self, lease: Lease, key: str, generation: int, *, reason: str, detail: str, now_us: int) -> None:

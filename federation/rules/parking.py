@@ -128,6 +128,12 @@ REASONS: Mapping[str, Parking] = {
         "A defect of fedplane.",
         "Report the detail. " + _RETRY,
     ),
+    "record_damaged": Parking(
+        "What Redis holds of the key cannot be read: it is damaged, or a newer fedplane wrote it. Nothing is decided by it.",
+        "Run the newer fedplane, or restore Redis. Else have the record forgotten by the command for `redis-cli` that the detail "
+        "ends with: of a base the two sides are then compared as if they had never met, so what one holds alone is copied to the "
+        "other. Then `fedplane parked retry KEY`.",
+    ),
     "damaged_write": Parking(
         "What was written to the side arrived damaged each time, and the side took it.",
         "Check the network to that side, then write the object anew on the other. " + _RETRY,

@@ -78,14 +78,17 @@ class Marks:
 
     async def accept(self) -> None:
         """What is there is what there is: a whole scan has to find the rest."""
-        known = await self._known()
+        packed = await self._packed_of_cursors()
+        known = {OURS: Counted(self.marker, dict(self._made))} | _unpacked(packed)
         there = await self._there(known)
         ours = known.pop(OURS)
         # Not what was answered meanwhile: it is known from its answer.
         self._made |= {shard: count for shard, count in _less(ours, there).items() if self._made[shard] == ours.shards[shard]}
         self._answered = {}
         left = {name: Counted(one.marker, one.shards | less) for name, one in known.items() if (less := _less(one, there))}
-        await self._calls.pipe([("HSET", self.key, name, msgspec.json.encode(one)) for name, one in left.items()])
+        # Not of a cursor that was moved meanwhile: what it stands for now is looked at the next time.
+        calls = [([self.key], [name, packed[name], msgspec.json.encode(one)]) for name, one in left.items()]
+        await self._calls.run_all("replace", calls)
 
     async def _known(self) -> dict[str, Counted]:
         return {OURS: Counted(self.marker, dict(self._made))} | await self._of_cursors()
@@ -110,13 +113,16 @@ class Marks:
         return len(drop)
 
     async def _of_cursors(self) -> dict[str, Counted]:
+        return _unpacked(await self._packed_of_cursors())
+
+    async def _packed_of_cursors(self) -> dict[str, bytes]:
         [names] = await self._calls.pipe([("HKEYS", self.key)])
         packed = (await self._calls.pipe([("HMGET", self.key, *names)]))[0] if names else []
-        return {
-            name.decode(): msgspec.json.decode(one, type=Counted)
-            for name, one in zip(names, packed, strict=True)
-            if one is not None
-        }
+        return {name.decode(): bytes(one) for name, one in zip(names, packed, strict=True) if one is not None}
+
+
+def _unpacked(packed: Mapping[str, bytes]) -> dict[str, Counted]:
+    return {name: msgspec.json.decode(one, type=Counted) for name, one in packed.items()}
 
 
 def _less(counted: Counted, there: Mapping[tuple[str, int], int]) -> dict[int, int]:

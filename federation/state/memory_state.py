@@ -93,8 +93,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         announced = dirty.sources == {Source.RECONCILER} and change.source is not Source.RECONCILER
         if dirty.claimed == dirty.generation:
             dirty.newer_us = {}
-        shard = self.shard_of(change.key)
-        dirty.generation = self._sequences[shard] = self._sequences.get(shard, 0) + 1
+        dirty.generation = self._next_generation(change.key)
         dirty.sources.add(change.source)
         _add_entry(dirty, change)
         # A time that its side's clock has not reached (a file's may be anything) makes nothing younger than its mark.
@@ -109,6 +108,11 @@ class MemoryState(MemoryRecords, MemoryTransfers):
             dirty.due_us = due_us if dirty.due_us is None or announced else min(dirty.due_us, due_us)
         self._parked.pop(change.key, None)
         return True
+
+    def _next_generation(self, key: str) -> int:
+        shard = self.shard_of(key)
+        self._sequences[shard] = self._sequences.get(shard, 0) + 1
+        return self._sequences[shard]
 
     def _is_echo(self, change: Change) -> bool:
         base = self._base.get(change.key)
@@ -230,6 +234,8 @@ class MemoryState(MemoryRecords, MemoryTransfers):
             return
         dirty.claimed = 0
         dirty.due_us = not_before_us if dirty.generation == generation else min(not_before_us, self._clock.now_us())
+        # The next claim is told from this one, which a repeat of this call must not take for its own.
+        dirty.generation = self._next_generation(key)
         dirty.attempts += count_attempt
         dirty.last_error = error
 

@@ -15,8 +15,19 @@ import msgspec
 
 from federation.errors import UsageError
 from federation.model import Base, Change, Side, Source, Stamp, StampOrigin
-from federation.progress import GAP_NOTE, OPTIONS_NOTE, ConflictRecord, Cursor, DeadLetter, HaltRecord, Held, Parked
-from federation.state.calls import Calls
+from federation.progress import (
+    DEAD_LETTER_BYTES,
+    DEAD_LETTERS,
+    GAP_NOTE,
+    OPTIONS_NOTE,
+    ConflictRecord,
+    Cursor,
+    DeadLetter,
+    HaltRecord,
+    Held,
+    Parked,
+)
+from federation.state.calls import Calls, script
 from federation.state.layout import Layout
 from federation.state.marks import Counted
 from federation.state.pieces import hash_pieces
@@ -241,8 +252,7 @@ class Importer:
             field = record.name if isinstance(record, HaltRecord) else record.conflict_id
             return [("HSET", layout.of_pair(kind), field, value)]
         if kind == "dead":
-            _exact(msgspec.json.decode(value, type=DeadLetter))
-            return [("XADD", layout.of_pair("dead"), "*", "letter", value)]
+            return [_buried(layout, _exact(msgspec.json.decode(value, type=DeadLetter)), value)]
         return self._named(kind, msgspec.json.decode(value, type=Named))
 
     def _base(self, line: BaseLine) -> Iterable[tuple[Any, ...]]:
@@ -277,6 +287,13 @@ class Importer:
             yield "HSET", layout.of_shard(layout.shard_of(line.name), "intent"), line.name, line.value
         else:
             raise ValueError(f"a line of kind {kind!r}")
+
+
+def _buried(layout: Layout, letter: DeadLetter, packed: bytes) -> tuple[Any, ...]:
+    """The command that keeps a dead letter as ``State.bury`` does: within the bounds, and counted."""
+    keys = [layout.of_pair("dead"), layout.of_pair("dead:tally")]
+    bounds = [DEAD_LETTERS, DEAD_LETTER_BYTES]
+    return "EVAL", script("bury").text, len(keys), *keys, packed, letter.source, letter.at_us, *bounds
 
 
 def _base_of(record: bytes) -> Base:

@@ -134,7 +134,8 @@ def unpack_base(record: bytes) -> Base:
         return _unpack_base(record)
     except (IndexError, ValueError) as error:
         raise UsageError(
-            f"A base record in Redis is damaged ({error}). Restore Redis, or empty the state.", reason="record_damaged"
+            f"A base record in Redis is damaged ({error}). Restore Redis, or forget the record (docs/parked.md).",
+            reason="record_damaged",
         ) from None
 
 
@@ -190,6 +191,10 @@ def agrees(record: bytes, blob_etag: str, vast_etag: str, size_bytes: int, vast_
         return False
 
 
+UNREADABLE = Base(blob_etag="?", vast_etag="?", written=Stamp(0))
+"""Stands for a record that cannot be read: whatever is listed differs from it, and who claims the key finds out."""
+
+
 class PackedBases(Sequence[Base | None]):
     """Base records as Redis gave them, empty where there is none; each is decoded when it is asked for."""
 
@@ -204,11 +209,14 @@ class PackedBases(Sequence[Base | None]):
     @overload
     def __getitem__(self, at: slice) -> PackedBases: ...
     def __getitem__(self, at: int | slice) -> Base | PackedBases | None:
-        """One base, or some still packed. Raises UsageError as ``unpack_base``."""
+        """One base, UNREADABLE for one that is damaged, or some still packed."""
         if isinstance(at, slice):
             return PackedBases(self.records[at])
         record = self.records[at]
-        return unpack_base(record) if record else None
+        try:
+            return unpack_base(record) if record else None
+        except UsageError:
+            return UNREADABLE
 
 
 def _field(value: bytes) -> bytes:

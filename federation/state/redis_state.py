@@ -30,9 +30,10 @@ from federation.progress import (
 from federation.rules.guards import DELETE_FLOOR
 from federation.settings import WorkerSettings
 from federation.state.calls import Call, Client
+from federation.state.damaged import DAMAGED, DamagedRecord, unpack_claim
 from federation.state.layout import Layout
 from federation.state.marks import Marks
-from federation.state.records import key_digest, pack_base, pack_changes, split_record, unpack_base, unpack_hint
+from federation.state.records import key_digest, pack_base, pack_changes, split_record
 from federation.state.redis_records import RecordQueries
 from federation.state.redis_transfers import RedisTransfers
 from federation.state.schema import open_layout
@@ -150,15 +151,19 @@ class RedisState(RecordQueries, RedisTransfers):
         if not reply:
             return []
         names = [name.decode() for name in reply[::2]]
-        return [
-            Claim(
-                hint=unpack_hint(name, hint),
-                base=unpack_base(base) if base else None,
-                held=msgspec.json.decode(held, type=Held) if held else None,
-                intent=unpack_base(intent) if intent else None,
-            )
-            for name, hint, (base, held, intent) in zip(names, reply[1::2], await self._look(names), strict=True)
-        ]
+        claims = []
+        for name, hint, known in zip(names, reply[1::2], await self._look(names), strict=True):
+            try:
+                claims.append(unpack_claim(name, hint, *known))
+            except DamagedRecord as error:
+                await self._park_damaged(lease, name, error, now_us)
+        return claims
+
+    async def _park_damaged(self, lease: Lease, key: str, error: DamagedRecord, now_us: int) -> None:
+        """Until a person acts: a record that cannot be read is neither a base nor none, and nothing may be decided by it."""
+        [claimed] = await self.calls.pipe([("HGET", self._of(key, "claimed"), key)])
+        detail = f"{error} {error.removal(self.layout, key)}".strip()
+        await self.park(lease, key, int(claimed or 0), reason=DAMAGED, detail=detail, now_us=now_us)
 
     async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
         """As in the port."""
@@ -192,7 +197,7 @@ class RedisState(RecordQueries, RedisTransfers):
         self, lease: Lease, key: str, generation: int, *, not_before_us: int, error: str, count_attempt: bool = True
     ) -> None:
         """As in the port."""
-        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed")]
+        keys = [self.layout.of_shard(lease.shard, name) for name in ("due", "hint", "claimed", "seq")]
         args = [key, generation, not_before_us, error[:500], int(count_attempt), self._clock.now_us()]
         await self._run_leased("defer", lease, keys, args)
 
@@ -234,7 +239,7 @@ class RedisState(RecordQueries, RedisTransfers):
         known = [(key, packed) for key, packed in zip(keys, await self._held_of(keys), strict=True) if packed is not None]
         news = [msgspec.json.encode(replace(msgspec.json.decode(packed, type=Held), verdict=verdict)) for _, packed in known]
         calls = [([self._of(key, "held")], [key, packed, new]) for (key, packed), new in zip(known, news, strict=True)]
-        done = await self.calls.run_all("judge", calls)
+        done = await self.calls.run_all("replace", calls)
         judged = [key for (key, _), one in zip(known, done, strict=True) if one]
         await self.mark([Change(key, side, Source.OPERATOR) for key in judged for side in Side])
         return len(judged)

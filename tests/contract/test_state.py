@@ -319,6 +319,24 @@ async def test_what_ended_a_claim_ends_no_other_one(state: State, clock: TestClo
     assert await state.parked() == []
 
 
+@pytest.mark.parametrize("marked", [False, True], ids=["alone", "marked meanwhile"])
+async def test_a_repeated_defer_ends_no_later_claim(state: State, clock: TestClock, marked: bool) -> None:
+    """The key came due and is at work again when the call whose reply was lost is repeated: it stays so, and its end counts."""
+    await state.mark([event("k")])
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+    if marked:
+        await state.mark([event("k", etag="0x8DCA")])
+    await state.defer(lease, "k", claim.hint.generation, not_before_us=clock.us, error="later")
+    [again] = await state.claim(lease, limit=1, now_us=clock.us)
+    await state.defer(lease, "k", claim.hint.generation, not_before_us=clock.us, error="later")
+    assert await state.claim(lease, limit=1, now_us=clock.us) == []
+    assert again.hint.generation > claim.hint.generation
+    assert again.hint.attempts == 1
+    assert await state.settle(lease, "k", again.hint.generation, AGREED)
+    assert (list(await state.bases(["k"])), await state.are_dirty(["k"])) == ([AGREED], [False])
+
+
 async def test_base_records_are_read_and_dropped_by_digest(state: State) -> None:
     """All of a shard's records are given; only one that is still exactly what was seen is dropped, and counted off."""
     for key in ("a", "b"):

@@ -75,6 +75,32 @@ async def test_keys_that_change_between_two_pieces_are_no_fault(
     assert worked > 3 * len(DIRTY) / AT_ONCE
 
 
+@pytest.mark.parametrize("off", [0, 3])
+async def test_a_count_is_off_when_it_is_so_in_every_walk(busy: RedisState, monkeypatch: pytest.MonkeyPatch, off: int) -> None:
+    """One record goes where the walk has been and one comes where it has not: the count is the same and right throughout."""
+    await busy._redis.delete(busy.layout.of_shard(0, "lease"))  # as if the first worker's had run out
+    lease = await lease_of(busy, DIRTY[0])
+    buckets = busy.layout.buckets_of(0)
+    first, *_, last = sorted((f"settled-{n}" for n in range(400)), key=lambda key: buckets.index(busy.layout.base_bucket(key)))
+    await busy.settle(lease, first, 0, AGREED)
+    await busy.calls.pipe([("INCRBY", busy.layout.of_shard(0, "count"), off)])
+    pipe, walks = busy.calls.pipe, 0
+
+    async def pipe_and_work(commands: Any) -> list[Any]:  # noqa: ANN401
+        nonlocal walks
+        replies = await pipe(commands)
+        if commands[0] == ("HGETALL", busy.layout.base_bucket(first)):
+            walks += 1
+            if not off and walks == 1:
+                await busy.settle(lease, first, 0, None)
+                await busy.settle(lease, last, 0, AGREED)
+        return replies
+
+    monkeypatch.setattr(busy.calls, "pipe", pipe_and_work)
+    counts = [one.count for one in (await check(busy.calls, busy.layout)).faults if one.kind == "count"]
+    assert (counts, walks) == (([3], 3) if off else ([], 2))
+
+
 async def test_many_faults_of_a_kind_are_counted_and_some_are_named(busy: RedisState) -> None:
     """What is told stays small however much is wrong."""
     await busy.calls.pipe([("DEL", busy.layout.of_shard(0, "hint"))])

@@ -176,6 +176,29 @@ async def test_a_cursor_moved_after_it_stands_for_what_was_lost(two: Two) -> Non
     assert await two.other.lost_marks() == ()
 
 
+async def test_a_cursor_moved_while_a_loss_is_accepted_keeps_its_count(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process moves it between the look and the word: what was lost of its marks later is told."""
+    shard, moved = two.one.shard_of("k"), Cursor({"0": 8}, "opts", 2)
+    before = await two.saved(shard)
+    await two.one.mark([event("k")])
+    assert await two.one.move_cursor("vast_events", None, Cursor({"0": 7}, "opts", 1))
+    await two.go_back(shard, before)
+    run_all = two.other.calls.run_all
+
+    async def behind(name: str, calls: Sequence[Call]) -> list[object]:
+        await two.one.accept_lost_marks()
+        await two.one.mark([event("k", etag="0x8DCB"), event("k", etag="0x8DCC")])
+        await two.one.mark([event("k", etag="0x8DCD")])
+        assert await two.one.move_cursor("vast_events", Cursor({"0": 7}, "opts", 1), moved)
+        return await run_all(name, calls)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(two.other.calls, "run_all", behind)
+        await two.other.accept_lost_marks()
+    await two.go_back(shard, before)
+    assert await two.other.lost_marks() == ("vast_events",)
+
+
 async def test_a_call_under_way_over_the_failover_does_not_hide_a_loss(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was sent before the lost one was answered, and is the same in number: a number twice tells."""
     shard, answered, away = two.one.shard_of("k"), asyncio.Event(), asyncio.Event()

@@ -91,6 +91,7 @@ async def told(state: RedisState) -> dict[str, object]:
             await state.halts(),
             await state.conflicts(),
             await state.dead_letters(),
+            backlog.dead,
         ],
         "cursor": await state.cursor("vast_events"),
         "notes": await state.notes("scan"),

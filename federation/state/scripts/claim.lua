@@ -3,7 +3,7 @@
 -- KEYS  1 lease, 2 due ZSET, 3 hint HASH, 4 claimed HASH
 -- ARGV  1 token, 2 now_us, 3 limit (at most 1,000), 4 how many of these are the newest, 5 none that came due before, in us
 -- The claimed hash keeps the generation that was handed out: what ends another claim of the key has no effect on this one.
--- Returns false when the token is refused, else {key, hint, key, hint, ...}.
+-- Returns false when the token is refused, else {key, hint, key, hint, ...}; one that cannot be read has generation 0.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return false end
 local newest = tonumber(ARGV[4])
 local keys = redis.call("ZRANGEBYSCORE", KEYS[2], ARGV[5], ARGV[2], "LIMIT", 0, ARGV[3] - newest)
@@ -18,7 +18,8 @@ local out, claimed = {}, {}
 for n, hint in ipairs(redis.call("HMGET", KEYS[3], unpack(keys))) do
   if hint then
     claimed[#claimed + 1] = keys[n]
-    claimed[#claimed + 1] = cmsgpack.unpack(hint)[1]
+    local read, known = pcall(cmsgpack.unpack, hint)
+    claimed[#claimed + 1] = read and type(known) == "table" and tonumber(known[1]) or 0
     out[#out + 1] = keys[n]
     out[#out + 1] = hint
   end

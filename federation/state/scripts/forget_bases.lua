@@ -10,7 +10,8 @@ for n = 1, #ARGV, 2 do
   local record = head and head .. (call("HGET", KEYS[1], digest .. "+") or "")
   if record == seen then
     local length = string.byte(record, 2)
-    if string.byte(record, 1) % 2 == 0 and length > 0 and string.byte(record, 3 + length) > 0 then live = live + 1 end
+    local live_one = (string.byte(record, 1) or 1) % 2 == 0 and (length or 0) > 0 and (string.byte(record, 3 + length) or 0) > 0
+    if live_one then live = live + 1 end
     call("HDEL", KEYS[1], digest, digest .. "+")
     forgotten = forgotten + 1
   end

@@ -77,6 +77,13 @@ local function add(entries, etag, deleted, at, precision, origin, generation)
   return {oldest}
 end
 
+-- One that is damaged is none: what it told is looked for on both sides.
+local function unpack_hint(packed)
+  if not packed then return nil end
+  local read, hint = pcall(cmsgpack.unpack, packed)
+  return read and type(hint) == "table" and type(hint[5]) == "table" and type(hint[6]) == "table" and hint or nil
+end
+
 local changes = cmsgpack.unpack(ARGV[3])
 local names = {}
 for n, change in ipairs(changes) do names[n] = change[1] end
@@ -91,13 +98,15 @@ for n, change in ipairs(changes) do
   local key, side, source, etag, deleted, at, precision, origin, not_before, bucket, length = unpack(change)
   local from = start
   start = from + DIGEST_BYTES + length
-  local hint = hints[key] or (packed_hints[n] and cmsgpack.unpack(packed_hints[n]))
+  local hint = hints[key] or unpack_hint(packed_hints[n])
   -- Of a dirty key nothing is an echo yet: its base is about to change, and what is an echo of the new one is seen at the claim.
   local only_scan = source == RECONCILER and not hint
   local echo = false
   if not hint then
     local packed = string.sub(binary, from + DIGEST_BYTES, start - 1)
-    echo = is_echo(base_of(KEYS[8 + bucket], string.sub(binary, from, from + DIGEST_BYTES - 1)), side, packed, deleted == 1, at)
+    local record = base_of(KEYS[8 + bucket], string.sub(binary, from, from + DIGEST_BYTES - 1))
+    local read, is = pcall(is_echo, record, side, packed, deleted == 1, at)
+    echo = read and is -- of a damaged record nothing is; the claim finds out
   end
   if not echo then
     marked = marked + 1

@@ -14,7 +14,8 @@ local change = 0
 local function on_both(base)
   if not base or base == "" or string.byte(base, 1) % 2 == 1 then return 0 end
   local length = string.byte(base, 2)
-  return (length > 0 and string.byte(base, 3 + length) > 0) and 1 or 0
+  -- One that is cut short counts as none.
+  return ((length or 0) > 0 and (string.byte(base, 3 + length) or 0) > 0) and 1 or 0
 end
 
 -- A record longer than the compact encoding takes is in two fields (records.py).

@@ -7,7 +7,9 @@ if redis.call("HGET", KEYS[6], ARGV[2]) ~= ARGV[3] then return 0 end -- a repeat
 local packed = redis.call("HGET", KEYS[5], ARGV[2])
 redis.call("HDEL", KEYS[6], ARGV[2])
 if not packed then return 0 end
-if cmsgpack.unpack(packed)[1] ~= tonumber(ARGV[3]) then
+local read, hint = pcall(cmsgpack.unpack, packed)
+-- One that cannot be read was handed out as generation 0.
+if (read and type(hint) == "table" and tonumber(hint[1]) or 0) ~= tonumber(ARGV[3]) then
   redis.call("ZADD", KEYS[2], ARGV[5], ARGV[2])
   return 0
 end
