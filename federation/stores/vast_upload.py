@@ -84,7 +84,8 @@ class S3Upload:
         answer = await self.commit(conditions)
         etag = etag_in(answer.body, self._store.side)
         if self._store.etag_kind(etag, answer.headers) is ETagKind.MULTIPART and etag.lower() != self._expected(etag):
-            raise RetryLater("the parts arrived damaged", reason="checksum_mismatch", key=self._key, side=self._store.side)
+            text, side = "the parts arrived damaged", self._store.side
+            raise RetryLater(text, reason="checksum_mismatch", key=self._key, side=side, left_etag=etag)
         return WriteResult(etag, self._lossy)
 
     async def commit(self, conditions: Mapping[str, str]) -> Answer:
