@@ -201,3 +201,26 @@ async def test_a_large_write_tells_what_it_left_damaged() -> None:
         with pytest.raises(RetryLater) as raised:
             await upload.complete(expected_etag=None, md5_hex=MD5)
     assert (raised.value.reason, raised.value.left_etag) == ("checksum_mismatch", "9" * 32 + "-1")
+
+
+async def test_a_damaged_copy_in_parts_is_not_left_where_it_would_pass_for_one() -> None:
+    """A version that is kept under a name of its own: what is found there the next time counts as kept."""
+    deleted: list[str] = []
+
+    def answer(request: web.Request) -> web.Response:
+        if request.method == "DELETE" and not request.query:
+            deleted.append(f"{request.path} {request.headers['If-Match']}")
+        if request.method == "HEAD" and request.path == "/b/copy" and not deleted:
+            return web.Response(status=404)
+        if request.method == "HEAD":
+            return web.Response(headers=MODIFIED | {"ETag": f'"{MD5}"', "Content-Length": str(6 * 1024**3)})
+        if request.method == "GET":
+            return refusal(404, "NoSuchKey")
+        etag = MD5 if request.method == "PUT" else "9" * 32 + "-12"
+        return web.Response(text=f"<R><UploadId>u</UploadId><ETag>{etag}</ETag></R>")
+
+    async with served(Side.VAST, answer) as (store, _):
+        with pytest.raises(RetryLater) as raised:
+            await store.copy("k", "copy", source_etag=MD5)
+    assert raised.value.reason == "checksum_mismatch"
+    assert deleted == [f'/b/copy "{"9" * 32}-12"']
