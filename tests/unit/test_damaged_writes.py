@@ -153,12 +153,14 @@ async def test_redis_away_after_the_damage_does_not_hide_it(monkeypatch: pytest.
         await intend(lease, key, intent)
 
     monkeypatch.setattr(world.state, "intend", away)
+    world.later(300)
     await _fails(world, Side.VAST)
     await world.crash()
     world.later()
     if failures == 3:
         await world.step()
         assert await world.both("a") == (SMALL, SMALL)
+        assert await world.state.conflicts() == []
 
 
 def _etags(*etags: str) -> Iterator[web.Response]:
