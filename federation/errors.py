@@ -18,10 +18,14 @@ from federation.model import Side
 
 
 class FederationError(Exception):
-    """Base. ``reason`` is a short stable snake_case word, the text is for a person."""
+    """Base. ``reason`` is a short stable snake_case word, the text is for a person.
 
-    def __init__(self, message: str, *, reason: str = "", key: str = "", side: Side | None = None) -> None:
+    ``left_etag``: of the object that a write of ours left damaged under the key; empty where it left none.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", key: str = "", side: Side | None = None, left_etag: str = "") -> None:
         super().__init__(message)
+        self.left_etag = left_etag
         self.reason = reason
         self.key = key
         self.side = side
@@ -42,8 +46,9 @@ class RetryLater(FederationError):
         side: Side | None = None,
         after_seconds: float | None = None,
         answered: bool = False,
+        left_etag: str = "",
     ) -> None:
-        super().__init__(message, reason=reason, key=key, side=side)
+        super().__init__(message, reason=reason, key=key, side=side, left_etag=left_etag)
         self.after_seconds = after_seconds
         self.answered = answered
 

@@ -78,7 +78,10 @@ class Upload(Protocol):
         ...
 
     async def complete(self, *, expected_etag: str | None, md5_hex: str) -> WriteResult:
-        """Make the object visible if it still is what was expected (as in ``ObjectStore.put``). Raises Reobserve."""
+        """Make the object visible if it still is what was expected (as in ``ObjectStore.put``). Raises Reobserve.
+
+        Also RetryLater (checksum_mismatch) with ``left_etag``: what is visible now is damaged.
+        """
         ...
 
     async def abort(self) -> None:
@@ -134,7 +137,10 @@ class ObjectStore(Protocol):
     async def put(
         self, key: str, data: bytes, metadata: Metadata, *, stamp: OriginStamp | None, expected_etag: str | None
     ) -> WriteResult:
-        """Write a small object in one request with its content MD5, conditionally. Raises Reobserve."""
+        """Write a small object in one request with its content MD5, conditionally. Raises Reobserve.
+
+        Any error may bring ``left_etag``: what is there now is a damaged write of ours.
+        """
         ...
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> Upload:
@@ -255,8 +261,9 @@ class State(Records, Transfers, Protocol):
     async def intend(self, lease: Lease, key: str, intent: Base) -> None:
         """Note, before a delete, or a copy to a side that has no agreed version yet, the base that will hold once it is done.
 
-        The destination's ETag in it is empty, or that of an unrecorded copy of ours that is replaced, or of what is deleted. If
-        the writer dies before ``settle``, the next claim carries it, and what is found there proves what was done; then it goes.
+        The destination's ETag in it is empty, or that of an unrecorded copy of ours that is replaced, or of what is deleted;
+        noted after a write, of what that left damaged. If the writer dies or fails before ``settle``, the next claim carries it,
+        and what is found there proves what was done; then it goes.
         ``deleted`` with a metadata digest: it is of metadata that Blob takes in two requests, and says what that holds between.
         """
         ...

@@ -15,7 +15,7 @@ from itertools import count
 from federation import keys
 from federation import metadata as mapping
 from federation.capabilities import Capabilities
-from federation.errors import FederationError, Halt, NotPresent, Reobserve
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.model import (
     PRESERVED_PREFIX,
     SECOND_US,
@@ -76,6 +76,8 @@ class MemoryStore:
         self._skew_us = skew_us
         self._policy = keys.policy_for(side)
         self._faults: list[_Fault] = []
+        self.damages = 0
+        """Writes of content still to come that arrive damaged."""
         self._serial = count(1)
         self.uploads: dict[str, dict[int, bytes]] = {}
         """Parts by number of each upload that is neither completed nor aborted."""
@@ -140,7 +142,10 @@ class MemoryStore:
         """As in the port."""
         await self._enter("put", key)
         await self._condition(key, expected_etag, honoured=self.capabilities.conditional_put)
-        result = self._store(key, data, metadata, stamp, hashlib.md5(data, usedforsecurity=False).hexdigest())
+        arrived = self._arrived(data)
+        result = self._store(key, arrived, metadata, stamp, hashlib.md5(arrived, usedforsecurity=False).hexdigest())
+        if arrived is not data:
+            raise Park("it arrived damaged", reason="damaged_write", key=key, side=self.side, left_etag=result.etag)
         self._leave("put")
         return result
 
@@ -259,6 +264,13 @@ class MemoryStore:
         self._require(key, self._get(key), found.etag)
         return found
 
+    def _arrived(self, data: bytes) -> bytes:
+        """*data*, or something else of its length."""
+        if not self.damages:
+            return data
+        self.damages -= 1
+        return bytes(byte ^ 1 for byte in data)
+
     def _get(self, key: str) -> _Object:
         found = self.objects.get(key)
         if found is None:
@@ -353,12 +365,16 @@ class MemoryUpload:
         store = self._store
         await store._enter("complete", self._key)  # noqa: SLF001
         await store._condition(self._key, expected_etag, honoured=store.capabilities.conditional_complete)  # noqa: SLF001
-        ordered = [data for _, data in sorted(self._parts().items())]
+        sent = [data for _, data in sorted(self._parts().items())]
+        ordered = [store._arrived(sent[0]), *sent[1:]]  # noqa: SLF001
         sums = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in ordered)
         etag = f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(ordered)}"
         del md5_hex
         result = store._store(self._key, b"".join(ordered), self._metadata, self._stamp, etag)  # noqa: SLF001
         del store.uploads[self.upload_id]
+        if ordered[0] is not sent[0]:
+            text, side = "the parts arrived damaged", store.side
+            raise RetryLater(text, reason="checksum_mismatch", key=self._key, side=side, left_etag=result.etag)
         store._leave("complete")  # noqa: SLF001
         return result
 

@@ -105,19 +105,25 @@ class VastS3Store(HttpStore):
         """As in the port."""
         stored = mapping.to_side(metadata, stamp, Side.VAST)
         md5 = await hashing.md5(data)
+        left_etag = ""
         for _ in range(_WRITE_TRIES):
-            conditions = await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
-            headers = {**wire.s3_headers(stored), "Content-MD5": wire.content_md5(md5), **conditions}
-            answer = await self.write(Request("PUT", "PutObject", self.written_name(key), headers=headers, body=data, key=key))
-            result = self.result(answer.headers.get("ETag"), lossy=stored.lossy)
+            try:
+                conditions = await self.conditions(key, expected_etag, honoured=self.capabilities.conditional_put) or {}
+                headers = {**wire.s3_headers(stored), "Content-MD5": wire.content_md5(md5), **conditions}
+                request = Request("PUT", "PutObject", self.written_name(key), headers=headers, body=data, key=key)
+                answer = await self.write(request)
+                result = self.result(answer.headers.get("ETag"), lossy=stored.lossy)
+            except FederationError as error:
+                error.left_etag = left_etag  # it may stand there still
+                raise
             if self.etag_kind(result.etag, answer.headers) is not ETagKind.MD5 or result.etag.lower() == md5.hex():
                 return result
             # The server let damaged bytes through: they are ours, so what stands there is replaced at once.
-            expected_etag = result.etag
+            expected_etag = left_etag = result.etag
         text = (
             "what was written arrived damaged each time: check the network to this side, then write the object anew on the other"
         )
-        raise Park(text, reason="damaged_write", key=key, side=self.side)
+        raise Park(text, reason="damaged_write", key=key, side=self.side, left_etag=left_etag)
 
     async def begin_upload(self, key: str, metadata: Metadata, *, stamp: OriginStamp | None, size_bytes: int) -> S3Upload:
         """As in the port."""

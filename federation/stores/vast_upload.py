@@ -84,7 +84,8 @@ class S3Upload:
         answer = await self.commit(conditions)
         etag = etag_in(answer.body, self._store.side)
         if self._store.etag_kind(etag, answer.headers) is ETagKind.MULTIPART and etag.lower() != self._expected(etag):
-            raise RetryLater("the parts arrived damaged", reason="checksum_mismatch", key=self._key, side=self._store.side)
+            text, side = "the parts arrived damaged", self._store.side
+            raise RetryLater(text, reason="checksum_mismatch", key=self._key, side=side, left_etag=etag)
         return WriteResult(etag, self._lossy)
 
     async def commit(self, conditions: Mapping[str, str]) -> Answer:
@@ -137,6 +138,7 @@ async def copy_in_parts(
 
     Raises:
         Reobserve: the source is no longer *expected_etag*, or the target not *target_etag* (None: free).
+        RetryLater: among others checksum_mismatch, when it arrived damaged; what that left under a free name is removed.
     """
     if stored.tags is None and store.capabilities.tags:
         # Not mapped, so nobody's to drop: a copy in one request takes them along, parts do not.
@@ -147,9 +149,12 @@ async def copy_in_parts(
             await store.uploads.begun(target_key, upload.upload_id)
         await _copy_parts(store, upload, source_key, source.version.size_bytes, expected_etag)
         result = await upload.complete(expected_etag=target_etag, md5_hex="")
-    except BaseException:
+    except BaseException as error:
         with suppress(FederationError):  # what led here is the one to report
             await asyncio.shield(_give_up(store, upload))
+        if target_etag is None and isinstance(error, FederationError) and error.left_etag:
+            with suppress(FederationError):
+                await store.delete(target_key, expected_etag=error.left_etag)  # else it would pass for a copy
         raise
     with suppress(RetryLater):  # the record of a completed upload is cleared by a later sweep
         await _ended(store, upload)

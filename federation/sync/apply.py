@@ -5,10 +5,12 @@ Only what a write returned, or what was read, moves the base; every write is con
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from federation import metadata as mapping
-from federation.errors import Park
+from federation.errors import FederationError, Park
 from federation.model import Absent, Base, Metadata, Present, Side, Stamp, StampOrigin
 from federation.ports import ObjectStore, Reader, WriteResult
 from federation.progress import Lease
@@ -23,6 +25,14 @@ from federation.sync.observe import new_stamp
 from federation.sync.original import Original
 from federation.sync.preserve import preserve_loser
 from federation.sync.transfer import Content, Target, still_the_same
+
+NO_ETAG = "?"
+"""That no version has."""
+
+
+def of_nothing(etag: str) -> str:
+    """How an intent names the destination's version *etag*, where that is a write of ours, of nothing that the source holds."""
+    return NO_ETAG + etag
 
 
 class DeleteHeld(Exception):
@@ -200,15 +210,32 @@ async def _copy(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         # large one the stamp may lack the content hash that would prove it (rules 1 and 4, docs/adr/0002).
         lossy = _too_much(source, side)
         ours = (scene.recovered and expected) or ""  # what the copy replaces is ours, and nothing else knows
+        if ours and scene.base is not None and scene.base.etag(side) == NO_ETAG:
+            ours = of_nothing(ours)
         intent = _base(scene, side, source, written, other_etag=ours, md5=source.version.md5, lossy=lossy)
         await ctx.state.intend(scene.lease, scene.key, intent)
     content = content_name(source.version.md5, source.version.size_bytes)
     if content and decision.reason in (Reason.NEW, Reason.RECREATED):
         await ctx.state.note_created(scene.key, content, now_us=ctx.clock.now_us())
     copy = _copy_small if ctx.transfer.is_small(source.version.size_bytes) else _copy_large
-    md5, result, as_of_us = await copy(ctx, scene, destination, (side, source, written), expected)
+    async with _damage_is_ours(ctx, scene, side, source, written):
+        md5, result, as_of_us = await copy(ctx, scene, destination, (side, source, written), expected)
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
     return replace(base, vast_as_of_us=as_of_us)
+
+
+@asynccontextmanager
+async def _damage_is_ours(ctx: PairContext, scene: Scene, side: Side, source: Present, written: Stamp) -> AsyncIterator[None]:
+    """Record what a write of *source* left damaged on the other side, or the next look would take it for a user's (rule 1)."""
+    try:
+        yield
+    except FederationError as error:
+        if error.left_etag:
+            lossy, left_etag = _too_much(source, side), of_nothing(error.left_etag)
+            left = _base(scene, side, source, written, other_etag=left_etag, md5=None, lossy=lossy)
+            with suppress(FederationError):  # what led here is the one to report
+                await ctx.intend(scene.lease, scene.key, replace(left, vast_as_of_us=await _as_of(ctx, scene, side.other)))
+        raise
 
 
 async def _copy_large(
@@ -272,13 +299,14 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         digest = mapping.digest(mapping.shared(held, decision.destination))
         await ctx.state.intend(scene.lease, scene.key, replace(intent, metadata_digest=digest, deleted=True))
 
-    result = await ctx.stores[decision.destination].replace_metadata(
-        scene.key,
-        source.metadata,
-        stamp=new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None,
-        expected_etag=target.version.etag,
-        halfway=halfway,
-    )
+    async with _damage_is_ours(ctx, scene, side, source, written):
+        result = await ctx.stores[decision.destination].replace_metadata(
+            scene.key,
+            source.metadata,
+            stamp=new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None,
+            expected_etag=target.version.etag,
+            halfway=halfway,
+        )
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
     return replace(base, vast_as_of_us=as_of_us)
 

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from federation.model import ECHO_SLACK_US, SECOND_US, Change, Foreign, Side
+from federation.backoff import backoff_seconds
+from federation.errors import RetryLater
+from federation.model import ECHO_SLACK_US, SECOND_US, Base, Change, Foreign, Side
 from federation.ports import Clock, ObjectStore, State
-from federation.progress import UNION_NOTE, DeleteBudget, MarkResult
+from federation.progress import UNION_NOTE, DeleteBudget, Lease, MarkResult
 from federation.rules.decision import Rules
 from federation.sync.identity import require_side
 from federation.sync.transfer import Transfer
@@ -19,6 +21,7 @@ _COUNT_LIFE_SECONDS = 5.0
 _MOST_DOUBT_US = SECOND_US // 10
 """More is left open only until some answers were seen, or by a server whose Date header is late while its clock is right."""
 REVERT_WINDOW_SECONDS = 3600.0
+_INTEND_TRIES = 10
 
 
 @dataclass(slots=True)
@@ -82,6 +85,15 @@ class PairContext:
             skew = await store.clock_skew()  # in doubt a change is older, not younger (rule 9)
             self.state.ahead_us[side] = skew.us - min(skew.uncertainty_us, _MOST_DOUBT_US)
         return await self.state.mark(changes)
+
+    async def intend(self, lease: Lease, key: str, intent: Base) -> None:
+        """As ``State.intend``; for half a minute repeated while Redis is away: it is of what was done, and nobody else knows."""
+        for attempt in range(_INTEND_TRIES):
+            try:
+                return await self.state.intend(lease, key, intent)
+            except RetryLater as error:
+                await self.clock.sleep(min(5.0, error.after_seconds or backoff_seconds(attempt, first_seconds=0.1)))
+        return await self.state.intend(lease, key, intent)
 
     async def known_objects(self) -> int:
         """Objects the base knows, read at most every few seconds: it only sizes the delete budget."""

@@ -6,25 +6,25 @@ from dataclasses import replace
 
 from federation.model import Absent, Base, ETagKind, Present, Side
 from federation.rules.proof import copy_of
-from federation.sync.apply import Scene
-
-_NO_ETAG = "?"
-"""That no version has."""
+from federation.sync.apply import NO_ETAG, Scene, of_nothing
 
 
 def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
     """The base a dead worker did not live to record: its intent, if our stamped copy of exactly that version is there.
 
     Equal content without a stamp is not enough: a user may have written it, and the source may have moved on since. An intent
-    over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there. A delete's
-    names what was to go.
+    over a copy that was recovered so itself names that copy's ETag: if nothing came of it, that copy is still there. One after a
+    write that arrived damaged names what that left, whatever its stamp says. A delete's names what was to go.
     """
     if intent is not None and intent.deleted:
         done = _half_written(intent, scene.blob) if intent.metadata_digest else _deleted(intent, scene)
         return done or base
+    damaged = _damaged(intent, scene) if intent is not None else None
+    if damaged is not None:
+        return damaged
     for source in Side:
         there = scene.of(source.other)
-        if intent is None or not intent.etag(source) or isinstance(there, Absent):
+        if intent is None or not intent.etag(source) or isinstance(there, Absent) or intent.etag(source).startswith(NO_ETAG):
             continue
         if _by_stamp(there, intent, source):
             done = replace(intent, md5=there.version.md5 or intent.md5)
@@ -34,6 +34,21 @@ def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | No
         if ours and there.version.etag == intent.etag(source.other):
             return _of_copy(there, intent, source)
     return base
+
+
+def _damaged(intent: Base, scene: Scene) -> Base | None:
+    """Our own write, of nothing that the source holds, if what it left is there: so the source is copied over exactly that."""
+    for source in Side:
+        there = scene.of(source.other)
+        if isinstance(there, Absent) or intent.etag(source.other) != of_nothing(there.version.etag):
+            continue
+        # Later than the source, lest that, where it is a copy of ours itself, passes for one made after this was agreed on.
+        written = replace(intent.written, at_us=intent.written.at_us + intent.written.precision_us)
+        # Under one ETag of VAST a user may have changed the metadata.
+        digest, version = there.metadata_digest if source is Side.VAST else intent.metadata_digest, there.version
+        left = replace(intent, md5=version.md5, size_bytes=version.size_bytes, metadata_digest=digest, written=written)
+        return _with_etag(_with_etag(left, source, NO_ETAG), source.other, version.etag)
+    return None
 
 
 def _deleted(intent: Base, scene: Scene) -> Base | None:
@@ -65,7 +80,7 @@ def _with_etag(base: Base, side: Side, etag: str) -> Base:
 def _of_copy(there: Present, intent: Base, source: Side) -> Base:
     """What was agreed on when our copy *there* was made; of what was half-written, all but the version it was made from."""
     version, stamp = there.version, there.origin
-    md5, written, etag = (stamp.md5, stamp.written, stamp.etag) if stamp is not None else (None, intent.written, _NO_ETAG)
+    md5, written, etag = (stamp.md5, stamp.written, stamp.etag) if stamp is not None else (None, intent.written, NO_ETAG)
     digest, size = there.metadata_digest, version.size_bytes
     known = replace(intent, md5=version.md5 or md5, metadata_digest=digest, written=written, size_bytes=size)
     return _with_etag(known, source, etag)

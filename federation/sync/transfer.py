@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from federation import hashing
 from federation.backoff import backoff_seconds
-from federation.errors import FederationError, LeaseLost, NotPresent, Reobserve, RetryLater
-from federation.model import ETagKind, Metadata, OriginStamp, Present
+from federation.errors import FederationError, Halt, LeaseLost, NotPresent, Reobserve, RetryLater
+from federation.model import ETagKind, Metadata, OriginStamp, Present, Side
 from federation.ports import ObjectStore, Reader, Upload, WriteResult
 from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
@@ -92,6 +92,8 @@ class _Passage:
     plan: PartPlan
     done: dict[int, str]
     journal: Journal | None
+    side: Side
+    """Where it goes to."""
     resumed: bool = False
 
 
@@ -189,13 +191,13 @@ class Transfer:
             _log.info("going on with a transfer", key=target.key, parts=len(found.parts), of=plan.count)
             tokens = {number: part.partition(" ")[2] for number, part in found.parts.items()}
             upload = store.resume_upload(target.key, target.metadata, stamp=stamp, upload_id=found.upload_id, parts=tokens)
-            return _Passage(original, upload, plan, found.parts, journal, resumed=True)
+            return _Passage(original, upload, plan, found.parts, journal, store.side, resumed=True)
         upload = await store.begin_upload(target.key, target.metadata, stamp=stamp, size_bytes=plan.size_bytes)
-        passage = _Passage(original, upload, plan, {}, journal)
+        passage = _Passage(original, upload, plan, {}, journal, store.side)
         try:
             if journal is not None:
                 await journal.begun(store.side, upload.upload_id, print_)
-        except FederationError:
+        except BaseException:
             await _abandon(passage)  # nobody would know that it is ours
             raise
         return passage
@@ -336,8 +338,9 @@ def _given_up(error: BaseException, passage: _Passage) -> bool:
     """Whether nothing that was sent is of use to a later attempt: not so when it was only interrupted."""
     if isinstance(error, RetryLater):
         # Of an upload that it forgot, a server may only say that it failed: begin anew, or it would fail for ever.
-        return error.reason in _DAMAGED or (passage.resumed and error.reason == "server_error")
-    return isinstance(error, Exception) and not isinstance(error, LeaseLost)
+        forgotten = passage.resumed and error.reason == "server_error" and error.side in (None, passage.side)
+        return error.reason in _DAMAGED or forgotten
+    return isinstance(error, Exception) and not isinstance(error, LeaseLost | Halt)  # a halt is lifted, often within seconds
 
 
 def _identity(present: Present) -> tuple[str, int, int]:

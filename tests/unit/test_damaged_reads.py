@@ -276,7 +276,7 @@ async def test_a_second_reading_that_is_refused_costs_its_part_alone() -> None:
 async def test_a_part_that_was_sent_is_read_once_by_the_next_attempt() -> None:
     """It was compared when it was sent, and must read as it was recorded."""
     world, side = await _large_on_plain_vast()
-    world.raw[Side.BLOB].fail_next("complete", RetryLater("later", reason="throttled"))
+    world.raw[Side.BLOB].fail_next("complete", RetryLater("away", reason="unreachable"))
     with pytest.raises(RetryLater):
         await world.step()
     assert len([length for length in side.asked if length is not None]) == 2 * 4

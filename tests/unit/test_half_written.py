@@ -118,7 +118,7 @@ async def test_half_written_metadata_stays_ours_however_its_successor_fails(cont
     else:
         await world.write(Side.VAST, "a", content + "!", metadata=NEWER)
     world.later()
-    world.raw[Side.BLOB].fail_next(call, RetryLater("busy", reason="throttled"))
+    world.raw[Side.BLOB].fail_next(call, RetryLater("away", reason="unreachable"))
     with pytest.raises((RetryLater, ExceptionGroup)):
         await world.step()
     await world.crash()

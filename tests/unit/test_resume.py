@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from federation.errors import FederationError, LeaseLost, RetryLater
+from federation.errors import FederationError, Halt, LeaseLost, RetryLater
 from federation.model import Metadata, Side
 from federation.ports import WriteResult
 from federation.progress import Lease, TransferRecord
@@ -184,6 +185,37 @@ async def test_an_upload_the_server_forgot_is_begun_anew(side: Side) -> None:
     assert await world.state.transfers(0) == []
 
 
+@pytest.mark.parametrize(
+    ("at_source", "fault", "kept"),
+    [
+        (True, Halt("401", reason="credentials_refused"), True),
+        (False, Halt("401", reason="credentials_refused"), True),
+        (True, RetryLater("500", reason="server_error"), True),
+        (False, RetryLater("500", reason="server_error"), False),
+        (None, RetryLater("500", reason="server_error"), False),
+    ],
+    ids=["halt at the source", "halt at the destination", "source fails", "destination fails", "nobody knows who fails"],
+)
+async def test_only_a_destination_that_fails_may_have_forgotten_the_upload(
+    side: Side, at_source: bool | None, fault: FederationError, kept: bool
+) -> None:
+    """A key rotation, or a source in trouble, says nothing of the parts that arrived: they are gone on with."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    await _dies_at(world, side.other, "put_part", 6)
+    fault.side = {True: side, False: side.other, None: None}[at_source]
+    world.later(20)
+    if at_source:
+        await _dies_at(world, side, "open", 3, fault)
+    else:
+        await _dies_at(world, side.other, "put_part", 1, fault)
+    assert bool(world.raw[side.other].uploads) is kept
+    assert bool(await world.state.transfers(0)) is kept
+    world.later(200)
+    await world.step()
+    assert await world.both("big") == (BIG, BIG)
+
+
 async def test_a_worker_without_the_lease_records_nothing() -> None:
     """Every write of the record compares the lease's token."""
     world = World()
@@ -291,4 +323,24 @@ async def test_an_upload_that_could_not_be_recorded_is_aborted(side: Side, monke
     monkeypatch.setattr(world.state, "begin_transfer", away)
     with pytest.raises(RetryLater):
         await world.step()
+    assert world.raw[side.other].uploads == {}
+
+
+async def test_an_upload_whose_record_was_interrupted_is_aborted(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shutdown while Redis is slow: nobody would ever know that it is ours."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    asked = asyncio.Event()
+
+    async def slow(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.state, "begin_transfer", slow)
+    working = asyncio.create_task(world.step())
+    await asked.wait()
+    assert world.raw[side.other].uploads
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
     assert world.raw[side.other].uploads == {}
