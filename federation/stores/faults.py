@@ -65,7 +65,7 @@ def meaning(side: Side, status: int, code: str) -> Meaning:
     found = _TABLES[side].get(code) or BY_STATUS.get(status)
     if found is not None:
         return found
-    if status < HTTPStatus.BAD_REQUEST:
+    if status < HTTPStatus.BAD_REQUEST and not code:
         return RetryLater, "bad_answer"  # a redirect without the service's own code is of something between us and it
     return SERVER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else (Park, "refused")
 
