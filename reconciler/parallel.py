@@ -18,7 +18,7 @@ from reconciler.book import FINISHING, PLANNING, Book, range_task
 from reconciler.comparison import Comparison
 from reconciler.finishing import Finish
 from reconciler.merge import Batch
-from reconciler.ranges import Plan, Progress, boundaries, merged
+from reconciler.ranges import Plan, Progress, Samples, boundaries, merged
 from reconciler.report import Report
 from reconciler.seams import LISTING_ORDER
 from reconciler.withheld import Gone
@@ -280,8 +280,14 @@ class ParallelScan:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
 
+        async def anew() -> None:
+            nonlocal saved_rows
+            saved_rows, progress.samples, progress.seen = 0, Samples(), b""
+            if self._written:
+                await self._save(number, progress)
+
         try:
-            await self._comparison.compare_span(progress.report, progress.withheld, after_batch)
+            await self._comparison.compare_span(progress.report, progress.withheld, after_batch, anew)
         except RetryLater as error:
             if error.reason == LISTING_ORDER:
                 await self._start_over()

@@ -64,7 +64,7 @@ class ScopedScan:
     async def run(self) -> None:
         """Compare what is left. Raises what the listings and the state raise."""
         try:
-            await self._comparison.compare_span(self.report, self.withheld, self._after_batch)
+            await self._comparison.compare_span(self.report, self.withheld, self._after_batch, self._anew)
         except RetryLater as error:
             if error.reason == LISTING_ORDER:
                 await self._forget()
@@ -74,6 +74,10 @@ class ScopedScan:
         """It is complete."""
         self.report.ranges_done = int(self.report.resumed > 0)
         self.report.complete = True
+        await self._forget()
+
+    async def _anew(self) -> None:
+        self._saved_rows = 0
         await self._forget()
 
     async def _forget(self) -> None:
