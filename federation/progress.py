@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from secrets import token_hex
 
 from federation.model import Base, Hint, Metadata, Side, Stamp
 
@@ -173,7 +174,12 @@ OPTIONS_NOTE = "pair:options"
 """Note of what a pair's base rests on: places and name mapping (``rules.guards.changed_options``)."""
 
 UNION_NOTE = "union"
-"""Note that is there while the base is not yet rebuilt after it was found empty (design 4.5)."""
+"""Note that is there while the base is not yet rebuilt after it was found empty (design 4.5); another value each time."""
+
+
+def union_value() -> bytes:
+    """Of a base that was found empty just now."""
+    return token_hex(8).encode()
 
 
 GAP_NOTE = "gap"

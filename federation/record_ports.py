@@ -50,6 +50,7 @@ class Records(Protocol):
     async def lost_marks(self) -> tuple[str, ...]:
         """Whose marks are gone although ``mark`` returned: names of sources by their cursors, "" for this process's own.
 
+        Tasks of ``keep_marks`` are named too, each with a colon and more behind.
         A fail-over or a restored snapshot took them back. Reading again from the cursor would not bring them: a whole scan does.
         Note that one is wanted, then ``accept_lost_marks``. A source need not ask: ``move_cursor`` remembers what its position
         stands for.
@@ -61,7 +62,15 @@ class Records(Protocol):
         ...
 
     async def forget_markers(self, live: Sequence[str]) -> int:
-        """Drop the counts of processes that are gone: whose names begin with none of *live*, and that no cursor rests on."""
+        """Drop the counts of processes that are gone: whose names begin with none of *live*, that no cursor or task rests on."""
+        ...
+
+    async def keep_marks(self, task: str) -> None:
+        """*task* (a scan) rests on what this process marked so far: ``lost_marks`` tells of it when the process is gone too."""
+        ...
+
+    async def drop_marks(self, task: str) -> None:
+        """Nothing rests on what any process kept for *task* any more."""
         ...
 
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:

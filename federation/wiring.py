@@ -14,7 +14,7 @@ from federation.clock import SystemClock
 from federation.errors import Halt
 from federation.model import Change, Side
 from federation.ports import ChangeSink, Clock, ObjectStore, Source, State
-from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult
+from federation.progress import OPTIONS_NOTE, UNION_NOTE, HaltRecord, MarkResult, union_value
 from federation.rules.decision import Rules
 from federation.rules.guards import PAIR_OPTIONS_CHANGED, changed_options
 from federation.settings import BlobSettings, PairSettings, Settings, secret
@@ -102,7 +102,7 @@ async def open_or_begin(state: State, pair: PairSettings, clock: Clock) -> bool:
     """
     if await state.open(create=False):
         return True
-    await state.put_note(UNION_NOTE, b"1")
+    await state.put_note(UNION_NOTE, union_value())
     await guard_options(state, pair, clock)
     await state.open()
     return False

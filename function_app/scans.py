@@ -19,6 +19,7 @@ from function_app.pair import FunctionPair
 from operations.scanning import scanner_of
 from reconciler import wanted
 from reconciler.book import Book
+from reconciler.ground import made_up_from_us
 from reconciler.periodic import PeriodicScan
 from reconciler.scan import COMPLETE, kept
 
@@ -51,7 +52,7 @@ async def _whole_is_due(pair: FunctionPair) -> bool:
         return True
     lost = await pair.state.note(GAP_NOTE)
     age_seconds = (pair.clock.now_us() - last.started_us) / 1_000_000
-    return age_seconds >= pair.config.reconcile.interval_seconds or bool(lost and last.started_us < int(lost))
+    return age_seconds >= pair.config.reconcile.interval_seconds or last.started_us < made_up_from_us(lost)
 
 
 async def scan(pair: FunctionPair, prefix: str, seconds: float) -> None:

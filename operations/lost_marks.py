@@ -8,6 +8,8 @@ from federation.ports import Clock, State
 from federation.progress import GAP_NOTE
 from federation.telemetry import logger
 from operations import heartbeat
+from reconciler.converged import CLOCK_SLACK_US
+from reconciler.ground import note_gap
 from reconciler.scan import COMPLETE, kept
 
 _EVERY_SECONDS = 5.0
@@ -23,7 +25,7 @@ class LostMarks:
         self._scan = scan
         self._looked = float("-inf")
         self._since_us = 0
-        """When this process last noted a loss that no scan has made up for yet; a failover may take the note itself back."""
+        """The last loss known here that no scan has made up for yet; a failover may take the note itself back."""
 
     async def begin(self) -> None:
         """At the start of a process: forget the counts of processes that are gone, and take up an old gap. Raises RetryLater."""
@@ -40,9 +42,9 @@ class LostMarks:
         if lost := await self._state.lost_marks():
             await self._note(lost)
         note = await self._state.note(GAP_NOTE)
-        since_us = max(self._since_us, int(note or 0))
+        since_us = self._since_us = max(self._since_us, int(note or 0))
         report = await kept(self._state, COMPLETE) if since_us else None
-        if report is not None and report.started_us >= since_us:
+        if report is not None and report.started_us >= since_us + CLOCK_SLACK_US:
             self._since_us = 0
             if note:
                 await self._state.drop_note(GAP_NOTE, note)
@@ -51,9 +53,8 @@ class LostMarks:
 
     async def _note(self, lost: Sequence[str]) -> None:
         """A scan that begins from now on finds them. Accepted as soon as that is noted, so that the next loss shows."""
-        self._since_us = self._clock.now_us()
-        await self._state.put_note(GAP_NOTE, str(self._since_us).encode())
-        await self._state.accept_lost_marks()
+        self._since_us = self._clock.now_us()  # also when the note does not get through
+        await note_gap(self._state, self._clock)
         names = [name or "this process" for name in lost]
         _log.error("the state in Redis went back: marks are lost, a whole scan will find what they told", lost=names)
         self._scan()

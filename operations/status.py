@@ -18,7 +18,7 @@ from operations.feed_status import FeedLag
 from operations.heartbeat import Heartbeat, clocks_ahead_us, heartbeats
 from reconciler import wanted
 from reconciler.book import COMPLETE, LAST, LAST_WHOLE, kept, whole_scans
-from reconciler.converged import ScanSpan, Watermark, both_us, converged_us
+from reconciler.converged import CLOCK_SLACK_US, ScanSpan, Watermark, both_us, converged_us
 from reconciler.report import Report
 
 PARKED_READ = 10_000
@@ -194,10 +194,13 @@ def _missed(*, lost: bool, wishes: list[str]) -> list[str]:
 
 
 def _unread(dead: DeadTally, whole: Report | None) -> dict[Side, list[str]]:
-    """Doubts by side: a record nobody could read told of something, until a whole scan that began later looked at everything."""
+    """Doubts by side: a record nobody could read told of something, until a whole scan that began later looked at everything.
+
+    Later by any clock of our processes: who could not read it may not be who scans.
+    """
     sure_us = whole.started_us if whole is not None else 0
     text = "a record of {} could not be read since the last whole scan: see `fedplane events dead`, or run `fedplane reconcile`"
-    late = sorted(name for name, at_us in dead.newest_us.items() if at_us >= sure_us)
+    late = sorted(name for name, at_us in dead.newest_us.items() if at_us > sure_us - CLOCK_SLACK_US)
     return {side: [text.format(name) for name in late if name in _EVENTS_OF[side]] for side in Side}
 
 

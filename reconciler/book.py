@@ -6,6 +6,7 @@ import msgspec
 
 from federation.ports import State
 from reconciler.finishing import Finish
+from reconciler.ground import Ground
 from reconciler.ranges import Plan, Progress
 from reconciler.report import Report
 from reconciler.withheld import Gone
@@ -34,6 +35,7 @@ class Scoped(msgspec.Struct, kw_only=True):
     report: Report
     withheld: list[Gone]
     saved_us: int
+    ground: Ground | None = None
 
 
 class Book:
@@ -57,6 +59,7 @@ class Book:
         for number in range(len(plan.ranges)):
             await self._state.put_note(range_task(number), b"")
         await self._state.put_note(_FINISH, b"")
+        await self._state.drop_marks(plan.ground.task)
 
     async def progress(self, plan: Plan, number: int) -> Progress | None:
         """One range of *plan* as saved last; None when nobody saved any of it."""
@@ -93,6 +96,8 @@ class Book:
 
     async def save_scoped(self, scoped: Scoped) -> None:
         """Keep how far it is. After its marks are durable (rule 6)."""
+        if scoped.ground is not None:
+            await self._state.keep_marks(scoped.ground.task)
         await self._state.put_note(_SCOPED, msgspec.msgpack.encode(scoped))
 
     async def drop_scoped(self) -> None:

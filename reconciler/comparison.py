@@ -33,6 +33,7 @@ NO_SOURCE = "no source is set up"
 
 Guard = Callable[[], Awaitable[None]]
 AfterBatch = Callable[[Batch, Sequence[Base | None]], Awaitable[None]]
+Anew = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,14 @@ class Comparison:
         self._deletes = Withheld(state, sink, delete_budget, self._still_there)
         self._share = Share(state, clock) if yields else None
 
-    async def compare_span(self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None = None) -> None:
+    async def compare_span(
+        self, report: Report, withheld: list[Gone], after_batch: AfterBatch | None = None, anew: Anew | None = None
+    ) -> None:
         """Compare what *report* spans, from its ``resume`` key on, and mark the differences; deletes go to *withheld* instead.
 
-        Marks are durable before ``resume`` moves and *after_batch* is called (rule 6). A listing that turns out not to be in
-        order is taken up again at that key, sorted on disk first. Raises what the listings and the state raise; then nothing may
-        be concluded from what was not reached (rule 3).
+        Marks are durable before ``resume`` moves and *after_batch* is called (rule 6). Where a listing turns out not
+        to be in order, all is begun anew (*anew* is called), sorted on disk first: behind any key there may be one that sorts
+        before it. Raises what the listings and the state raise; then nothing may be concluded from what was not reached (rule 3).
         """
         listening = heard.set(Ear(report.unaddressable, report.after, report.until))
         try:
@@ -90,6 +93,10 @@ class Comparison:
                     if error.reason != LISTING_ORDER or error.side is None or error.side in report.sorted_sides:
                         raise
                     report.sorted_sides.append(error.side)
+                    report.begin_anew()
+                    withheld.clear()
+                    if anew is not None:
+                        await anew()
         finally:
             heard.reset(listening)
 

@@ -17,8 +17,9 @@ from reconciler import sweep
 from reconciler.book import FINISHING, PLANNING, Book, range_task
 from reconciler.comparison import Comparison
 from reconciler.finishing import Finish
+from reconciler.ground import LOST
 from reconciler.merge import Batch
-from reconciler.ranges import Plan, Progress, boundaries, merged
+from reconciler.ranges import Plan, Progress, Samples, boundaries, merged
 from reconciler.report import Report
 from reconciler.seams import LISTING_ORDER
 from reconciler.withheld import Gone
@@ -141,6 +142,7 @@ class ParallelScan:
                 await self._give_back(number)
         if self._written:  # else as in ``_save``
             await self.hold_finish()
+            await self._state.keep_marks(self.plan.ground.task)
             await self._book.save_finish(finish)
 
     async def hold_finish(self) -> None:
@@ -150,12 +152,23 @@ class ParallelScan:
             if not owns or not await self._planned():
                 raise LostError
 
+    async def require_ground(self) -> None:
+        """Raises RetryLater when the state or marks were lost under the scan; then the next begins anew."""
+        try:
+            await self.plan.ground.require(self._state, self._clock)
+        except RetryLater as error:
+            if self._written and error.reason in LOST:
+                await self._book.drop_plan(self.plan)
+            raise
+
     async def end(self, *, over: bool) -> None:
         """Let others finish the scan, or, when it is *over*, forget it."""
         if self._written and over:
             await self._book.drop_plan(self.plan)
         if self._written:
             await self._state.disown(FINISHING, owner=self._owner)
+        else:
+            await self._state.drop_marks(self.plan.ground.task)
 
     # ---------------------------------------------------------------------------------------------------------------- plan
 
@@ -166,6 +179,7 @@ class ParallelScan:
             known = await self._book.plan()
         if known is not None:
             self.plan, self._written = known, True
+        await self._state.keep_marks(self.plan.ground.task)  # before the first: who sends no heartbeat is not forgotten
         if self.plan.bounds:
             self._trust(Side)  # as the last whole scan saw it
         if self._written:
@@ -280,8 +294,14 @@ class ParallelScan:
                 await self._save(number, progress)
                 saved_rows, saved_at = progress.samples.rows, now
 
+        async def anew() -> None:
+            nonlocal saved_rows
+            saved_rows, progress.samples, progress.seen = 0, Samples(), b""
+            if self._written:
+                await self._save(number, progress)
+
         try:
-            await self._comparison.compare_span(progress.report, progress.withheld, after_batch)
+            await self._comparison.compare_span(progress.report, progress.withheld, after_batch, anew)
         except RetryLater as error:
             if error.reason == LISTING_ORDER:
                 await self._start_over()
@@ -312,6 +332,7 @@ class ParallelScan:
         if self._asked:
             progress.asked_us = self._clock.now_us()
         progress.ordered = [side for side, store in self._stores.items() if store.ordered]
+        await self._state.keep_marks(self.plan.ground.task)
         await self._book.save(number, progress)
 
     def _tell(self, now: float) -> None:

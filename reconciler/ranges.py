@@ -11,6 +11,7 @@ from itertools import pairwise
 import msgspec
 
 from federation.model import Side
+from reconciler.ground import SCAN_TASK, Ground
 from reconciler.report import Report, add_counts
 from reconciler.sweep import Turn
 from reconciler.withheld import Gone
@@ -65,6 +66,10 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     fresh_state: bool
     turn: Turn
     bounds: list[str] = msgspec.field(default_factory=list)
+    union: str = "1"
+    """Value of the note of union mode when it began, if ``fresh_state``."""
+    gap: str = ""
+    """Of the note of lost marks: those were gone before it began."""
     asked: bool = False
     """Begun by a command, for somebody who wants to know how it is now."""
 
@@ -72,6 +77,11 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     def ranges(self) -> list[tuple[str, str]]:
         """After which key, up to which key; empty: from the start, to the end."""
         return list(pairwise(["", *self.bounds, ""]))
+
+    @property
+    def ground(self) -> Ground:
+        """What it rests on."""
+        return Ground(f"{SCAN_TASK}{self.scan}", self.union if self.fresh_state else "", self.gap)
 
     def begun(self, number: int) -> Progress:
         """A range of which nothing was done yet."""

@@ -64,6 +64,16 @@ class Report(msgspec.Struct, kw_only=True):
     passing: bool = False
     """What cut it short may pass by itself: trying again may help."""
 
+    def begin_anew(self) -> None:
+        """Nothing of it was compared yet. What was counted is forgotten, what was seen of the sides is not."""
+        self.resume = ""
+        for name in _COUNTED:
+            setattr(self, name, 0)
+        for side in Side:
+            self.listed[side] = self.missed_by_events[side] = 0
+        for found in (self.listed_to, self.unaddressable, self.drift, self.missed):
+            found.clear()
+
     @property
     def rows(self) -> int:
         """Keys compared."""
@@ -119,7 +129,8 @@ class Report(msgspec.Struct, kw_only=True):
         return "\n".join(lines)
 
 
-_ADDED = ("in_step", "in_flight", "recent", "young", "marked", "resumed")
+_COUNTED = ("in_step", "in_flight", "recent", "young", "marked")
+_ADDED = (*_COUNTED, "resumed")
 
 
 def add_counts(whole: Report, part: Report) -> None:

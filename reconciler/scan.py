@@ -18,6 +18,7 @@ from reconciler import sweep
 from reconciler.book import COMPLETE, FINISHING, LAST, PAST, SCANNING, Book, kept, whole_scans
 from reconciler.comparison import Comparison, Guard
 from reconciler.finishing import Finishing
+from reconciler.ground import SCAN_TASK, ground, wait_out_gap
 from reconciler.parallel import OWNED_SECONDS, LostError, ParallelScan
 from reconciler.ranges import Plan
 from reconciler.report import Report
@@ -126,6 +127,7 @@ class Scanner(Comparison):
         """
         report = Report(started_us=self._clock.now_us(), prefix=prefix, fresh_state=bool(await self._state.note(UNION_NOTE)))
         parallel: ParallelScan | None = None
+        scoped: ScopedScan | None = None
         overtaken = False
         try:
             if self._guard is not None:
@@ -152,6 +154,10 @@ class Scanner(Comparison):
                 with contextlib.suppress(RetryLater):  # then others may finish it once that grew old
                     await parallel.end(over=False)
             raise
+        finally:
+            if scoped is not None:
+                with contextlib.suppress(RetryLater):  # then what it kept is forgotten by its age
+                    await scoped.leave()
         return await self._by_another(report) if overtaken else await self._kept(report, parallel)
 
     async def scan_keys(self, keys: Sequence[str]) -> Report:
@@ -164,8 +170,12 @@ class Scanner(Comparison):
             if self._guard is not None:
                 await self._guard()
             withheld: list[Gone] = []
+            rests_on = await ground(self._state)
+            await self._state.keep_marks(rests_on.task)
             await self.compare_keys(keys, report, withheld)
             await self._deletes.mark(report, withheld)
+            await rests_on.require(self._state, self._clock)
+            await self._state.drop_marks(rests_on.task)
             report.complete = True
         except FederationError as error:
             await self._say_why(report, error)
@@ -185,8 +195,8 @@ class Scanner(Comparison):
             for side in Side:
                 if report.listed[side]:  # a side that is still empty stays as the person saw it: its deletes may be held
                     await self._state.put_note(f"{MAY_BE_EMPTY}{side}", b"")
-            if report.fresh_state:  # a base that was lost under way is not rebuilt by this scan
-                await self._state.put_note(UNION_NOTE, b"")
+            if report.fresh_state and parallel is not None:  # a base that was lost under way is not rebuilt by this scan
+                await self._state.drop_note(UNION_NOTE, parallel.plan.union.encode())
         if parallel is not None:
             await parallel.end(over=report.whole)
         return report
@@ -204,7 +214,7 @@ class Scanner(Comparison):
         return ScopedScan(
             self,
             self._stores,
-            self._book,
+            self._state,
             self._clock,
             report,
             resumes=resumes,
@@ -220,13 +230,16 @@ class Scanner(Comparison):
             asked = asked and not self._another_s and await self._asked_lately()  # an old one is ended, and stays old
         else:
             turn = await sweep.turn(self._state, (await self._state.backlog()).objects)
-            bounds = await self._book.bounds()
+            await wait_out_gap(self._state, self._clock)
+            report.started_us, rests_on = self._clock.now_us(), await ground(self._state)
             plan = Plan(
-                scan=token_hex(8),
+                scan=rests_on.task.removeprefix(SCAN_TASK),
                 started_us=report.started_us,
-                fresh_state=report.fresh_state,
+                fresh_state=bool(rests_on.union),
                 turn=turn,
-                bounds=bounds,
+                bounds=await self._book.bounds(),
+                union=rests_on.union,
+                gap=rests_on.gap,
                 asked=asked,
             )
         return ParallelScan(
@@ -265,6 +278,7 @@ class Scanner(Comparison):
                     continue
                 return True, finish.report
             await parallel.cut_next(self.options.range_rows)
+            await parallel.require_ground()
             finish.report.complete = True
             return False, finish.report
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from federation.errors import RetryLater, UsageError
 from federation.model import Side
-from federation.progress import UNION_NOTE
+from federation.progress import UNION_NOTE, union_value
 from federation.state.layout import Layout
 from federation.state.portable import Importer
 from federation.state.redis_state import RedisState
@@ -81,7 +81,7 @@ async def filling(state: RedisState, *, now_us: int) -> AsyncIterator[Hold]:
         if half is not None:
             await _clear(state, half, hold)
             await state.calls.pipe([("HSET", meta, "shards", state.layout.shards, "buckets", state.layout.buckets)])
-        await state.put_note(UNION_NOTE, b"1")
+        await state.put_note(UNION_NOTE, union_value())
         yield hold
         await hold()
         # Not what another has begun since: this process may have been stopped for longer than its word holds.

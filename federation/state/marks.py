@@ -19,7 +19,9 @@ from federation.state.calls import Calls
 from federation.state.layout import Layout
 
 OURS = ""
-"""Stands for this process among the names of sources."""
+"""Stands for this process among the names of sources and scans."""
+SCANNED_US = 7 * 86_400_000_000
+"""How long what a scan marked is remembered after it was kept last: far longer than a scan that was cut off is gone on with."""
 _NEVER_THERE = 1 << 40
 """More than any count: remembered of a shard that went back, it stays lower than what we know."""
 
@@ -29,6 +31,8 @@ class Counted(msgspec.Struct, frozen=True):
 
     marker: str
     shards: dict[int, int]
+    at_us: int = 0
+    """Of a scan: when it was kept."""
 
 
 class Marks:
@@ -48,6 +52,11 @@ class Marks:
     def key(self) -> str:
         """The hash of what each cursor stands for."""
         return self._layout.of_pair("marks")
+
+    @property
+    def scans_key(self) -> str:
+        """The hash of what the marks of scans stand for."""
+        return self._layout.of_pair("marks:scans")
 
     def sent(self, shard: int) -> int:
         """A call goes out; the count it must find there, at least. ``ended`` is told of it, whatever becomes of the call."""
@@ -70,6 +79,18 @@ class Marks:
         """What a cursor that is moved now stands for."""
         return msgspec.json.encode(Counted(self.marker, self._made))
 
+    async def keep(self, task: str, now_us: int) -> None:
+        """Remember, as a cursor does, what this process made so far: *task* rests on it, though the process may end."""
+        if self.marker:
+            kept = Counted(self.marker, self._made, now_us)
+            await self._calls.pipe([("HSET", self.scans_key, f"{task}:{self.marker}", msgspec.json.encode(kept))])
+
+    async def drop(self, task: str) -> None:
+        """*task* is over: forget what all processes kept of it."""
+        [names] = await self._calls.pipe([("HKEYS", self.scans_key)])
+        if ours := [name for name in names if name.startswith(f"{task}:".encode())]:
+            await self._calls.pipe([("HDEL", self.scans_key, *ours)])
+
     async def lost(self) -> tuple[str, ...]:
         """Names of the cursors that stand for marks which are gone; ``OURS`` when this process made such."""
         known = await self._known()
@@ -85,10 +106,18 @@ class Marks:
         # Not what was answered meanwhile: it is known from its answer.
         self._made |= {shard: count for shard, count in _less(ours, there).items() if self._made[shard] == ours.shards[shard]}
         self._answered = {}
-        left = {name: Counted(one.marker, one.shards | less) for name, one in known.items() if (less := _less(one, there))}
+        left = {
+            name: msgspec.structs.replace(one, shards=one.shards | less)
+            for name, one in known.items()
+            if (less := _less(one, there))
+        }
         # Not of a cursor that was moved meanwhile: what it stands for now is looked at the next time.
-        calls = [([self.key], [name, packed[name], msgspec.json.encode(one)]) for name, one in left.items()]
+        calls = [([self._place(one)], [name, packed[name], msgspec.json.encode(one)]) for name, one in left.items()]
         await self._calls.run_all("replace", calls)
+
+    def _place(self, counted: Counted) -> str:
+        """``at_us``: only what a scan keeps has it."""
+        return self.scans_key if counted.at_us else self.key
 
     async def _known(self) -> dict[str, Counted]:
         return {OURS: Counted(self.marker, dict(self._made))} | await self._of_cursors()
@@ -99,9 +128,12 @@ class Marks:
         found = await self._calls.pipe([("HGET", self._layout.of_shard(shard, "marks"), marker) for marker, shard in wanted])
         return {place: int(count or 0) for place, count in zip(wanted, found, strict=True)}
 
-    async def forget(self, live: Sequence[str]) -> int:
-        """Drop the counts of markers that no cursor refers to and that do not begin with one of *live*; how many."""
-        needed = {counted.marker for counted in (await self._of_cursors()).values()} | {self.marker}
+    async def forget(self, live: Sequence[str], now_us: int) -> int:
+        """Drop the counts of markers that no cursor or scan refers to and that do not begin with one of *live*; how many."""
+        kept = await self._of_cursors()
+        old = [name for name, one in kept.items() if one.at_us and one.at_us < now_us - SCANNED_US]
+        await self._calls.pipe([("HDEL", self.scans_key, name) for name in old])
+        needed = {counted.marker for name, counted in kept.items() if name not in old} | {self.marker}
         keys = [self._layout.of_shard(shard, "marks") for shard in range(self._layout.shards)]
         drop = [
             ("HDEL", key, marker)
@@ -116,9 +148,12 @@ class Marks:
         return _unpacked(await self._packed_of_cursors())
 
     async def _packed_of_cursors(self) -> dict[str, bytes]:
-        [names] = await self._calls.pipe([("HKEYS", self.key)])
-        packed = (await self._calls.pipe([("HMGET", self.key, *names)]))[0] if names else []
-        return {name.decode(): bytes(one) for name, one in zip(names, packed, strict=True) if one is not None}
+        """And of scans."""
+        keys = (self.key, self.scans_key)
+        names = await self._calls.pipe([("HKEYS", key) for key in keys])
+        named = [(key, name) for key, there in zip(keys, names, strict=True) for name in there]
+        packed = await self._calls.pipe([("HGET", key, name) for key, name in named])
+        return {name.decode(): bytes(one) for (_, name), one in zip(named, packed, strict=True) if one is not None}
 
 
 def _unpacked(packed: Mapping[str, bytes]) -> dict[str, Counted]:

@@ -174,6 +174,12 @@ class MemoryRecords:
         del live
         return 0
 
+    async def keep_marks(self, task: str) -> None:
+        """As in the port; nothing outlives the process."""
+
+    async def drop_marks(self, task: str) -> None:
+        """As in the port."""
+
     async def own(self, task: str, *, owner: str, ttl_seconds: float) -> bool:
         """As in the port."""
         if self._owner_of(task) not in (None, owner):

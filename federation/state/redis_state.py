@@ -325,7 +325,15 @@ class RedisState(RecordQueries, RedisTransfers):
 
     async def forget_markers(self, live: Sequence[str]) -> int:
         """As in the port."""
-        return await self._marks.forget(live)
+        return await self._marks.forget(live, self._clock.now_us())
+
+    async def keep_marks(self, task: str) -> None:
+        """As in the port."""
+        await self._marks.keep(task, self._clock.now_us())
+
+    async def drop_marks(self, task: str) -> None:
+        """As in the port."""
+        await self._marks.drop(task)
 
 
 def _lost(lease: Lease) -> LeaseLost:

@@ -19,7 +19,7 @@ from function_app.scans import HELPERS
 from operations import scanning
 from reconciler import finishing, wanted
 from reconciler.book import Book, range_task
-from reconciler.comparison import AfterBatch, Comparison
+from reconciler.comparison import AfterBatch, Anew, Comparison
 from reconciler.ranges import Plan
 from reconciler.report import Report
 from reconciler.sweep import SWEEPS, Turn
@@ -60,10 +60,12 @@ async def ranges(app: App, monkeypatch: pytest.MonkeyPatch) -> Ranges:
     await Book(app.states["one"]).write_plan(plan)
     made, compare = Ranges(), Comparison.compare_span
 
-    async def waiting(self: Comparison, report: Report, withheld: list[Gone], after_batch: AfterBatch | None) -> None:
+    async def waiting(
+        self: Comparison, report: Report, withheld: list[Gone], after_batch: AfterBatch | None, anew: Anew | None
+    ) -> None:
         made.begun.append(report.after)
         await made.free.wait()
-        await compare(self, report, withheld, after_batch)
+        await compare(self, report, withheld, after_batch, anew)
 
     monkeypatch.setattr(Comparison, "compare_span", waiting)
     return made

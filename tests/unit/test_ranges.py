@@ -247,6 +247,39 @@ async def test_a_listing_in_another_order_is_sorted_and_gives_the_same() -> None
     assert (*_counts(report), report.sorted_sides) == (True, 900, 1_000, {"only_on_blob": 100}, [Side.VAST])
 
 
+@pytest.mark.parametrize("prefix", ["", "k"])
+async def test_a_key_that_sorts_before_what_was_compared_and_comes_behind_it_is_compared(prefix: str) -> None:
+    """Whatever was compared before the disorder showed is compared again: counts, samples and deletes are of the second pass."""
+    pair = _Pair()
+    for number in range(500):
+        await pair.agree(f"k{number:05d}")
+    await pair.servers[Side.VAST].put("k00050new", b"x", Metadata(), stamp=None, expected_etag=None)
+    pair.servers[Side.VAST].order = lambda key: b"k00310" if key in {"k00050new", "k00060"} else key.encode()
+    report = await pair.process("a", ScanOptions(owner="a", range_rows=100, save_rows=200)).scan(prefix=prefix)
+    assert (*_counts(report), report.sorted_sides) == (True, 500, 500, {"only_on_vast": 1}, [Side.VAST])
+    assert await pair.state.dirty_keys(limit=9) == ["k00050new"]
+    assert prefix or len(await Book(pair.state).bounds()) == 4
+
+
+async def test_what_was_kept_before_a_disorder_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies while it sorts leaves a range whose next owner begins it anew."""
+    pair = _Pair()
+    for number in range(500):
+        await pair.agree(f"k{number:05d}")
+    await pair.servers[Side.VAST].put("k00050new", b"x", Metadata(), stamp=None, expected_etag=None)
+    pair.servers[Side.VAST].order = lambda key: b"k00310" if key == "k00050new" else key.encode()
+
+    async def dies(*_: object, **__: object) -> AsyncIterator[ListEntry]:
+        raise RetryLater("killed")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reconciler.comparison.sort_entries", dies)
+        assert not (await pair.process("a").scan()).complete
+    report = await pair.process("b").scan()
+    assert (*_counts(report), report.resumed) == (True, 500, 500, {"only_on_vast": 1}, 0)
+
+
 async def test_names_that_are_no_longer_keys_in_order_end_the_cutting() -> None:
     """A store that says so while ranges are listed: nothing is concluded, and the next scan is one range again."""
     pair = _Pair()

@@ -18,6 +18,7 @@ from fedplane.status_text import page
 from operations.heartbeat import FRESH_SECONDS, Heartbeat, SideHealth, say
 from operations.status import PairStatus, pair_status
 from reconciler import wanted
+from reconciler.converged import CLOCK_SLACK_US
 from reconciler.report import Report
 from reconciler.scan import COMPLETE, LAST
 
@@ -364,7 +365,7 @@ async def test_counts_are_passed_on() -> None:
     assert lease is not None
     for claim in await state.claim(lease, limit=9, now_us=NOW):
         await state.settle(lease, claim.hint.key, claim.hint.generation, Base("b", "v"))
-    await state.bury(DeadLetter("vast_events", "no JSON", b"x", scan().started_us - 1))
+    await state.bury(DeadLetter("vast_events", "no JSON", b"x", scan().started_us - CLOCK_SLACK_US))
     found = await pair_status(state, settings(), NOW)
     assert (found.objects, found.dead_letters, found.state) == (2, 1, "in_step")
 
@@ -379,9 +380,9 @@ async def test_a_layout_without_room_is_said_with_what_to_do() -> None:
 
 @pytest.mark.parametrize(("source", "side"), [("event_grid_pull", Side.BLOB), ("vast_events", Side.VAST)])
 async def test_a_record_nobody_could_read_is_a_doubt_until_a_whole_scan(source: str, side: Side) -> None:
-    """Of the side whose events they are: what it told of is not known."""
+    """Of the side whose events they are: what it told of is not known. One that began later by whoever's clock."""
     state = await build(Known())
-    await state.bury(DeadLetter(source, "no JSON", b"x", scan().started_us))
+    await state.bury(DeadLetter(source, "no JSON", b"x", scan().started_us - CLOCK_SLACK_US + 1))
     found = (await pair_status(state, settings(), NOW)).directions
     assert (found[f"{side}_to_{side.other}"].lag_seconds, found[f"{side.other}_to_{side}"].lag_seconds) == (None, 0.0)
     assert "fedplane events dead" in found[f"{side}_to_{side.other}"].unknown_because[0]
