@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -12,9 +12,10 @@ from federation.clock import SystemClock
 from federation.errors import RetryLater
 from federation.model import Base, Change, ListEntry, Metadata, Side, Source, Stamp
 from federation.ports import ObjectStore
-from federation.progress import UNION_NOTE
+from federation.progress import UNION_NOTE, Held
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
+from reconciler.drift import Drift
 from reconciler.merge import in_pages, merge
 from reconciler.periodic import PeriodicScan
 from reconciler.scan import COMPLETE, LAST, PAST, SWEEPS, Scanner, kept
@@ -94,6 +95,40 @@ async def test_what_an_event_told_already_is_in_flight_not_missed() -> None:
     report = await pair.scanner.scan()
 
     assert (report.in_flight, report.missed_by_events[Side.BLOB]) == (1, 0)
+
+
+@pytest.mark.parametrize("side", list(Side), ids=str)
+async def test_what_was_agreed_on_after_its_page_was_listed_is_not_deleted(side: Side) -> None:
+    """A copy made while we scan: so many of a first synchronisation would be called a mass delete, and blamed on events."""
+    pair = _Pair()
+    key_only = await pair.put(side, "new")
+    bases = pair.state.bases
+
+    async def later(keys: Sequence[str]) -> list[Base | None]:
+        copied = await pair.put(side.other, "new")
+        etags = {f"{side}_etag": key_only, f"{side.other}_etag": copied}
+        lease = await pair.state.acquire(0, owner="t", ttl_seconds=60)
+        assert lease is not None
+        await pair.state.settle(lease, "new", 0, Base(**etags, size_bytes=1, vast_as_of_us=pair.clock.us))  # type: ignore[arg-type]
+        return await bases(keys)
+
+    pair.state.bases = later  # type: ignore[method-assign]
+    report = await pair.scanner.scan()
+    assert report.complete
+    assert (report.drift, report.missed_by_events) == ({Drift.UNVERIFIED: 1}, dict.fromkeys(Side, 0))
+    assert await pair.state.are_dirty(["new"]) == [True], "it is looked at"
+
+
+async def test_a_delete_that_waits_for_a_person_was_not_missed_by_events() -> None:
+    """Its source told of it, once."""
+    pair = _Pair()
+    await pair.agree("gone")
+    await pair.raw[Side.VAST].delete("gone", expected_etag=(await pair.raw[Side.VAST].head("gone")).version.etag)
+    await pair.put(Side.VAST, "other")
+    pair.state._held = {"gone": Held("gone", Side.BLOB, "delete_budget", 1)}
+    report = await pair.scanner.scan()
+    assert report.drift[Drift.DELETED_VAST] == 1
+    assert sum(report.missed.get(Drift.DELETED_VAST, {}).values()) == 0
 
 
 async def test_a_young_vast_version_is_looked_at_later() -> None:
