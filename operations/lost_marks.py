@@ -30,7 +30,8 @@ class LostMarks:
     async def begin(self) -> None:
         """At the start of a process: forget the counts of processes that are gone, and take up an old gap. Raises RetryLater."""
         await self._state.forget_markers([beat.process for beat in await heartbeat.heartbeats(self._state)])
-        if await self._state.note(GAP_NOTE):
+        if note := await self._state.note(GAP_NOTE):
+            self._since_us = int(note)
             self._scan()
 
     async def look(self) -> None:
@@ -42,6 +43,7 @@ class LostMarks:
         if lost := await self._state.lost_marks():
             await self._note(lost)
         note = await self._state.note(GAP_NOTE)
+        others = int(note or 0) > self._since_us
         since_us = self._since_us = max(self._since_us, int(note or 0))
         report = await kept(self._state, COMPLETE) if since_us else None
         if report is not None and report.started_us >= since_us + CLOCK_SLACK_US:
@@ -50,6 +52,8 @@ class LostMarks:
                 await self._state.drop_note(GAP_NOTE, note)
         elif since_us > int(note or 0):  # a failover took it back
             await self._state.put_note(GAP_NOTE, str(since_us).encode())
+        if others and self._since_us:  # noted by a scan of a part, or by a command, which asks for no whole one
+            self._scan()
 
     async def _note(self, lost: Sequence[str]) -> None:
         """A scan that begins from now on finds them. Accepted as soon as that is noted, so that the next loss shows."""

@@ -28,6 +28,8 @@ RECENT_US = 2_000_000
 """A change younger than this may still be announced by its event."""
 LOOKS = 32
 """Given keys that are looked at on both sides at a time."""
+_PAGE_AGE_US = 600_000_000
+"""A page is compared sooner than this after it was listed."""
 _DELETED = frozenset({Drift.DELETED_BLOB, Drift.DELETED_VAST})
 FILE_WRITES = "no source: written as a file"
 NO_SOURCE = "no source is set up"
@@ -212,7 +214,8 @@ class Comparison:
     async def _compare(self, batch: Batch, report: Report) -> tuple[Sequence[Base | None], list[Difference]]:
         bases = await self._state.bases(batch.keys)
         skew_us = (await self._stores[Side.VAST].clock_skew()).us
-        begun_us, now_us = report.started_us + skew_us, self._clock.now_us() + skew_us
+        now_us = self._clock.now_us() + skew_us
+        begun_us = max(report.started_us + skew_us, now_us - _PAGE_AGE_US)
         found = []
         for at in out_of_step(batch, bases):
             row, base = batch.row(at), bases[at]
@@ -242,7 +245,8 @@ class Comparison:
             report.young += young_until_us > 0
             news_of_row = changes(difference.row, difference.base, now_us=now_us, young_until_us=young_until_us)
             if difference.kind is Drift.UNVERIFIED:
-                news_of_row = [replace(change, deleted=False) for change in news_of_row]
+                still_held = difference.row.key in held and any(change.deleted for change in news_of_row)
+                news_of_row = [] if still_held else [replace(change, deleted=False) for change in news_of_row]
             if difference.kind in _DELETED:
                 withheld += [Gone(change.key, change.side) for change in news_of_row if change.deleted]
                 news_of_row = [change for change in news_of_row if not change.deleted]

@@ -48,7 +48,7 @@ async def wait_out_gap(state: State, clock: Clock) -> None:
     """A whole scan that begins after this surely began after marks were lost, by whoever's clock that was noted."""
     left_us = made_up_from_us(await state.note(GAP_NOTE)) - clock.now_us()
     if 0 < left_us <= 2 * CLOCK_SLACK_US:  # more: some clock is wrong, and waiting is no cure
-        await clock.sleep(left_us / 1_000_000)
+        await clock.sleep(left_us / 1_000_000 + 1)  # which goes by another clock than the one that says when the scan began
 
 
 async def note_gap(state: State, clock: Clock) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,6 +15,8 @@ from federation.state.records import key_digest, unpack_base, unpack_hint
 DAMAGED = "record_damaged"
 """The reason under which the key is parked (rules/parking.py)."""
 _T = TypeVar("_T")
+_PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\')
+"""What redis-cli takes as it is between quotes."""
 
 
 class DamagedRecord(Exception):
@@ -32,7 +33,8 @@ class DamagedRecord(Exception):
         if self.what == "base":
             digest = "".join(f"\\x{byte:02x}" for byte in key_digest(key))
             return f'HDEL {layout.base_bucket(key)} "{digest}" "{digest}+"'
-        return f"HDEL {layout.of_shard(layout.shard_of(key), self.what)} {json.dumps(key, ensure_ascii=False)}"
+        name = "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in key.encode())
+        return f'HDEL {layout.of_shard(layout.shard_of(key), self.what)} "{name}"'
 
 
 def unpack_claim(key: str, hint: bytes, base: bytes, held: bytes, intent: bytes) -> Claim:

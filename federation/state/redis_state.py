@@ -203,7 +203,7 @@ class RedisState(RecordQueries, RedisTransfers):
 
     async def park(self, lease: Lease, key: str, generation: int, *, reason: str, detail: str, now_us: int) -> None:
         """As in the port."""
-        await self._take_off(lease, key, generation, "parked", msgspec.json.encode(Parked(key, reason, detail[:500], now_us)))
+        await self._take_off(lease, key, generation, "parked", msgspec.json.encode(Parked(key, reason, detail[:5_000], now_us)))
 
     async def hold(self, lease: Lease, key: str, generation: int, held: Held) -> None:
         """As in the port."""

@@ -341,8 +341,11 @@ async def _reserve_delete(ctx: PairContext, scene: Scene, on: Side) -> None:
     if await ctx.state.note(f"{MASS_DELETE}{on.other}"):
         raise DeleteHeld(on, deleted)  # a scan knows before the first delete that they are too many (rule 8)
     await ctx.require_side(on.other)
-    # The version is named too: a key that is written again and deleted again within the window is another delete.
-    version = f"{target.modified.at_us}@{target.etag.replace(':', '')}"
+    # The version is named too: a key that is written again and deleted again within the window is another delete. By the base,
+    # which is the same for an attempt that did not look at this side and for its repeat that did.
+    agreed = scene.base is not None and scene.base.live and scene.base.etag(on) == target.etag
+    at_us = scene.base.written.at_us if scene.base is not None and agreed else target.modified.at_us
+    version = f"{at_us}@{target.etag.replace(':', '')}"
     granted = await ctx.state.reserve_delete(
         f"{on}@{version}:{scene.key}", ctx.delete_budget, objects=await ctx.known_objects(), now_us=ctx.clock.now_us()
     )

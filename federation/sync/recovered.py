@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from federation.model import Absent, Base, ETagKind, Present, Side
+from federation.model import SECOND_US, Absent, Base, ETagKind, Present, Side
 from federation.rules.proof import copy_of
 from federation.sync.apply import NO_ETAG, Scene, of_nothing
+
+_LATER_US = 10 * SECOND_US
+"""More than clocks and measurements leave open: what VAST dates so much later than our write is another one's."""
 
 
 def recovered(base: Base | None, intent: Base | None, scene: Scene) -> Base | None:
@@ -42,10 +45,13 @@ def _damaged(intent: Base, scene: Scene) -> Base | None:
         there = scene.of(source.other)
         if isinstance(there, Absent) or intent.etag(source.other) != of_nothing(there.version.etag):
             continue
+        if source is Side.BLOB and there.version.modified.at_us > intent.vast_as_of_us + _LATER_US:
+            continue  # on VAST an ETag is a content hash: a user wrote just what the damage left, an empty object for example
         # Later than the source, lest that, where it is a copy of ours itself, passes for one made after this was agreed on.
         written = replace(intent.written, at_us=intent.written.at_us + intent.written.precision_us)
-        # Under one ETag of VAST a user may have changed the metadata.
-        digest, version = there.metadata_digest if source is Side.VAST else intent.metadata_digest, there.version
+        # Under one ETag of VAST a user may have changed the metadata, but not that under a stamp of ours, sealed with it.
+        sealed = source is Side.VAST or (there.origin is not None and there.origin.side is source)
+        digest, version = there.metadata_digest if sealed else intent.metadata_digest, there.version
         left = replace(intent, md5=version.md5, size_bytes=version.size_bytes, metadata_digest=digest, written=written)
         return _with_etag(_with_etag(left, source, NO_ETAG), source.other, version.etag)
     return None

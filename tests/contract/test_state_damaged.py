@@ -129,3 +129,17 @@ async def test_a_mark_makes_a_damaged_hint_anew(state: RedisState, clock: TestCl
     assert (await state.mark([event("good"), event("bad", etag="0x8DCB")])).marked == 2
     lease = await lease_of(state, "bad")
     assert {claim.hint.key for claim in await state.claim(lease, limit=8, now_us=clock.us)} == {"good", "bad"}
+
+
+@pytest.mark.parametrize("key", ["k" * 1024, 'a b"c\\d', "é\n\x01", "\U0010ffff" * 256], ids=["long", "quotes", "odd", "wide"])
+async def test_the_command_that_forgets_a_record_is_whole_whatever_the_key(state: RedisState, clock: TestClock, key: str) -> None:
+    """As redis-cli reads it: a person can run what they are told to."""
+    await agree(state, key)
+    await state.mark([event(key)])
+    await _damage(state, "intent", key, b"\xff")
+    assert await state.claim(await lease_of(state, key), limit=8, now_us=clock.us) == []
+    [parked] = await state.parked()
+    command = parked.detail[parked.detail.index("HDEL ") :]
+    _, place, name = command.split(" ", 2)
+    assert ast.literal_eval(f"b{name}") == key.encode()
+    assert await state.calls.pipe([("HDEL", place, key)]) == [1]

@@ -104,6 +104,51 @@ async def test_a_user_s_write_over_the_damage_is_a_user_s(monkeypatch: pytest.Mo
     assert (await (await world.raw[side].open(conflict.preserved_as)).read()).decode() == text
 
 
+async def test_metadata_that_changed_on_the_way_makes_no_user_s_version_of_the_damage() -> None:
+    """The attempt after it was interrupted too, and had noted what it was to write: the stamp says that the damage is ours."""
+    world = World()
+    await world.write(Side.BLOB, "a", "before")
+    world.later(30)
+    await world.step()
+    world.later()
+    await world.write(Side.BLOB, "a", LARGE)
+    world.later(300)
+    vast, wrote = world.raw[Side.VAST], LARGE[:-1] + "2"
+
+    async def meanwhile(name: str, key: str) -> None:
+        if name == "complete":
+            vast._hook = None
+            await world.write(Side.BLOB, key, wrote, metadata=Metadata(user=(("x", "1"),)))
+            world.later(3)
+
+    vast._hook = meanwhile
+    await _fails(world, Side.VAST)
+    await world.crash()
+    world.later(30)
+    vast.fail_next("begin_upload", RetryLater("away", reason="server_error"))
+    with pytest.raises(RetryLater, match="away"):
+        await world.step()
+    await world.crash()
+    world.later(30)
+    await world.step()
+    assert await world.both("a") == (wrote, wrote)
+    assert await world.state.conflicts() == []
+
+
+async def test_a_user_who_writes_just_what_the_damage_left_has_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VAST's ETag is the content's hash: of an empty object, for example. What is much later than our write is not ours."""
+    world = await _damaged(monkeypatch, Side.BLOB, SMALL, known=True, hashed=True, stamps=True)
+    left = (await world.text(Side.VAST, "a")) or ""
+    await _parked(world)
+    world.later(600)
+    await world.write(Side.VAST, "a", left)
+    world.later()
+    await world.step()
+    assert await world.both("a") == (left, left)
+    [conflict] = await world.state.conflicts()
+    assert (await (await world.raw[Side.BLOB].open(conflict.preserved_as)).read()).decode() == SMALL
+
+
 @pytest.mark.parametrize("change", ["later", None])
 async def test_a_source_that_changed_or_went_meanwhile_is_followed(monkeypatch: pytest.MonkeyPatch, change: str | None) -> None:
     """The damage is of an older version then, and ours all the same."""

@@ -10,6 +10,7 @@ from federation.progress import GAP_NOTE
 from federation.state.memory_state import MemoryState
 from operations.lost_marks import LostMarks
 from reconciler.converged import CLOCK_SLACK_US
+from reconciler.ground import note_gap
 from reconciler.report import Report
 from reconciler.scan import COMPLETE
 from tests.unit.test_leases import HandClock
@@ -120,3 +121,13 @@ async def test_it_does_not_ask_at_every_heartbeat() -> None:
     state.lost = ("",)
     await watch.look()
     assert asked == []
+
+
+async def test_a_gap_that_another_one_noted_is_scanned_for_too() -> None:
+    """A scan of a part, or a command, notes what it lost, and asks nobody for a whole one."""
+    clock, state, asked, look = watched()
+    await look()
+    await note_gap(state, clock)
+    await look()
+    await look()
+    assert asked == [1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federation import wiring
-from federation.errors import Halt
+from federation.errors import Halt, RetryLater
 from federation.model import Foreign, Mode, Side
 from federation.progress import OPTIONS_NOTE, DeleteBudget, DeleteTally
 from federation.rules.decision import Rules
@@ -156,6 +156,26 @@ async def test_what_is_written_again_and_deleted_again_is_another_delete(side: S
             await world.step()
         world.later(3)
     assert await world.both("k") == ((None, "content") if side is Side.BLOB else ("content", None))
+
+
+@pytest.mark.parametrize("side", list(Side), ids=str)
+async def test_a_delete_that_is_tried_again_counts_once(side: Side) -> None:
+    """Whether the attempt looked at what it deletes, or knew it: a fault of one side does not halve the budget."""
+    world = World()
+    await world.write(side, "k", "content")
+    world.later(30)
+    await world.step()
+    world.later(30)
+    await world.remove(side, "k")
+    world.later(30)
+    world.raw[side.other].fail_next("delete", RetryLater("away", reason="server_error"))
+    with pytest.raises(RetryLater):
+        await world.step()
+    await world.crash()
+    world.later(2)
+    await world.step()
+    assert await world.both("k") == (None, None)
+    assert (await world.state.delete_tally(BUDGET, now_us=world.clock.us)).done == 1
 
 
 async def test_status_tells_deletes_and_renames_as_both_numbers() -> None:
