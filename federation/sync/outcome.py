@@ -12,7 +12,7 @@ from federation.sync.apply import DeleteHeld
 from federation.sync.sync_key import NotQuiet
 
 NOT_THE_KEYS_FAULT = frozenset(
-    {"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable", "bulk_busy"}
+    {"paced", "throttled", "unreachable", "timeout", "server_error", "cut_short", "redis_unavailable", "bulk_busy", "at_work"}
 )
 """Reasons of RetryLater that say nothing about the key: they are retried for ever and never count as attempts, but for what
 lies with the key alone (``blame``): that counts, so that it waits longer and longer, and is retried for ever too."""

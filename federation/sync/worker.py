@@ -257,6 +257,7 @@ class Worker:
         error: Exception | None = None
         try:
             async with self._leases.while_held(lease):
+                self._require_alone(claim.hint.key)
                 synced = await sync_key(self._ctx, lease, claim)
         except Exception as caught:  # noqa: BLE001 - every error has an ending; see outcome.ending
             error = caught
@@ -271,6 +272,10 @@ class Worker:
         if outcome != "deferred":
             self._blame.acquit(claim.hint.key)
         self._report(claim, synced, error, _Spent(outcome, cost, trace.trace_id, self._ctx.clock.monotonic_seconds() - started))
+
+    def _require_alone(self, key: str) -> None:
+        if list(self._work.values()).count(key) > 1:  # handed out anew by a state that went back
+            raise RetryLater("the key is at work here already", reason="at_work", after_seconds=1.0)
 
     async def _record(self, lease: Lease, claim: Claim, synced: Synced | None, error: Exception | None) -> str:
         key, generation, state = claim.hint.key, claim.hint.generation, self._ctx.state

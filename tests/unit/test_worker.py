@@ -102,6 +102,34 @@ async def test_everything_marked_is_applied_and_leases_are_given_back() -> None:
     assert await bench.state.acquire(0, owner="next", ttl_seconds=1) is not None
 
 
+async def test_a_key_that_is_at_work_is_not_worked_on_twice_when_the_state_goes_back() -> None:
+    """A failover forgets the claim, and hands the key out again while the first look at it is still under way."""
+    bench = _Bench()
+    looks, both, go_on = 0, 0, asyncio.Event()
+
+    async def waits(name: str, key: str) -> None:
+        nonlocal looks, both
+        if (name, key) == ("open", "k"):
+            looks += 1
+            both = max(both, looks)
+            await go_on.wait()
+            looks -= 1
+
+    await bench.write("k")
+    bench.raw[Side.BLOB]._hook = waits
+    with structlog.testing.capture_logs() as lines:
+        async with _running(bench.worker()) as worker:
+            await _until(lambda: looks == 1)
+            dirty = bench.state._dirty["k"]
+            dirty.claimed, dirty.due_us = 0, 0
+            worker.wake(bench.state.shard_of("k"))
+            await _until(lambda: any(line["event"] == "decision" and line["outcome"] == "deferred" for line in lines))
+            go_on.set()
+            await _until(lambda: not bench.state._dirty)
+    assert both == 1
+    assert bench.raw[Side.VAST].objects["k"].data == b"k"
+
+
 async def test_two_workers_share_and_neither_does_the_others_work_twice() -> None:
     """Each key is written once although two workers run over the same state."""
     bench = _Bench(shards=8)
