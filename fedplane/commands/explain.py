@@ -13,7 +13,6 @@ from federation.rules.parking import parking
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import Plan
 from federation.wiring import open_pair
-from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings, real_keys
 from fedplane.commands.conflicts import kept_as
 from fedplane.output import emit, iso, plain, size
@@ -30,8 +29,6 @@ def explain(
     settings = read_settings(config)
     found, planned = asyncio.run(_explain(settings, only(settings, pair), key))
     emit(found, _text(found, planned), as_json=as_json)
-    if any(isinstance(seen, Unknown) for seen in (planned.blob, planned.vast)):
-        raise typer.Exit(exit_codes.UNREACHABLE)
 
 
 async def _explain(settings: Settings, pair: PairSettings, key: str) -> tuple[Explanation, Plan]:

@@ -217,7 +217,7 @@ STORAGE = [
     Mutant("tie_reversed", "the other side wins ties", _tie_reversed),
     Mutant("first_writer_wins", "the earlier write wins", _first_writer_wins),
     Mutant("stamp_trusted_blindly", "an origin stamp proves a copy whatever the content is", _stamp_trusted_blindly),
-    Mutant("stamp_never_trusted", "our own copies are taken for users' writes", _stamp_never_trusted, first=4660),
+    Mutant("stamp_never_trusted", "our own copies are taken for users' writes", _stamp_never_trusted, first=2_000_070),
     Mutant("size_is_equality", "contents of one size are equal", _size_is_equality),
     Mutant("growing_files_read", "files are read while they are written", _growing_files_read, first=4040),
     Mutant(
