@@ -12,7 +12,7 @@ local ECHO_SLACK_US = 500000
 local HEAD_BYTES, DIGEST_BYTES = 64, 16
 local RECONCILER = 8 -- its source bit (records.py)
 local BEHIND_US = 3600000000 -- progress.SCAN_BEHIND_US
--- A small hash Redis looks through from its front for every field, which took a quarter of a mark. A field too long for that form
+-- A small hash Redis looks through from its front for every field. A field too long for that form
 -- ends it for as long as the hash is there; no key is like this one, which is no UTF-8.
 local WIDE = string.rep("\255", 65)
 local call = redis.call
