@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ ROUNDS = 3
 """Of each figure the best is told: other work on the machine only makes slower."""
 ONCE = 20_000
 FAR_US = 2**52
-CONCURRENCY, CLAIMED = 32, 16
-"""As a worker with default settings claims and settles."""
+CYCLES = {"one worker with default settings": (1, 32, 8, 2), "four that claim, 256 keys at work, 100 a claim": (4, 256, 100, 0)}
+"""Who claim at a time, keys at work at a time, keys of a claim, and how many of these are the newest."""
 
 
 def key_of(number: int) -> str:
@@ -68,20 +69,25 @@ def base_of(key: str) -> Base:
     )
 
 
-async def settle_all(state: RedisState, leases: list[Lease], bases: Mapping[str, Base]) -> None:
+async def settle_all(state: RedisState, leases: list[Lease], bases: Mapping[str, Base], how: str) -> None:
     """Claim and settle what is dirty as a worker does: some keys of a shard at a time, each settled by a task of its own."""
-    free = asyncio.Semaphore(CONCURRENCY)
+    claimers, at_work, limit, newest = CYCLES[how]
+    free = asyncio.Semaphore(at_work)
 
     async def work(lease: Lease, claim: Claim) -> None:
         await state.settle(lease, claim.hint.key, claim.hint.generation, bases[claim.hint.key])
         free.release()
 
-    async with asyncio.TaskGroup() as group:
-        for lease in leases:
-            while claims := await state.claim(lease, limit=CLAIMED, now_us=FAR_US):
+    async def empty(shards: Sequence[Lease]) -> None:
+        for lease in shards:
+            while claims := await state.claim(lease, limit=limit, now_us=FAR_US, newest=newest):
                 for claim in claims:
                     await free.acquire()
                     group.create_task(work(lease, claim))
+
+    async with asyncio.TaskGroup() as group:
+        for first in range(claimers):
+            group.create_task(empty(leases[first::claimers]))
 
 
 async def timed(step: Callable[[], Awaitable[object]]) -> float:
@@ -162,19 +168,21 @@ async def _redis_cpu(client: Any) -> float:  # noqa: ANN401 - a redis client
 async def speeds(state: RedisState, leases: list[Lease], client: Any) -> int:  # noqa: ANN401 - a redis client
     """Each figure of some keys, beside the floor of the same run. How many keys there are now."""
     marks: dict[int, list[Spent]] = {}
-    cycles: list[Spent] = []
+    cycles: dict[str, list[Spent]] = {}
     dirty = start = 0
-    for batch in BATCHES * ROUNDS:
+    for batch, how in product(BATCHES * ROUNDS, CYCLES):
         given = [changes(at, batch) for at in range(start, start + ONCE, batch)]
         bases = {change.key: base_of(change.key) for some in given for change in some}
         before = await used_bytes(client)
         marks.setdefault(batch, []).append(await spent(client, partial(_mark, state, given)))
         dirty = await used_bytes(client) - before
-        cycles.append(await spent(client, partial(settle_all, state, leases, bases)))
+        cycles.setdefault(how, []).append(await spent(client, partial(settle_all, state, leases, bases, how)))
         start += ONCE
     for batch, found in marks.items():
         print(f"mark in batches of {batch}: {_best(found).text()}")
-    print(f"claim and settle: {_best(cycles).text()}; {dirty / ONCE:.0f} bytes a dirty key")
+    for how, found in cycles.items():
+        print(f"claim and settle, {how}: {_best(found).text()}")
+    print(f"{dirty / ONCE:.0f} bytes a dirty key")
     echoes = _best([await spent(client, partial(_echoes, state, _agreed())) for _ in range(ROUNDS)])
     print(f"echoes dropped: {echoes.text()}")
     for name, floor in (("plain pipelined HGET of as many fields", _gets), ("bare script, 200 keys a call, no logic", _bare)):

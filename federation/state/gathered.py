@@ -31,7 +31,8 @@ class Gathered:
         """The reply of *command*, also an error. Raises what failed on the way; cancelled, it may have run or not."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, done))
-        if len(self._trips) < _TRIPS:
+        # Not len(self._trips): between a trip's end and its callback a command would wait for one that is over.
+        if sum(not trip.done() for trip in self._trips) < _TRIPS:
             trip = asyncio.create_task(self._travel())
             self._trips.add(trip)
             trip.add_done_callback(self._trips.discard)

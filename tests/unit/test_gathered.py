@@ -66,3 +66,22 @@ async def test_a_broken_round_trip_is_told_to_all_on_it_and_to_nobody_else() -> 
         await lost[1]
     with pytest.raises(asyncio.CancelledError):
         await lost[2]
+
+
+async def test_who_asks_again_while_both_round_trips_end_is_answered() -> None:
+    """Also when nobody asks after him: no command waits for a round trip that is over."""
+    server = _Server()
+    gathered = Gathered(server.send)
+
+    async def ask(*numbers: int) -> list[int]:
+        return [await gathered.reply((number,)) for number in numbers]
+
+    twice = asyncio.create_task(ask(2, 6))
+    while len(server.trips) < 1:
+        await asyncio.sleep(0)
+    once = asyncio.create_task(ask(4))
+    while len(server.trips) < 2:
+        await asyncio.sleep(0)
+    server.answers.set()
+    async with asyncio.timeout(10):
+        assert [*await twice, *await once] == [2, 6, 4]
