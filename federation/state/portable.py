@@ -1,14 +1,15 @@
 """A pair's state as a file of lines, and back: into an empty state of the same or of another number of shards.
 
-Each line is a JSON object with one field, its kind; the first is ``{"fedplane_state": ...}``, the last ``{"end": <lines>}``,
-so that a file cut short is known. Cursors are read first and base records last: what changes while a running plane is
-exported is then told again by its source, or dirty, or newer than what is told of it. A dirty key is written with its sides
-and times, not with its versions: on import it is looked at, whatever was hinted.
+Each line is a JSON object with one field, its kind; the first is ``{"fedplane_state": ...}``, the last ``{"end": ...}`` with
+count and hash of those before, so that a file that was cut short or changed is known. Cursors are read first and base records
+last: what changes while a running plane is exported is then told again by its source, or dirty, or newer than what is told of
+it. A dirty key is written with its sides and times, not with its versions: on import it is looked at, whatever was hinted.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,7 +35,7 @@ from federation.state.pieces import hash_pieces
 from federation.state.records import split_record, unpack_base
 from federation.state.schema import SCHEMA
 
-FORMAT = 1
+FORMAT = 2
 DIGEST_BYTES = 16
 MOST = 253_402_300_800_000_000
 """Microseconds to the year 10000: a file may say any time before, and nothing is counted that far."""
@@ -81,15 +82,45 @@ class Named(msgspec.Struct, frozen=True):
     value: bytes
 
 
-async def export(calls: Calls, layout: Layout, *, now_us: int) -> AsyncIterator[Line]:
-    """The lines of the pair's state."""
-    count = 0
+class End(msgspec.Struct, frozen=True):
+    """Last line of a file: how many are before it, and the SHA-256 of these, each with its line feed."""
+
+    lines: int
+    sha256: str
+
+
+class Seal:
+    """What the last line has to say after the lines so far."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._hash = sha256()
+
+    def add(self, line: bytes) -> None:
+        """One more, with or without its line feed."""
+        self._lines += 1
+        self._hash.update(line.removesuffix(b"\n") + b"\n")
+
+    def end(self) -> End:
+        """The last line of a file of these."""
+        return End(self._lines, self._hash.hexdigest())
+
+
+async def export(calls: Calls, layout: Layout, *, now_us: int) -> AsyncIterator[bytes]:
+    """The lines of the pair's state, each with its line feed."""
+    seal = Seal()
+    async for line in _lines(calls, layout, now_us):
+        text = msgspec.json.encode(line) + b"\n"
+        seal.add(text)
+        yield text
+    yield msgspec.json.encode({"end": seal.end()}) + b"\n"
+
+
+async def _lines(calls: Calls, layout: Layout, now_us: int) -> AsyncIterator[Line]:
     yield {"fedplane_state": Header(FORMAT, SCHEMA, layout.pair, layout.shards, now_us)}
     for part in (_pair_lines(calls, layout), _shard_lines(calls, layout), _base_lines(calls, layout)):
         async for line in part:
-            count += 1
             yield line
-    yield {"end": count}
 
 
 async def _pair_lines(calls: Calls, layout: Layout) -> AsyncIterator[Line]:
@@ -163,6 +194,7 @@ class Importer:
         self._changes: list[Change] = []
         self._objects = [0] * layout.shards
         self.counts: dict[str, int] = {}
+        self._seal = Seal()
         self._ended = False
 
     def rehearse(self, lines: Iterable[bytes]) -> None:
@@ -220,6 +252,7 @@ class Importer:
         if self._ended:
             raise ValueError("the line before it was the last")
         self._take(kind, bytes(value))
+        self._seal.add(text)
 
     async def _send(self) -> None:
         commands, self._commands = self._commands, []
@@ -231,8 +264,11 @@ class Importer:
             check_header(value)
             return
         if kind == "end":
-            if msgspec.json.decode(value, type=int) != sum(self.counts.values()):
-                raise ValueError("the file is cut short: it says that another number of lines came before")
+            told, found = msgspec.json.decode(value, type=End), self._seal.end()
+            if told.lines != found.lines:
+                raise ValueError(f"the file is cut short: it says that {told.lines} lines came before")
+            if told.sha256 != found.sha256:
+                raise ValueError("something in the lines before was changed: their SHA-256 is another")
             self._ended = True
             return
         self.counts[kind] = self.counts.get(kind, 0) + 1

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from federation.clock import SystemClock
@@ -52,7 +51,7 @@ async def _export(settings: Settings, pair: PairSettings, file: Path) -> int:
         try:
             with file.open("xb") as out:
                 async for line in export(state.calls, state.layout, now_us=SystemClock().now_us()):
-                    out.write(msgspec.json.encode(line) + b"\n")
+                    out.write(line)
                     count += 1
         except FileExistsError:
             raise UsageError(f"{file} is there already; name another file.", reason="file_exists") from None

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
 
-import msgspec
 import pytest
 import pytest_asyncio
 from redis.asyncio import RedisCluster
@@ -98,7 +97,7 @@ async def test_a_state_is_carried_over_checked_and_listed(nodes: list[Server], c
     parked = b'{"key":"p","reason":"r","detail":"","since_us":1}'
     await state.calls.pipe([("HSET", state.layout.of_shard(state.shard_of("p"), "parked"), "p", parked)])
     file = tmp_path / "state.jsonl"
-    file.write_bytes(b"".join([msgspec.json.encode(line) + b"\n" async for line in export(state.calls, state.layout, now_us=1)]))
+    file.write_bytes(b"".join([line async for line in export(state.calls, state.layout, now_us=1)]))
     with file.open("rb") as lines:
         with pytest.raises(KeyboardInterrupt):
             await _filled(other, lines, KeyboardInterrupt())

@@ -18,7 +18,7 @@ from federation.settings import Settings, load
 from federation.state.checking import check
 from federation.state.client import single
 from federation.state.importing import filling, import_lines
-from federation.state.portable import LINES_AT_ONCE, Importer, export
+from federation.state.portable import LINES_AT_ONCE, Importer, Seal, export
 from federation.state.redis_state import RedisState
 from fedplane import exit_codes
 from fedplane.commands import state as commands
@@ -87,8 +87,7 @@ async def place(clock: TestClock, tmp_path: Path) -> AsyncIterator[Place]:
     await state.move_cursor("vast_events", None, Cursor({"0": 5}, "opts", 1))
     await state.bury(DeadLetter("vast_events", "why", b"\xff\0", 1))
     await state.put_note("scan:last", b"{}")
-    lines = [msgspec.json.encode(line) async for line in export(state.calls, state.layout, now_us=1)]
-    place.file.write_bytes(b"\n".join(lines) + b"\n")
+    place.file.write_bytes(b"".join([line async for line in export(state.calls, state.layout, now_us=1)]))
     await state.close()
     yield place
     place.server.kill()
@@ -205,10 +204,12 @@ async def test_an_import_that_lost_the_state_marks_nothing_in_it(place: Place, c
     await state.open()
     await agree(state, "agreed")
     await state.mark([event("dirty")])
-    lines = [msgspec.json.encode(line) + b"\n" async for line in export(state.calls, state.layout, now_us=1)]
+    lines = [line async for line in export(state.calls, state.layout, now_us=1)]
     [agreed] = [line for line in lines if line.startswith(b'{"base"')]
-    end = msgspec.json.encode({"end": len(lines) - 2 + 2 * LINES_AT_ONCE})
-    place.file.write_bytes(b"".join([lines[0], *[agreed] * 2 * LINES_AT_ONCE, *lines[1:-1], end]))
+    long, seal = [lines[0], *[agreed] * 2 * LINES_AT_ONCE, *lines[1:-1]], Seal()
+    for line in long:
+        seal.add(line)
+    place.file.write_bytes(b"".join([*long, msgspec.json.encode({"end": seal.end()})]))
     holds: list[int] = []
 
     async def hold() -> None:

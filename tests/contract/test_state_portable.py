@@ -133,10 +133,12 @@ async def test_what_is_exported_comes_back_under_any_number_of_shards(
     [
         (lambda lines: lines[:-1], "cut short"),
         (lambda lines: [*lines[:5], *lines[6:]], "cut short"),
+        (lambda lines: [*lines[:5], lines[5].replace(b'{', b'{ ', 1), *lines[6:]], "SHA-256 is another"),
+        (lambda lines: [*(line.replace(b"64060588800", b"64060588801") for line in lines)], "SHA-256 is another"),
         (lambda lines: lines[1:], r"Line 1 of .*spoilt\.jsonl"),
         (lambda lines: [*lines, lines[1]], "the line before it was the last"),
         (lambda lines: [*lines, lines[-1]], "the line before it was the last"),
-        (lambda lines: [lines[0].replace(b'"format":1', b'"format":9'), *lines[1:]], "this program reads"),
+        (lambda lines: [lines[0].replace(b'"format":2', b'"format":9'), *lines[1:]], "this program reads"),
     ],
 )
 async def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(
@@ -144,9 +146,11 @@ async def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(
 ) -> None:
     """The line is named, and the state is as empty as before."""
     assert callable(spoil)
-    lines = [msgspec.json.encode(line) async for line in export(full.calls, full.layout, now_us=1)]
+    lines = [line async for line in export(full.calls, full.layout, now_us=1)]
     file = tmp_path / "spoilt.jsonl"
-    file.write_bytes(b"\n".join(spoil(lines)) + b"\n")
+    spoilt = spoil(lines)
+    assert spoilt != lines
+    file.write_bytes(b"".join(spoilt))
     there = settings_of(tmp_path / "other", 4)
     client, server = await connect(there.redis)
     assert server is not None
@@ -180,7 +184,8 @@ def conflict(**numbers: int) -> str:
     [
         "not json",
         "{}",
-        '{"end": 0, "note": 1}',
+        '{"end": {"lines": 1, "sha256": ""}, "note": 1}',
+        '{"end": 1}',
         '{"unknown": {"name": "n", "value": ""}}',
         "[" * 100_000,
         '{"note": ' + "[" * 100_000,
@@ -215,7 +220,7 @@ async def test_a_line_that_would_fail_later_is_refused_before_anything_is_writte
     """File and line are named, also where a number or a depth is none that whoever reads the state can take."""
     file = tmp_path / "spoilt.jsonl"
     header = msgspec.json.encode({"fedplane_state": Header(FORMAT, SCHEMA, "pair", 4, 1)})
-    file.write_bytes(b"\n".join([header, line.encode(), b'{"end":1}']) + b"\n")
+    file.write_bytes(b"\n".join([header, line.encode(), b'{"end":{"lines":2,"sha256":""}}']) + b"\n")
     with file.open("rb") as lines, pytest.raises(UsageError, match=r"Line 2 of .*spoilt\.jsonl") as refused:
         Importer(full.calls, full.layout).rehearse(lines)
     assert len(str(refused.value)) < 500
