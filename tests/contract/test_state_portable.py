@@ -133,7 +133,7 @@ async def test_what_is_exported_comes_back_under_any_number_of_shards(
     [
         (lambda lines: lines[:-1], "cut short"),
         (lambda lines: [*lines[:5], *lines[6:]], "cut short"),
-        (lambda lines: [*lines[:5], lines[5].replace(b'{', b'{ ', 1), *lines[6:]], "SHA-256 is another"),
+        (lambda lines: [*lines[:5], lines[5].replace(b"{", b"{ ", 1), *lines[6:]], "SHA-256 is another"),
         (lambda lines: [*(line.replace(b"64060588800", b"64060588801") for line in lines)], "SHA-256 is another"),
         (lambda lines: lines[1:], r"Line 1 of .*spoilt\.jsonl"),
         (lambda lines: [*lines, lines[1]], "the line before it was the last"),
