@@ -32,8 +32,8 @@ async def answer(process: Process, body: bytes, during: Visit) -> None:
         else:
             # The host took more calls than can be answered: put back, so that another instance, or one yet to come, takes it.
             await pair.bells.ring(call.shard, later=True)
-    if call.tidy and await pair.ready():
-        await pair.worker.tidy(call.shard)
+    if call.tidy and await pair.ready() and await pair.worker.tidy(call.shard):
+        await pair.follow([call.shard])
 
 
 async def call_for_scans(process: Process) -> None:

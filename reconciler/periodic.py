@@ -32,6 +32,8 @@ class PeriodicScan:
     last_error: str = ""
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _wanted: set[str] = field(default_factory=set)
+    _again: set[str] = field(default_factory=set)
+    """Of the wanted, what a scan failed at: it is repeated soon, whatever came of others meanwhile."""
     _heard: dict[str, bytes] = field(default_factory=dict)
     _whole_due_seconds: float = 0.0
     _scanning: bool = False
@@ -66,7 +68,7 @@ class PeriodicScan:
         while True:
             await self._wait()
             began = self.clock.monotonic_seconds()
-            for prefix in self._take():
+            for prefix in await self._take():
                 await self.once(prefix)
             # However much is asked for, scans take half of the time at most.
             await self.clock.sleep(min(self.clock.monotonic_seconds() - began, self.interval_seconds))
@@ -84,13 +86,22 @@ class PeriodicScan:
                 task.cancel()
             await asyncio.gather(waiting, sleeping, return_exceptions=True)
 
-    def _take(self) -> tuple[str, ...]:
+    async def _take(self) -> tuple[str, ...]:
         self._asked.clear()
         taken, self._wanted = self._wanted, set()
         helping, self._helping, self._owed = self._helping and not taken, False, bool(taken)
         # Scoped scans, however many, never put off the whole one.
-        whole = helping or self.clock.monotonic_seconds() >= self._whole_due_seconds
-        return ("",) if whole else wanted.coalesce(taken)
+        if self.clock.monotonic_seconds() >= self._whole_due_seconds:
+            return ("",)
+        if helping:  # if it is still there: others may have ended it while we rested, and we would begin another
+            return ("",) if await self._help_wanted() else ()
+        return wanted.coalesce(taken)
+
+    async def _help_wanted(self) -> bool:
+        try:
+            return await self.scanner.help_wanted()
+        except RetryLater:
+            return False  # we are asked again
 
     async def once(self, prefix: str) -> None:
         """Scan *prefix* now, and note what was asked for as fulfilled; what came of it is in ``last`` and ``last_error``."""
@@ -105,8 +116,7 @@ class PeriodicScan:
             if report.complete:
                 await wanted.fulfil(self.scanner.state, wishes, prefix)
         except RetryLater as error:  # the state itself is away
-            self._failed(prefix)
-            self.last_error = str(error)
+            self._failed(prefix, str(error))
             _log.warning("scan failed", prefix=prefix, error=str(error))
             return
         finally:
@@ -114,13 +124,14 @@ class PeriodicScan:
             if not prefix:
                 self._whole_due_seconds = self.clock.monotonic_seconds() + self.interval_seconds
         self.last = report
-        self.last_error = report.error
         if report.complete:
-            self.failures = 0
+            self._again = {one for one in self._again if not one.startswith(prefix)}
+            if not self._again:
+                self.failures, self.last_error = 0, ""
             if joined and (self._owed or wishes):
                 self.request(prefix)
         else:
-            self._failed(prefix)
+            self._failed(prefix, report.error)
         log = _log.info if report.complete else _log.warning
         log(
             "scan",
@@ -132,8 +143,10 @@ class PeriodicScan:
             error=report.error,
         )
 
-    def _failed(self, prefix: str) -> None:
+    def _failed(self, prefix: str, error: str) -> None:
         self.failures += 1
+        self.last_error = error
+        self._again.add(prefix)
         self._wanted = set(wanted.coalesce({*self._wanted, prefix}))
 
     def _watch(self, report: Report) -> None:

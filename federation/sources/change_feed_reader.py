@@ -115,7 +115,10 @@ class FeedReader(Generic[T]):
                 position = position.without(gone, unseen=True)
             await self._read(survey, position, queue)
         except* Exception as faults:  # noqa: BLE001 - handed to the taker, who decides
-            await queue.put(_first(faults))
+            task = asyncio.current_task()
+            # A task group that ends by a fault loses the cancellation by a taker who left: nobody would empty the queue.
+            if task is None or not task.cancelling():
+                await queue.put(_first(faults))
         else:
             await queue.put(None)
 

@@ -47,11 +47,10 @@ class Gathered:
                 return  # the other trip took it
             try:
                 replies = await self._send([command for command, _ in batch])
+                for (_, done), reply in zip(batch, replies, strict=True):
+                    if not done.done():
+                        done.set_result(reply)
             except Exception as error:  # noqa: BLE001 - every one of the waiting raises it
                 for _, done in batch:
                     if not done.done():
                         done.set_exception(error)
-                continue
-            for (_, done), reply in zip(batch, replies, strict=True):
-                if not done.done():
-                    done.set_result(reply)

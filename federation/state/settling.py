@@ -51,17 +51,10 @@ class Settling:
             batch, groups = self._next()
             try:
                 replies = await self._send([[ended for ended, _ in group] for group in groups.values()])
+                for group, reply in zip(groups.values(), replies, strict=True):
+                    _tell_group([done for _, done in group], reply)
             except Exception as error:  # noqa: BLE001 - every one of the waiting raises it
                 _tell([done for _, done in batch], error)
-                continue
-            for group, reply in zip(groups.values(), replies, strict=True):
-                waiting = [done for _, done in group]
-                if isinstance(reply, FederationError):
-                    _tell(waiting, reply)
-                    continue
-                for done, clean in zip(waiting, reply, strict=True):
-                    if not done.done():
-                        done.set_result(bool(clean))
 
     def _next(self) -> tuple[list[_Waiting], dict[Lease, list[_Waiting]]]:
         """What goes next, no key of a lease twice, whole and by lease."""
@@ -84,6 +77,15 @@ class Settling:
         """Wait for what is under way."""
         if self._sender is not None:
             await asyncio.gather(self._sender, return_exceptions=True)
+
+
+def _tell_group(waiting: Sequence[asyncio.Future[bool]], reply: Sequence[bool] | FederationError) -> None:
+    if isinstance(reply, FederationError):
+        _tell(waiting, reply)
+        return
+    for done, clean in zip(waiting, reply, strict=True):
+        if not done.done():
+            done.set_result(bool(clean))
 
 
 def _tell(waiting: Sequence[asyncio.Future[bool]], error: Exception) -> None:

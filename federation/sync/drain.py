@@ -81,16 +81,21 @@ class ShardWorker(Worker):
             if halted or resting or self._ctx.clock.monotonic_seconds() >= until:
                 return Rest(due_us, halted=halted, resting=resting)
 
-    async def tidy(self, shard: int) -> None:
-        """Clear away what is left of large transfers that nobody goes on with, if the shard is free. Raises RetryLater."""
+    async def tidy(self, shard: int) -> bool:
+        """Clear away what is left of large transfers that nobody goes on with, if the shard is free.
+
+        Whether something has come due meanwhile, which nobody could work on. Raises RetryLater.
+        """
         lease = await self._leases.borrow(shard)
         if lease is None:
-            return
+            return False
         try:
             with contextlib.suppress(LeaseLost):
                 await sweep(self._ctx.state, self._ctx.stores, lease, at_work=[], now_us=self._ctx.clock.now_us())
         finally:
             await self._leases.bring_back(lease)
+        due_us = (await self._ctx.state.waiting([shard])).get(shard)
+        return due_us is not None and due_us <= self._ctx.clock.now_us()
 
     def _resting(self) -> bool:
         return any(gate.closed_for_seconds() > 0 for gate in self._gates.values())
@@ -104,6 +109,7 @@ class ShardWorker(Worker):
             await self._finish(lease.shard, grace_seconds)
         finally:
             await end([*self._at_work(lease.shard), renewing])
+            self._reclaimed.pop(lease, None)  # the next one is another lease
             with contextlib.suppress(RetryLater):  # then it ends by itself
                 await self._leases.bring_back(lease)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from contextlib import aclosing
 
 import pytest
 
+from federation.errors import RetryLater
 from federation.sources.change_feed_chunk import Piece, ReadLimits
 from federation.sources.change_feed_layout import SLACK_US
-from federation.sources.change_feed_position import start_at
+from federation.sources.change_feed_position import ChunkPosition, start_at
 from federation.sources.change_feed_reader import FeedReader
 from tests.feed.memory import Written
 from tests.feed.writer import header, hour, record
@@ -254,6 +256,39 @@ async def test_memory_is_bounded_when_nobody_takes() -> None:
         read = sum(length for _, _, length in made.blobs.ranges)
     reader.close()
     assert read <= 4 * limits.window_bytes
+
+
+@pytest.mark.parametrize("steps", range(9))
+async def test_a_pass_ends_when_its_taker_leaves_while_a_lane_fails(steps: int) -> None:
+    """At whatever step of the failure he leaves, and though nobody empties the queue, which is full: nobody waits for ever."""
+    made = Written()
+    made.feed.segment(hour(1))
+    made.feed.index(hour(1))
+    reader = FeedReader(made.blobs, len, ReadLimits(lanes=1))
+    failing = asyncio.Event()
+
+    async def read(_survey: object, _position: object, queue: asyncio.Queue[object]) -> None:
+        async def fill() -> None:
+            while True:
+                await queue.put(Piece("chunk", start, None, 1, 0))
+
+        async def fail() -> None:
+            await failing.wait()
+            raise RetryLater("away")
+
+        start = ChunkPosition(1, 0)
+        async with asyncio.TaskGroup() as lanes:
+            lanes.create_task(fill())
+            lanes.create_task(fail())
+
+    reader._read = read  # type: ignore[method-assign, assignment]
+    async with asyncio.timeout(10):
+        async with aclosing(reader.sweep(start_at(0))) as items:
+            await anext(items)
+            failing.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+    reader.close()
 
 
 @pytest.mark.parametrize("seed", range(25))

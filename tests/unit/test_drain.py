@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from federation.clock import SystemClock
 from federation.model import Change, Metadata, Side, Source
 from federation.progress import DeleteBudget, HaltRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
+from federation.sync import drain
 from federation.sync.budget import ByteBudget
 from federation.sync.context import PairContext
 from federation.sync.drain import Rest, ShardWorker
@@ -200,3 +203,25 @@ async def test_a_lease_lives_as_long_as_the_drain() -> None:
     assert await bench.state.acquire(0, owner="other", ttl_seconds=1) is None
     bench.may_open.set()
     assert await draining == Rest(None)
+
+
+async def test_a_drain_leaves_nothing_in_memory() -> None:
+    """Each borrows another lease: a process that lives for weeks remembers none of them."""
+    process = _Bench().process()
+    for _ in range(3):
+        await _drain(process)
+    assert process._reclaimed == {}
+
+
+async def test_what_comes_due_while_a_shard_is_tidied_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could work on it meanwhile; of an untouched shard nothing is told."""
+    bench = _Bench()
+    process = bench.process()
+    assert not await process.tidy(0)
+
+    async def marked(*_: object, **__: object) -> None:
+        await bench.write("k")
+
+    monkeypatch.setattr(drain, "sweep", marked)
+    assert await process.tidy(0)
+    assert await bench.state.acquire(0, owner="other", ttl_seconds=1) is not None

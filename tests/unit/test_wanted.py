@@ -52,11 +52,14 @@ def test_what_is_scanned_covers_what_was_asked_for(prefixes: list[str], most: in
 
 @dataclass
 class _Scans:
-    """In place of the scanner: remembers what was scanned; fails the first *failures* times."""
+    """In place of the scanner: remembers what was scanned; fails the first *failures* times, and once at each of *bad*."""
 
     state: MemoryState = field(default_factory=lambda: MemoryState("pair", shards=1, clock=SystemClock()))
     done: list[str] = field(default_factory=list)
     failures: int = 0
+    bad: set[str] = field(default_factory=set)
+    plan: bool = False
+    """Whether another process has a scan under way."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def scan(self, *, prefix: str = "", on_progress: object = None) -> Report:
@@ -67,7 +70,14 @@ class _Scans:
         if self.failures:
             self.failures -= 1
             raise RetryLater("Redis does not answer")
+        if prefix in self.bad:
+            self.bad.discard(prefix)
+            return Report(started_us=1, prefix=prefix, error="VAST is busy")
         return Report(started_us=1, prefix=prefix, complete=True)
+
+    async def help_wanted(self) -> bool:
+        """As the scanner."""
+        return self.plan
 
 
 class _Quick(SystemClock):
@@ -115,6 +125,36 @@ async def test_a_failed_scoped_scan_is_repeated() -> None:
         periodic.request("a/")
         await _until(scans, 3)
     assert (scans.done, periodic.failures) == (["a/"] * 3, 0)
+
+
+async def test_a_failed_scoped_scan_is_repeated_whatever_became_of_its_neighbour() -> None:
+    """What was scanned after it and went well is no word about it: status tells the failure until it is made good."""
+    scans = _Scans(bad={"a/"})
+    async with _running(scans) as periodic:
+        for prefix in ("a/", "b/"):
+            periodic.request(prefix)
+        scans.gate.set()
+        await _until(scans, 2)
+        assert (periodic.failures, periodic.last_error) == (1, "VAST is busy")
+        await _until(scans, 3)
+    assert (scans.done, periodic.failures, periodic.last_error) == (["a/", "b/", "a/"], 0, "")
+
+
+async def test_help_that_nobody_needs_any_more_is_no_scan() -> None:
+    """Another's scan that ended before we came to it is not begun again."""
+    scans = _Scans(plan=True)
+    scans.gate.set()
+    async with _running(scans) as periodic:
+        await periodic.lend_a_hand()
+        scans.plan = False
+        while periodic._asked.is_set():
+            await asyncio.sleep(0)
+        periodic.request("a/")
+        await _until(scans, 1)
+        scans.plan = True
+        await periodic.lend_a_hand()
+        await _until(scans, 2)
+    assert scans.done == ["a/", ""]
 
 
 async def test_scoped_scans_do_not_put_off_the_whole_one() -> None:
