@@ -13,7 +13,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from federation.capabilities import Capabilities
-from federation.errors import FederationError, Halt, NotPresent, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, RetryLater, UsageError
 from federation.model import PRESERVED_PREFIX, ListEntry, Metadata, Side
 from federation.ports import ObjectStore
 from federation.settings import PairSettings, Settings, WorkerSettings
@@ -48,18 +48,29 @@ async def side(runtime: PairRuntime, which: Side) -> list[Finding]:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             await store.check()
     except FederationError as error:
-        return [_failed(f"{which}: {name}", error)]
+        return [failed(f"{which}: {name}", error)]
     except TimeoutError:
         silent = RetryLater(f"{which}: no answer in {_PATIENCE_SECONDS:.0f} seconds", reason="timeout", side=which)
-        return [_failed(f"{which}: {name}", silent)]
+        return [failed(f"{which}: {name}", silent)]
     found = [Finding(what=f"{which}: {name}", level="ok", found="reachable, and the container is there")]
-    found += await _emptied(runtime, which)
+    found += await step(f"{which}: objects", _emptied(runtime, which))
     found += await _rights(store, which)
     if any(one.level == "broken" for one in found):
         return found
-    found.append(await _etags(store, which))
-    found.append(await _clock(store, which))
+    found += await step(f"{which}: list", _etags(store, which))
+    found += await step(f"{which}: clock", _clock(store, which))
     return found
+
+
+async def step(what: str, looking: Awaitable[list[Finding] | Finding]) -> list[Finding]:
+    """What *looking* finds, or that it failed: then what else was found is told all the same. Raises UsageError."""
+    try:
+        found = await looking
+    except UsageError:
+        raise
+    except FederationError as error:
+        return [failed(what, error)]
+    return found if isinstance(found, list) else [found]
 
 
 def _name(pair: PairSettings, which: Side) -> str:
@@ -109,7 +120,7 @@ async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
     async def delete() -> None:
         await store.delete(key, expected_etag=etag or "")
 
-    steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+    trials: list[tuple[str, Callable[[], Awaitable[None]]]] = [
         ("list", listing),
         ("write", write),
         ("read", read),
@@ -121,9 +132,9 @@ async def _rights(store: ObjectStore, which: Side) -> list[Finding]:
     # Conditions are tried later: a server may refuse a request for its condition alone, which says nothing of rights.
     store.capabilities = replace(known, conditional_put=False, conditional_delete=False)
     try:
-        for right, step in steps:
+        for right, trial in trials:
             try:
-                await step()
+                await trial()
             except (FederationError, NotPresent) as error:
                 then = f"grant it to fedplane's identity; without it nothing can be kept in step. {error}"
                 return [Finding(what=f"{which}: right to {right}", level="broken", found="refused", then=then)]
@@ -304,10 +315,11 @@ async def probe(runtime: PairRuntime) -> list[Finding]:
         before = {which: await capabilities.kept(runtime, which) for which in Side}
         await capabilities.know(runtime, probe_again=True)
     except FederationError as error:
-        return [_failed("capabilities", error)]
+        return [failed("capabilities", error)]
     return [finding for which in Side for finding in (*honoured(runtime, which), _age(runtime, which, before[which]))]
 
 
-def _failed(what: str, error: FederationError) -> Finding:
+def failed(what: str, error: FederationError) -> Finding:
+    """That looking at *what* ended with *error*."""
     level: Literal["broken", "unreachable"] = "unreachable" if isinstance(error, RetryLater | Halt) else "broken"
     return Finding(what=what, level=level, found=error.reason or "failed", then=str(error))

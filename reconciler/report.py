@@ -63,6 +63,8 @@ class Report(msgspec.Struct, kw_only=True):
     error: str = ""
     passing: bool = False
     """What cut it short may pass by itself: trying again may help."""
+    after_seconds: float | None = None
+    """Then when: what the side said of it."""
 
     def begin_anew(self) -> None:
         """Nothing of it was compared yet. What was counted is forgotten, what was seen of the sides is not."""

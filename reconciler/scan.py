@@ -183,6 +183,7 @@ class Scanner(Comparison):
 
     async def _say_why(self, report: Report, error: FederationError) -> None:
         report.error, report.passing = str(error), isinstance(error, RetryLater)
+        report.after_seconds = error.after_seconds if isinstance(error, RetryLater) else None
         if isinstance(error, Halt):
             report.halted = error.reason
             lifts_itself = error.reason in SELF_LIFTING_HALTS

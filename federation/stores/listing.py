@@ -59,7 +59,8 @@ class OrderedListing:
                 continue
             if order <= last:  # also among those to be skipped: whoever lists up to there may not have come to this one
                 self.in_order = False
-                raise RetryLater("a listing came out of order; listing again", reason="listing_order", side=self._side)
+                text = "a listing came out of order; listing again"
+                raise RetryLater(text, reason="listing_order", side=self._side, answered=True)
             last = order
             if order > after:
                 yield entry

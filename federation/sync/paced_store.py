@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from federation.capabilities import Capabilities
 from federation.errors import FederationError, RetryLater
 from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
 from federation.ports import Halfway, ObjectStore, Reader, Upload, WriteResult
-from federation.sync.pacing import Gate
+from federation.sync.pacing import LONGEST_REST_SECONDS, Gate
 
 _T = TypeVar("_T")
 _SOME_BYTES = 1024 * 1024
@@ -126,10 +126,7 @@ class PacedStore:
         try:
             result = await call()
         except FederationError as error:
-            if isinstance(error, RetryLater) and not error.answered and error.reason != "redis_unavailable":
-                self.gate.failed(error)
-            else:
-                self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
+            self._tell(error)
             raise
         except asyncio.CancelledError:
             self.gate.abandoned()
@@ -143,6 +140,12 @@ class PacedStore:
         else:
             self.gate.answered_untimed()
         return result
+
+    def _tell(self, error: FederationError) -> None:
+        if isinstance(error, RetryLater) and not error.answered and error.reason != "redis_unavailable":
+            self.gate.failed(error)
+        else:
+            self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
 
     async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0, quick: bool = True) -> _T:
         """As ``_call``, while the key is still ours."""
@@ -210,13 +213,47 @@ class PacedStore:
         """As in the port."""
         return await self.call_to_write(partial(self._store.copy, source_key, target_key, source_etag=source_etag), quick=False)
 
-    def list(self, *, prefix: str = "", start_after: str = "") -> AsyncIterator[ListEntry]:
-        """As in the port; not paced, a scan paces itself."""
-        return self._store.list(prefix=prefix, start_after=start_after)
+    async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncGenerator[ListEntry, None]:
+        """As in the port. Rests at the gate before it begins and then once for as many entries as a page has (``Gate.rest``).
+
+        It holds no place among the calls: whoever reads it may take any time. The pass that a store without order makes first is
+        one step of it.
+        """
+        await self.gate.rest()
+        self.gate.admit()
+        page, count, trouble = max(1, self.capabilities.page_size), 0, self.gate.trouble
+        entries = self._store.list(prefix=prefix, start_after=start_after)
+        try:
+            async for entry in entries:
+                if count % page == 0:  # no page has more: one was answered since the last time
+                    trouble = self._listed(trouble)
+                yield entry
+                count += 1
+                if count % page == 0:
+                    await self.gate.rest()
+            if not count:
+                self._listed(trouble)
+        except FederationError as error:
+            if error.reason != "paced":
+                self._tell(error)
+            raise
+        except asyncio.CancelledError:
+            self.gate.abandoned()
+            raise
+        finally:
+            if isinstance(entries, AsyncGenerator):
+                await entries.aclose()
+
+    def _listed(self, trouble: tuple[int, float]) -> tuple[int, float]:
+        """A page came; others may have failed since, and theirs is the later word."""
+        if trouble == self.gate.trouble:
+            self.gate.succeeded()
+        return self.gate.trouble
 
     async def holds_any(self) -> bool:
-        """As in the port; not paced, as no listing is."""
-        return await self._store.holds_any()
+        """As in the port. Waits for the gate as a listing does."""
+        await self.gate.opened(self.gate.clock.monotonic_seconds() + LONGEST_REST_SECONDS)
+        return await self._call(self._store.holds_any, admitted=self.gate.admit, quick=False)
 
     async def clock_skew(self) -> ClockSkew:
         """As in the port."""
@@ -238,7 +275,7 @@ class _PacedReader:
         self._reader = reader
         self._gate = gate
         self._key = key
-        self._trouble = self._trouble_so_far()
+        self._trouble = gate.trouble
         self._told = False
 
     async def read(self) -> bytes:
@@ -259,12 +296,9 @@ class _PacedReader:
 
     async def close(self) -> None:
         await self._reader.close()
-        if not self._told and self._trouble == self._trouble_so_far():
+        if not self._told and self._trouble == self._gate.trouble:
             self._gate.succeeded()  # as far as it was wanted; of what came after its head it says nothing
         self._told = True
-
-    def _trouble_so_far(self) -> tuple[int, float]:
-        return self._gate.throttles, self._gate.closed_until_seconds
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

@@ -24,6 +24,8 @@ SMALL_BODY_BYTES = 256 * 1024
 """Bodies up to this size do not wait behind parts of large objects for their share of the bandwidth."""
 _LOOK_SECONDS = 5.0
 """Who waits for the rates looks so often whether they are others: another time of day, more processes or fewer."""
+LONGEST_REST_SECONDS = 5.0
+"""A listing waits no longer for a page: a range of a scan is owned for 30 s, kept every 10, and reads two sides in turn."""
 _MOMENT_SECONDS = 0.001
 """Nobody waits for less: what is lent is waited for by the next."""
 
@@ -109,6 +111,11 @@ class Gate:
                 after_seconds=wait,
             )
 
+    @property
+    def trouble(self) -> tuple[int, float]:
+        """Another once a call failed, or the gate was closed."""
+        return self.throttles, self.closed_until_seconds
+
     def abandoned(self) -> None:
         """A call was cancelled before its answer: if it was the probe, the next caller is."""
         self._probe_until_seconds = 0.0
@@ -181,8 +188,26 @@ class Gate:
             raise
         return room
 
-    async def pay(self, size_bytes: int, *, requests: int = 0) -> None:
-        """Wait as the rates ask: for what is about to be sent, or after bytes were read.
+    async def rest(self) -> None:
+        """Before a page of a listing: wait for the gate to open and for the rates' leave for a request. Holds no place.
+
+        Raises RetryLater (paced) where it stays closed for longer than ``LONGEST_REST_SECONDS``. A page that waited so long for
+        the rates is asked for: all others wait for what it took.
+        """
+        until = self.clock.monotonic_seconds() + LONGEST_REST_SECONDS
+        await self.opened(until)
+        await self.pay(0, requests=1, until_seconds=until)
+        await self.opened(until)
+
+    async def opened(self, until_seconds: float) -> None:
+        """Wait for the gate to open. Raises RetryLater (paced) where it stays closed past that monotonic time."""
+        while (wait := self.closed_for_seconds()) > 0:
+            if self.clock.monotonic_seconds() + wait > until_seconds:
+                self.look()
+            await self.clock.sleep(max(wait, _MOMENT_SECONDS))
+
+    async def pay(self, size_bytes: int, *, requests: int = 0, until_seconds: float = float("inf")) -> None:
+        """Wait as the rates ask, at most *until_seconds* (monotonic): for what is about to be sent, or after bytes were read.
 
         Small bodies go first: they wait for each other only, and what they take the large ones wait for.
         """
@@ -194,7 +219,10 @@ class Gate:
             bucket, due = self._few_bytes, self._few_bytes.take(size_bytes, of_bytes)
         asked = self._requests.take(requests, of_requests)
         while (wait := max(bucket.wait(due, of_bytes), self._requests.wait(asked, of_requests))) > _MOMENT_SECONDS:
-            await self.clock.sleep(min(wait, _LOOK_SECONDS))
+            left = until_seconds - self.clock.monotonic_seconds()
+            if left <= _MOMENT_SECONDS:
+                return
+            await self.clock.sleep(min(wait, _LOOK_SECONDS, left))
             of_bytes, of_requests = self._rates()
 
     def _rates(self) -> tuple[float | None, float | None]:

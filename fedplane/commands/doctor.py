@@ -7,7 +7,7 @@ import asyncio
 import typer
 
 from federation.clock import SystemClock
-from federation.errors import RetryLater
+from federation.errors import FederationError, RetryLater, UsageError
 from federation.model import Side
 from federation.settings import PairSettings, Settings
 from federation.wiring import open_pair
@@ -24,10 +24,13 @@ def doctor(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOpti
     settings = read_settings(config)
     pairs = chosen(settings, pair)
     found = {"redis": asyncio.run(checks.redis(settings))}
+    refused: list[FederationError] = []
     if all(one.level != "unreachable" for one in found["redis"]):
         for one in pairs:
-            found[f"pair {one.name}"] = asyncio.run(_pair(settings, one))
+            refused += _looked_at(settings, one, found.setdefault(f"pair {one.name}", []))
     emit(found, "\n".join(_text(name, findings) for name, findings in found.items()), as_json=as_json)
+    if refused:  # said once more by itself; a mistake in the settings before all else
+        raise max(refused, key=lambda error: isinstance(error, UsageError))
     levels = {finding.level for findings in found.values() for finding in findings}
     if "unreachable" in levels:
         raise typer.Exit(exit_codes.UNREACHABLE)
@@ -35,21 +38,29 @@ def doctor(config: ConfigOption = None, pair: PairOption = "", as_json: JsonOpti
         raise typer.Exit(exit_codes.PROBLEMS)
 
 
-async def _pair(settings: Settings, pair: PairSettings) -> list[Finding]:
-    from fedplane import event_checks  # noqa: PLC0415 - Kafka and queue clients, slow to import, needed here only
-
-    found: list[Finding] = []
+def _looked_at(settings: Settings, pair: PairSettings, found: list[Finding]) -> list[FederationError]:
+    """Add to *found*. What keeps one pair from being looked at hides nothing of the others: it is returned."""
     try:
-        async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-            found.append(await checks.layout(runtime, settings.worker))
-            for side in Side:
-                found += await checks.side(runtime, side)
-            if all(one.level in ("ok", "note") for one in found):
-                found += await checks.probe(runtime)
-            found += await event_checks.sources(pair, runtime.credential)
+        asyncio.run(_pair(settings, pair, found))
     except RetryLater as error:
         found.append(Finding(what="state", level="unreachable", found="cannot be read", then=str(error)))
-    return found
+    except FederationError as error:
+        found.append(checks.failed("pair", error))
+        return [error]
+    return []
+
+
+async def _pair(settings: Settings, pair: PairSettings, found: list[Finding]) -> None:
+    """Add to *found*. Raises UsageError, and what opening the pair raises: steps tell of their own failures."""
+    from fedplane import event_checks  # noqa: PLC0415 - Kafka and queue clients, slow to import, needed here only
+
+    async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
+        found += await checks.step("state: layout", checks.layout(runtime, settings.worker))
+        for side in Side:
+            found += await checks.side(runtime, side)
+        if all(one.level in ("ok", "note") for one in found):
+            found += await checks.probe(runtime)
+        found += await checks.step("events", event_checks.sources(pair, runtime.credential))
 
 
 def _text(name: str, findings: list[Finding]) -> str:

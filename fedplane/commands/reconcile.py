@@ -130,7 +130,8 @@ class _CutShortError(RetryLater):
     """A scan that ended before its end, for a reason that passes; tried again, it goes on where it was kept."""
 
     def __init__(self, report: Report) -> None:
-        super().__init__(f"the scan is incomplete: {report.error}", reason="scan_incomplete")
+        text = f"the scan is incomplete: {report.error}"
+        super().__init__(text, reason="scan_incomplete", after_seconds=report.after_seconds)
         self.report = report
 
 

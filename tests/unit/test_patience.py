@@ -104,6 +104,18 @@ async def test_a_long_scan_rides_over_more_faults_than_one_place_may_have(monkey
     assert [one.complete for one in await history(pair.state)] == [True, False, True]
 
 
+@pytest.mark.parametrize(("told", "waited"), [(60.0, 60.0), (600.0, 120.0)])
+async def test_what_a_side_says_of_when_to_come_back_is_waited_out(told: float, waited: float) -> None:
+    """A scan whose page was refused for a minute is not given up after half of one; nobody waits for more than two at once."""
+    pair, clock = _Pair(), _Clock()
+    await pair.fill(10)
+    pair.servers[Side.VAST].fail_next("list", RetryLater("503", reason="throttled", after_seconds=told))
+    report = await _scan(pair.process("a"), Part("", ()), 10, lambda *_: None, clock)
+    assert (report.complete, report.after_seconds, clock.slept_seconds) == (True, None, waited)
+    first = (await history(pair.state))[0]
+    assert (first.complete, first.after_seconds) == (False, told)
+
+
 async def test_a_user_s_mistake_in_a_scan_is_not_tried_again() -> None:
     """It is told at once."""
     pair, asked = _Pair(), 0
