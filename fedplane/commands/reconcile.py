@@ -14,7 +14,7 @@ import typer
 
 from federation.clock import SystemClock
 from federation.errors import Halt, RetryLater, UsageError
-from federation.keys import excluded
+from federation.keys import excluded, excluded_below
 from federation.model import Side
 from federation.ports import Clock
 from federation.progress import Backlog
@@ -106,6 +106,10 @@ def _checked(given: list[str], prefix: str, verify: str) -> list[str]:
     ours = [one for one in given if excluded(one) or not one]
     if ours:
         raise UsageError(f"--key: {ours[0]!r} is never synchronised.", reason="bad_option")
+    if excluded_below(prefix):
+        raise UsageError(
+            f"--prefix: what begins with {prefix!r} is never synchronised: it is ours or VAST's.", reason="bad_option"
+        )
     return given
 
 
