@@ -62,6 +62,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     """That one could not tell how it was when this command began, so the pair was scanned once more: the report is of that."""
     outstanding: int
     """Keys still dirty when we stopped waiting, and those that were parked or held on the way."""
+    halts: list[str] = []
+    """Names of the pair's halts, whoever raised them and when: while there is one, nobody works on the pair."""
 
 
 def reconcile(
@@ -114,20 +116,23 @@ def _checked(given: list[str], prefix: str, verify: str) -> list[str]:
 
 
 def _status(outcome: Outcome) -> int:
-    if outcome.report.halted:
+    if outcome.halts:
         return exit_codes.HALTED
     return exit_codes.OK if outcome.report.complete and not outcome.outstanding else exit_codes.PROBLEMS
 
 
 def _text(outcome: Outcome) -> str:
     nothing = "nothing to do" if not outcome.report.marked else "nothing: a running process did the work"
-    if outcome.report.halted:
-        nothing = "nothing: `fedplane status` names every halt and what ends it"
+    if outcome.halts:
+        nothing = "nothing: the pair is halted"
     did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or nothing
     rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
     joined = f"\n  went on with the scan of {iso(outcome.joined_us)}" if outcome.joined_us else ""
     joined += "; that had begun before it was asked for, so all was scanned once more" if outcome.again else ""
-    return f"pair {outcome.pair}\n{outcome.report.text()}{joined}\n  done here: {did}{rest if outcome.outstanding else ''}"
+    halted = f"\n  HALTED {', '.join(outcome.halts)}: `fedplane status` says why and what ends it" if outcome.halts else ""
+    return (
+        f"pair {outcome.pair}\n{outcome.report.text()}{joined}\n  done here: {did}{rest if outcome.outstanding else ''}{halted}"
+    )
 
 
 class _CutShortError(RetryLater):
@@ -199,6 +204,9 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
                 await asyncio.gather(worker, return_exceptions=True)
         after = await patiently(runtime.state.backlog, clock)
         outstanding += max(0, after.parked - before.parked) + max(0, after.held - before.held)
+        halts = {one.name for one in await patiently(runtime.state.halts, clock)}
+        if report.halted:
+            halts.add(report.halted)  # that halt may have lifted itself since; the scan is none for all that
         return Outcome(
             pair=pair.name,
             report=report,
@@ -206,6 +214,7 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
             joined_us=joined_us,
             again=again,
             outstanding=outstanding,
+            halts=sorted(halts),
         )
 
 
