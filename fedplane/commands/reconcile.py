@@ -254,6 +254,8 @@ class _Foretold(msgspec.Struct):
     deletes: Counter[Side] = msgspec.field(default_factory=Counter)
     held: dict[Side, int] = msgspec.field(default_factory=dict)
     halts: list[str] = msgspec.field(default_factory=list)
+    assumed: tuple[Side, ...] = ()
+    """Sides whose servers' capabilities are not known."""
     cut_short: bool = True
 
 
@@ -269,6 +271,7 @@ async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: 
                 told.halts.append(halt.name)
                 emit({"pair": pair.name, "halt": halt}, f"HALTED {halt.name}: {halt.detail}", as_json=as_json)
             await patiently(lambda: require_options(runtime.state, pair), clock)
+            told.assumed = await patiently(lambda: capabilities.recall(runtime), clock)
             await patiently(
                 lambda: _foretell(runtime, scanner, told, part.keys, as_json=as_json), clock, lambda: told.report.resume
             )
@@ -298,13 +301,15 @@ def _sum_up(pair: str, told: _Foretold, *, as_json: bool) -> None:
         "differences": told.counts.total(),
         "would_be_held": told.held,
         "halts": told.halts,
+        "assumed_capabilities": told.assumed,
         "complete": not told.cut_short,
     }
     nothing = "nothing was found" if told.cut_short else "both sides are as agreed"
     what = ", ".join(f"{count} {name}" for name, count in sorted(told.counts.items())) or nothing
     held = "".join(f"; these {count} deletes on {side} would be held, all of them" for side, count in sorted(told.held.items()))
     end = f"; CUT SHORT after {told.report.resume!r}" if told.cut_short else ""
-    emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}", as_json=as_json)
+    assumed = f"\n  {capabilities.assumed_text(told.assumed)}" if told.assumed else ""
+    emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}{assumed}", as_json=as_json)
 
 
 async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, keys: tuple[str, ...], *, as_json: bool) -> None:
@@ -340,6 +345,7 @@ async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_jso
     async with AsyncExitStack() as stack:
         runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock, create=False)), clock)
         total = None if prefix else (await patiently(runtime.state.backlog, clock)).objects or None
+        assumed = await patiently(lambda: capabilities.recall(runtime), clock)
         try:
             with progress(f"reading {pair.name}", quiet=as_json) as tell:
                 await patiently(
@@ -356,7 +362,9 @@ async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_jso
                     lambda: found.resume,
                 )
         finally:
-            emit({"pair": pair.name, "verified": found}, f"pair {pair.name}: {found.text()}", as_json=as_json)
+            document = {"pair": pair.name, "verified": found, "assumed_capabilities": assumed}
+            text = f"\n  {capabilities.assumed_text(assumed)}" if assumed else ""
+            emit(document, f"pair {pair.name}: {found.text()}{text}", as_json=as_json)
     return exit_codes.OK if found.fine else exit_codes.PROBLEMS
 
 
