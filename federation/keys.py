@@ -144,7 +144,12 @@ def legal(text: str, policy: NamePolicy) -> bool:
 
 def excluded(key: str) -> bool:
     """Whether *key* belongs to the plane itself or to VAST and is never synchronised (design 7; facts/vast.md 3)."""
-    return key.startswith((PRESERVED_PREFIX, ".snapshot/", ".vast")) or key == ".snapshot"
+    return excluded_below(key) or key == ".snapshot"
+
+
+def excluded_below(prefix: str) -> bool:
+    """Whether every key that begins with *prefix* is excluded; ``.snapshot`` also begins ``.snapshots``, which is a user's."""
+    return prefix.startswith((PRESERVED_PREFIX, ".snapshot/", ".vast"))
 
 
 def server_prefix(prefix: str, policy: NamePolicy) -> str:

@@ -31,7 +31,8 @@ async def explained(process: Process, name: str, key: str) -> bytes:
         raise UsageError(f"Say which pair: ?pair=, one of {', '.join(names)}.", reason="which_pair")
     if name and name not in names:
         raise _no_such_pair(process)
-    found, _ = await explanation((await process.pair(name or names[0])).runtime, key)
+    pair = await process.pair(name or names[0])
+    found, _ = await explanation(pair.runtime, key, await pair.assumed())
     return msgspec.json.encode(found)
 
 

@@ -19,7 +19,7 @@ from federation.wiring import PairRuntime, open_or_begin, owner_name, worker_lim
 from function_app import visit
 from function_app.bells import Bells
 from function_app.queues import Queues
-from operations import heartbeat
+from operations import capabilities, heartbeat
 from operations.heartbeat import Heartbeat
 from operations.lost_marks import LostMarks
 from operations.publish import Told
@@ -133,6 +133,11 @@ class FunctionPair:
             else:
                 self.proved = True
             return self.proved
+
+    async def assumed(self) -> tuple[Side, ...]:
+        """Sides of which is not known what their servers can do; nothing is tried to find out. Raises RetryLater."""
+        async with self._proving:  # else it might undo what is found out meanwhile
+            return () if self.proved else await capabilities.recall(self.runtime)
 
     async def age_us(self, side: Side, at_us: int) -> int:
         """How long ago it was *at_us* by the clock of *side*."""

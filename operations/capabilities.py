@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import msgspec
 
 from federation.capabilities import Capabilities
@@ -38,6 +41,33 @@ async def kept(runtime: PairRuntime, side: Side) -> Seen | None:
 
 def _holds(seen: Seen, endpoint: str, now_us: int) -> bool:
     return (seen.endpoint, seen.form) == (endpoint, _FORM) and now_us - seen.at_us < _LIFE_US
+
+
+async def recall(runtime: PairRuntime) -> tuple[Side, ...]:
+    """Set the capabilities of both stores as kept, writing nothing; the sides whose own are not known, so that they are assumed.
+
+    There no ETag is taken for a hash: contents that may be equal are then to be read, instead of called equal or a conflict.
+    Raises RetryLater when the state cannot be read.
+    """
+    assumed = []
+    for side, store in runtime.stores.items():
+        seen = await kept(runtime, side)
+        if seen is not None and _holds(seen, _endpoint(runtime, side), runtime.context.clock.now_us()):
+            store.capabilities = seen.capabilities
+        else:
+            store.capabilities = replace(store.capabilities, etag_is_md5=False)
+            assumed.append(side)
+    return tuple(assumed)
+
+
+def assumed_text(assumed: Collection[Side]) -> str:
+    """What to tell people of what ``recall`` returned; empty where all is known."""
+    if not assumed:
+        return ""
+    return (
+        f"what the server of {' and '.join(assumed)} can do is assumed, no ETag is taken for a hash: it was not probed within a "
+        "day, as `fedplane doctor` and `fedplane run` do"
+    )
 
 
 async def know(runtime: PairRuntime, *, probe_again: bool) -> None:

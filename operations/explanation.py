@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from federation.model import Absent, Base, Hint, Present, Unknown
+from federation.model import Absent, Base, Hint, Present, Side, Unknown
 from federation.progress import ConflictRecord, Held, Parked
 from federation.rules.decision import Decision
 from federation.rules.parking import parking
@@ -29,10 +29,15 @@ class Explanation(msgspec.Struct, kw_only=True):
     """Of the reason it is parked for; empty when it is not."""
     held: Held | None
     conflicts: list[ConflictRecord]
+    assumed_capabilities: tuple[Side, ...]
+    """Sides whose servers' capabilities were not known when it was read and decided."""
 
 
-async def explanation(runtime: PairRuntime, key: str) -> tuple[Explanation, Plan]:
-    """Look at the state and at both sides. Raises RetryLater when the state cannot be read."""
+async def explanation(runtime: PairRuntime, key: str, assumed: tuple[Side, ...]) -> tuple[Explanation, Plan]:
+    """Look at the state and at both sides. Raises RetryLater when the state cannot be read.
+
+    *assumed*: sides whose servers' capabilities are not known (``capabilities.recall``).
+    """
     hint, base, parked, held = await runtime.state.explain(key)
     planned = await plan(runtime.context, key)
     conflicts = await runtime.state.conflicts(key)
@@ -48,6 +53,7 @@ async def explanation(runtime: PairRuntime, key: str) -> tuple[Explanation, Plan
         way_back=parking(parked.reason).way_back if parked is not None else "",
         held=held,
         conflicts=conflicts,
+        assumed_capabilities=assumed,
     )
     return found, planned
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from federation.errors import Halt, NotPresent
+from federation.keys import excluded, excluded_below
 from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_kind
 from federation.nameless import Ear, heard
 from federation.ports import ChangeSink, Clock, ObjectStore, State
@@ -150,7 +151,12 @@ class Comparison:
     # ------------------------------------------------------------------------------------------------------------ listings
 
     async def _rows(self, report: Report) -> AsyncGenerator[Batch, None]:
-        """The rows of the span that are left; a scan of the whole pair first looks whether a side was emptied."""
+        """The rows of the span that are left; a scan of the whole pair first looks whether a side was emptied.
+
+        None below a prefix that is never synchronised, whoever asked: stores list it to the plane itself (design 4.4).
+        """
+        if excluded_below(report.prefix):
+            return
         whole = not (report.prefix or report.after or report.until or report.resume)
         # Before the listings: what is agreed on while they are read may be on a side that was empty when it was asked.
         known = (await self._state.backlog()).objects if whole else 0
@@ -165,8 +171,8 @@ class Comparison:
                 yield batch
 
     async def _looked_at(self, keys: Sequence[str]) -> AsyncGenerator[Batch, None]:
-        """Rows of *keys*, a few at a time; those that neither side holds are rows too."""
-        wanted = sorted(set(keys))
+        """Rows of *keys*, a few at a time; those that neither side holds are rows too, what is never synchronised is none."""
+        wanted = sorted({key for key in keys if not excluded(key)})
         for at in range(0, len(wanted), LOOKS):
             part = wanted[at : at + LOOKS]
             looks = [entry_of(self._stores[side], key) for side in Side for key in part]

@@ -164,7 +164,7 @@ class _Delivery:
 
     def _scan(self, beginning: str, *, needed: bool = True) -> None:
         prefix = self.scope.beginning(beginning)
-        if keys.excluded(prefix):
+        if keys.excluded_below(prefix):
             self.parsed.ignored["excluded"] += 1
         elif needed:
             self.parsed.scan_prefixes.add(prefix)

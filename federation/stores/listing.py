@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from federation import keys
 from federation.errors import Park, RetryLater
 from federation.keys import NamePolicy
-from federation.model import PRESERVED_PREFIX, ListEntry, Side
+from federation.model import ListEntry, Side
 from federation.nameless import Ear, heard
 from federation.sorting import sort_entries
 from federation.stores.pages import Page
@@ -108,7 +108,7 @@ class OrderedListing:
     async def _decoded(self, prefix: str, start_after: str, ear: Ear | None) -> AsyncIterator[ListEntry]:
         self._escaped = False
         wanted = self._prefix + keys.server_prefix(prefix, self._policy)
-        keep_excluded = keys.excluded(prefix) or prefix.startswith(PRESERVED_PREFIX)
+        keep_excluded = keys.excluded_below(prefix)
         start = self._prefix + start_after if start_after else ""
         cut = len(self._prefix)
         async for page in self._pages(wanted, start):

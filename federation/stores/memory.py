@@ -17,7 +17,6 @@ from federation import metadata as mapping
 from federation.capabilities import Capabilities
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.model import (
-    PRESERVED_PREFIX,
     SECOND_US,
     ClockSkew,
     ETagKind,
@@ -210,7 +209,7 @@ class MemoryStore:
         await self._enter("list", prefix)
         for key in sorted(self.objects, key=str.encode):
             wanted = key.startswith(prefix) and (not start_after or key.encode() > start_after.encode())
-            if not wanted or (keys.excluded(key) and not prefix.startswith(PRESERVED_PREFIX)):
+            if not wanted or (keys.excluded(key) and not keys.excluded_below(prefix)):
                 continue
             found = self.objects.get(key)
             if found is not None:

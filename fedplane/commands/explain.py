@@ -16,6 +16,7 @@ from federation.wiring import open_pair
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, only, read_settings, real_keys
 from fedplane.commands.conflicts import kept_as
 from fedplane.output import emit, iso, plain, size
+from operations import capabilities
 from operations.explanation import Explanation, explanation
 
 
@@ -33,7 +34,7 @@ def explain(
 
 async def _explain(settings: Settings, pair: PairSettings, key: str) -> tuple[Explanation, Plan]:
     async with open_pair(settings, pair, SystemClock(), create=False) as runtime:
-        return await explanation(runtime, key)
+        return await explanation(runtime, key, await capabilities.recall(runtime))
 
 
 def _text(found: Explanation, planned: Plan) -> str:
@@ -57,6 +58,8 @@ def _text(found: Explanation, planned: Plan) -> str:
         f"  conflict: {one.conflict_id}, {one.winner_side} won ({one.reason}) {iso(one.at_us)}, loser kept as {kept_as(one)}"
         for one in found.conflicts
     ]
+    if found.assumed_capabilities:
+        lines.append(f"  {capabilities.assumed_text(found.assumed_capabilities)}")
     return "\n".join(lines)
 
 

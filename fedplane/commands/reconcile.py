@@ -14,7 +14,7 @@ import typer
 
 from federation.clock import SystemClock
 from federation.errors import Halt, RetryLater, UsageError
-from federation.keys import excluded
+from federation.keys import excluded, excluded_below
 from federation.model import Side
 from federation.ports import Clock
 from federation.progress import Backlog
@@ -62,6 +62,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     """That one could not tell how it was when this command began, so the pair was scanned once more: the report is of that."""
     outstanding: int
     """Keys still dirty when we stopped waiting, and those that were parked or held on the way."""
+    halts: list[str] = []
+    """Names of the pair's halts, whoever raised them and when: while there is one, nobody works on the pair."""
 
 
 def reconcile(
@@ -106,24 +108,31 @@ def _checked(given: list[str], prefix: str, verify: str) -> list[str]:
     ours = [one for one in given if excluded(one) or not one]
     if ours:
         raise UsageError(f"--key: {ours[0]!r} is never synchronised.", reason="bad_option")
+    if excluded_below(prefix):
+        raise UsageError(
+            f"--prefix: what begins with {prefix!r} is never synchronised: it is ours or VAST's.", reason="bad_option"
+        )
     return given
 
 
 def _status(outcome: Outcome) -> int:
-    if outcome.report.halted:
+    if outcome.halts:
         return exit_codes.HALTED
     return exit_codes.OK if outcome.report.complete and not outcome.outstanding else exit_codes.PROBLEMS
 
 
 def _text(outcome: Outcome) -> str:
     nothing = "nothing to do" if not outcome.report.marked else "nothing: a running process did the work"
-    if outcome.report.halted:
-        nothing = "nothing: `fedplane status` names every halt and what ends it"
+    if outcome.halts:
+        nothing = "nothing: the pair is halted"
     did = ", ".join(f"{count} {name}" for name, count in sorted(outcome.applied.items())) or nothing
     rest = f"\n  still outstanding: {outcome.outstanding} keys (see `fedplane status`, `parked`, `held`)"
     joined = f"\n  went on with the scan of {iso(outcome.joined_us)}" if outcome.joined_us else ""
     joined += "; that had begun before it was asked for, so all was scanned once more" if outcome.again else ""
-    return f"pair {outcome.pair}\n{outcome.report.text()}{joined}\n  done here: {did}{rest if outcome.outstanding else ''}"
+    halted = f"\n  HALTED {', '.join(outcome.halts)}: `fedplane status` says why and what ends it" if outcome.halts else ""
+    return (
+        f"pair {outcome.pair}\n{outcome.report.text()}{joined}\n  done here: {did}{rest if outcome.outstanding else ''}{halted}"
+    )
 
 
 class _CutShortError(RetryLater):
@@ -196,6 +205,9 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
                 await asyncio.gather(worker, return_exceptions=True)
         after = await patiently(runtime.state.backlog, clock)
         outstanding += max(0, after.parked - before.parked) + max(0, after.held - before.held)
+        halts = {one.name for one in await patiently(runtime.state.halts, clock)}
+        if report.halted:
+            halts.add(report.halted)  # that halt may have lifted itself since; the scan is none for all that
         return Outcome(
             pair=pair.name,
             report=report,
@@ -203,6 +215,7 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
             joined_us=joined_us,
             again=again,
             outstanding=outstanding,
+            halts=sorted(halts),
         )
 
 
@@ -242,6 +255,8 @@ class _Foretold(msgspec.Struct):
     deletes: Counter[Side] = msgspec.field(default_factory=Counter)
     held: dict[Side, int] = msgspec.field(default_factory=dict)
     halts: list[str] = msgspec.field(default_factory=list)
+    assumed: tuple[Side, ...] = ()
+    """Sides whose servers' capabilities are not known."""
     cut_short: bool = True
 
 
@@ -257,6 +272,7 @@ async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: 
                 told.halts.append(halt.name)
                 emit({"pair": pair.name, "halt": halt}, f"HALTED {halt.name}: {halt.detail}", as_json=as_json)
             await patiently(lambda: require_options(runtime.state, pair), clock)
+            told.assumed = await patiently(lambda: capabilities.recall(runtime), clock)
             await patiently(
                 lambda: _foretell(runtime, scanner, told, part.keys, as_json=as_json), clock, lambda: told.report.resume
             )
@@ -286,13 +302,15 @@ def _sum_up(pair: str, told: _Foretold, *, as_json: bool) -> None:
         "differences": told.counts.total(),
         "would_be_held": told.held,
         "halts": told.halts,
+        "assumed_capabilities": told.assumed,
         "complete": not told.cut_short,
     }
     nothing = "nothing was found" if told.cut_short else "both sides are as agreed"
     what = ", ".join(f"{count} {name}" for name, count in sorted(told.counts.items())) or nothing
     held = "".join(f"; these {count} deletes on {side} would be held, all of them" for side, count in sorted(told.held.items()))
     end = f"; CUT SHORT after {told.report.resume!r}" if told.cut_short else ""
-    emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}", as_json=as_json)
+    assumed = f"\n  {capabilities.assumed_text(told.assumed)}" if told.assumed else ""
+    emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}{assumed}", as_json=as_json)
 
 
 async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, keys: tuple[str, ...], *, as_json: bool) -> None:
@@ -328,6 +346,7 @@ async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_jso
     async with AsyncExitStack() as stack:
         runtime = await patiently(lambda: stack.enter_async_context(open_pair(settings, pair, clock, create=False)), clock)
         total = None if prefix else (await patiently(runtime.state.backlog, clock)).objects or None
+        assumed = await patiently(lambda: capabilities.recall(runtime), clock)
         try:
             with progress(f"reading {pair.name}", quiet=as_json) as tell:
                 await patiently(
@@ -344,7 +363,9 @@ async def _verify(settings: Settings, pair: PairSettings, prefix: str, *, as_jso
                     lambda: found.resume,
                 )
         finally:
-            emit({"pair": pair.name, "verified": found}, f"pair {pair.name}: {found.text()}", as_json=as_json)
+            document = {"pair": pair.name, "verified": found, "assumed_capabilities": assumed}
+            text = f"\n  {capabilities.assumed_text(assumed)}" if assumed else ""
+            emit(document, f"pair {pair.name}: {found.text()}{text}", as_json=as_json)
     return exit_codes.OK if found.fine else exit_codes.PROBLEMS
 
 

@@ -165,10 +165,13 @@ async def test_list_goes_over_pages(store: ObjectStore, monkeypatch: pytest.Monk
 async def test_list_leaves_out_what_is_not_the_users(store: ObjectStore) -> None:
     """The plane's own objects, snapshots and VAST's internals are listed only when the prefix names them."""
     hidden = [".federation/conflicts/x", ".snapshot/s/x", ".vast_audit_dir/x"]
-    for name in [*hidden, ".federated", "seen"]:
+    for name in [*hidden, ".federated", ".snapshots/x", "seen"]:
         await put(store, name)
-    assert await listed_keys(store) == [".federated", "seen"]
-    assert await listed_keys(store, prefix=".federation/") == hidden[:1]
+    assert await listed_keys(store) == [".federated", ".snapshots/x", "seen"]
+    for prefix, users in ((".", [".federated", ".snapshots/x"]), (".fed", [".federated"]), (".snapshot", [".snapshots/x"])):
+        assert await listed_keys(store, prefix=prefix) == users
+    for name in hidden:
+        assert await listed_keys(store, prefix=f"{name.partition('/')[0]}/") == [name]
     assert all(keys.excluded(name) for name in hidden)
 
 

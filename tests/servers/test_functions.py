@@ -310,7 +310,7 @@ async def test_status_and_explain_answer_as_the_command_line_does(app: App, lab:
 
             await eventually(in_step, "the reader told that it reads, so that nothing is unknown")
             why = (await instance.request("explain", query={"key": "a"})).body
-            assert (why["key"], why["decision"]["action"]) == ("a", "nothing")
+            assert (why["key"], why["decision"]["action"], why["assumed_capabilities"]) == ("a", "nothing", [])
             for query, reason in (({}, "no_key"), ({"key": "a", "pair": "other"}, "no_such_pair")):
                 answer = await instance.request("explain", query=query)
                 assert (answer.value["status"], answer.body["reason"]) == (400, reason)

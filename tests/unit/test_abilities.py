@@ -195,6 +195,26 @@ async def test_within_a_day_nothing_is_tried_again() -> None:
     assert tried() == before + 2
 
 
+async def test_what_is_recalled_is_what_was_seen_there_lately_and_nothing_is_tried() -> None:
+    """Else no ETag is taken for a hash, and the sides are named."""
+    world, pair = runtime()
+    vast = world.raw[Side.VAST]
+    vast.capabilities = replace(vast.capabilities, etag_is_md5=False, page_size=7)
+    await capabilities.know(pair, probe_again=True)
+    vast.capabilities, notes, calls = Capabilities(), dict(world.state._notes), len(vast.calls)
+    assert await capabilities.recall(pair) == ()
+    assert (vast.capabilities.etag_is_md5, vast.capabilities.page_size) == (False, 7)
+    other = pair.settings.vast.model_copy(update={"bucket": "other"})
+    pair.settings, here = pair.settings.model_copy(update={"vast": other}), pair.settings
+    vast.capabilities = Capabilities()
+    assert await capabilities.recall(pair) == (Side.VAST,)
+    assert vast.capabilities == Capabilities(etag_is_md5=False)
+    pair.settings = here
+    world.later(25 * HOUR_SECONDS)
+    assert await capabilities.recall(pair) == tuple(Side)
+    assert (world.state._notes, len(vast.calls)) == (notes, calls)
+
+
 async def test_a_side_that_hangs_is_told_as_such_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks the doctor waits for an answer; the engine has more patience."""
     world, pair = runtime()

@@ -78,6 +78,17 @@ def test_a_mistake_is_one_clear_line_and_status_2(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--verify", "hash"]], ids=["run", "dry run", "verify"])
+@pytest.mark.parametrize("prefix", [".federation/", ".federation/conflicts/", ".snapshot/", ".vast_trash"])
+def test_a_prefix_that_is_never_synchronised_is_a_mistake(
+    prefix: str, more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As such a key is; it is told why."""
+    assert _run(monkeypatch, "reconcile", "--prefix", prefix, *more, "--config", "none.toml") == exit_codes.USAGE
+    said = capsys.readouterr().err
+    assert f"--prefix: what begins with {prefix!r} is never synchronised" in said
+
+
 def test_with_json_a_mistake_is_json_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,20 +6,24 @@ import copy
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from federation.capabilities import Capabilities
 from federation.model import Metadata, Side
 from federation.progress import OPTIONS_NOTE, DeleteBudget, HaltRecord
+from federation.rules.decision import Action
 from federation.rules.guards import MASS_DELETE
 from federation.sync.identity import check_identity
 from fedplane import exit_codes
 from fedplane.cli import app
-from fedplane.commands import reconcile
+from fedplane.commands import explain, reconcile
 from fedplane.commands.reconcile import Part
+from operations import capabilities
 from operations.scanning import scanner_of
 from tests.unit.test_pair_guards import pair as settings_of
 from tests.unit.world import World
@@ -42,6 +46,13 @@ class _Bench:
         await self.world.state.put_note(OPTIONS_NOTE, json.dumps(self.settings.identity).encode())
         await check_identity(self.world.ctx.stores, self.world.state, self.settings.name)
         return self
+
+    def runtime(self) -> Any:  # noqa: ANN401 - stands in
+        """The pair, opened."""
+        context = self.world.ctx
+        budget = SimpleNamespace(tombstone_us=1, delete_budget=DeleteBudget(count=1000, share=0.2, window_seconds=600))
+        settings = SimpleNamespace(name="p", rules=budget, blob=self.settings.blob, vast=self.settings.vast)
+        return SimpleNamespace(stores=context.stores, state=context.state, context=context, settings=settings, sink=context.state)
 
     def lose(self, count: int) -> None:
         """A user deletes on VAST."""
@@ -67,12 +78,10 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> _Bench:
 
     @asynccontextmanager
     async def open_pair(*_: object, **__: object) -> AsyncIterator[Any]:
-        context = made.world.ctx
-        budget = SimpleNamespace(tombstone_us=1, delete_budget=DeleteBudget(count=1000, share=0.2, window_seconds=600))
-        settings = SimpleNamespace(name="p", rules=budget, blob=made.settings.blob, vast=made.settings.vast)
-        yield SimpleNamespace(stores=context.stores, state=context.state, context=context, settings=settings, sink=context.state)
+        yield made.runtime()
 
     monkeypatch.setattr(reconcile, "open_pair", open_pair)
+    monkeypatch.setattr(explain, "open_pair", open_pair)
     monkeypatch.setattr(reconcile, "scanner_of", scanner_of)
     return made
 
@@ -141,6 +150,32 @@ async def test_a_halt_that_stands_is_told_beside_what_it_keeps_waiting(bench: _B
     told = capsys.readouterr().out
     assert "HALTED container_missing: no such bucket" in told
     assert "2 delete, " in told
+
+
+@pytest.mark.parametrize("probed", [True, False])
+async def test_etags_that_are_no_hashes_foretell_that_contents_are_read(
+    bench: _Bench, capsys: pytest.CaptureFixture[str], *, probed: bool
+) -> None:
+    """As the run does: neither conflict nor agreement follows from them. Where nobody probed, that is said, and nobody does."""
+    await bench.begin(0)
+    vast = bench.world.raw[Side.VAST]
+    vast.capabilities = replace(vast.capabilities, etag_is_md5=False)
+    for side in Side:
+        await bench.world.write(side, "same", "x", told=False)
+    if probed:
+        await capabilities.know(bench.runtime(), probe_again=True)
+    vast.capabilities = Capabilities()  # as a store is that was just opened
+    assert await bench.show() == exit_codes.OK
+    summary, _ = _summary(capsys)
+    assert summary["summary"] == {"hash": 1}
+    assert summary["assumed_capabilities"] == ([] if probed else ["blob", "vast"])
+    assert await bench.show(as_json=False) == exit_codes.OK
+    assert ("can do is assumed" in capsys.readouterr().out) is not probed
+    vast.capabilities = Capabilities()
+    unused: Any = None
+    found, planned = await explain._explain(unused, bench.settings, "same")
+    assert (planned.decision.action, bool(found.assumed_capabilities)) == (Action.HASH, not probed)
+    assert ("can do is assumed" in explain._text(found, planned)) is not probed
 
 
 def test_a_dry_run_of_a_verification_is_refused() -> None:

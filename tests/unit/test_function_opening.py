@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from federation.metrics import Point
+from federation.model import Side
 from federation.settings import MetricsSettings
-from function_app import process
+from function_app import answers, process
 from function_app.pair import FunctionPair
 from operations.exporters import Exporters
 from operations.publish import Publisher
@@ -82,3 +84,12 @@ async def test_an_app_that_is_not_set_up_leaves_nothing_behind(
     for _ in range(3):
         assert (await app.health())[0] == 200
     assert len(entered) == 1
+
+
+async def test_what_explain_rests_on_is_told_and_nothing_is_tried_for_it(app: App) -> None:
+    """Before the sides were proved no ETag is taken for a hash; afterwards it is as was seen."""
+    pair = await process.PROCESS.pair("one")
+    assert json.loads(await answers.explained(process.PROCESS, "one", "k"))["assumed_capabilities"] == ["blob", "vast"]
+    assert {call for call, _ in app.stores["one", Side.VAST].calls} == {"head"}
+    assert await pair.ready()
+    assert json.loads(await answers.explained(process.PROCESS, "one", "k"))["assumed_capabilities"] == []

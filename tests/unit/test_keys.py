@@ -295,6 +295,25 @@ def test_excluded(key: str, out: bool) -> None:
     assert keys.excluded(key) is out
 
 
+@pytest.mark.parametrize(
+    ("prefix", "all_of_it"),
+    [
+        (".federation/", True),
+        (".federation/conflicts/x", True),
+        (".snapshot/", True),
+        (".vast", True),
+        (".snapshot", False),
+        (".federation", False),
+        (".fed", False),
+        (".", False),
+        ("", False),
+    ],
+)
+def test_a_prefix_below_which_nothing_is_a_user_s(prefix: str, all_of_it: bool) -> None:
+    """One that begins a user's key too is none, though it also begins names that are not synchronised."""
+    assert keys.excluded_below(prefix) is all_of_it
+
+
 @each_policy
 @given(head=st.sampled_from([PRESERVED_PREFIX, ".snapshot", ".snapshot/", ".vast", ".vas", "x"]), rest=texts)
 def test_a_name_is_excluded_as_its_key_is(policy: NamePolicy, head: str, rest: str) -> None:

@@ -89,6 +89,12 @@ def test_the_planes_own_directories_are_left_out(name: str) -> None:
     assert (parsed.scan_prefixes, parsed.ignored["excluded"]) == (set(), 1)
 
 
+def test_a_name_that_cannot_be_read_and_may_be_a_user_s_is_scanned_for() -> None:
+    """``.snapshot`` and something that was mangled is not below ``.snapshot/``."""
+    parsed = _parse(_event("BlobCreated", ".snapshot\ufffd"))
+    assert parsed.scan_prefixes == {".snapshot"}
+
+
 def test_a_directory_outside_the_prefix_is_refused() -> None:
     """Another part of the container is not this pair's."""
     parsed = _parse(_event("DirectoryDeleted", "inbox"), prefix="in/")

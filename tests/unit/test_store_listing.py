@@ -293,6 +293,18 @@ async def test_the_planes_own_names_do_not_disturb() -> None:
     assert server.passes == 3
 
 
+@pytest.mark.parametrize("names", [[], ["a:b\uff1a"]], ids=["one pass", "two passes"])
+async def test_a_prefix_that_also_begins_names_of_the_plane_lists_the_users_only(names: list[str]) -> None:
+    """However short; ``.snapshot`` begins ``.snapshots``, which is a user's."""
+    hidden = [".federation/conflicts/x", ".snapshot", ".snapshot/s/x", ".vast_audit_dir/x"]
+    listed = ordered(Server([*hidden, ".federated", ".snapshots/x", ".vague", *names]))
+    for prefix in ("", ".", ".fed", ".federation", ".snap", ".snapshot", ".va"):
+        users = [".federated", ".snapshots/x", ".vague"]
+        for _ in range(2):
+            assert [key for key in await read(listed, prefix) if key < "a"] == [key for key in users if key.startswith(prefix)]
+    assert await read(listed, ".vas") == []
+
+
 async def test_a_listing_in_no_order_at_all_is_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     """More late entries than memory may hold: the listing is sorted on disk, and may not be started in its middle."""
     monkeypatch.setattr(listing, "LATE_LIMIT", 3)

@@ -158,7 +158,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> _Pair:
 
     @asynccontextmanager
     async def open_pair(*_: object, **__: object) -> AsyncIterator[Any]:
-        context = SimpleNamespace(transfer=_Reading())
+        context = SimpleNamespace(transfer=_Reading(), clock=_Clock())
         settings = SimpleNamespace(name="p")
         yield SimpleNamespace(stores=pair.raw, state=pair.state, context=context, settings=settings)
 
@@ -207,6 +207,8 @@ async def test_a_verification_goes_on_where_its_listing_was_cut(opened: _Pair, c
     found = document["verified"]
     assert (code, found["read"], found["differ"], found["one_sided"]) == (1, 39, ["k03"], ["k10"])
     assert found["complete"]
+    assert document["assumed_capabilities"] == ["blob", "vast"]  # nobody probed, nor does it
+    assert not opened.raw[Side.VAST].capabilities.etag_is_md5
 
 
 async def test_what_a_verification_found_is_told_when_it_is_cut_short(opened: _Pair, capsys: pytest.CaptureFixture[str]) -> None:

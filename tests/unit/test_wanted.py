@@ -206,6 +206,39 @@ async def test_a_wish_repeated_during_its_scan_stays() -> None:
     assert set(await wanted.asked(state)) == {"a/x/", "b/"}
 
 
+@pytest.mark.parametrize("prefix", [".federation/", ".federation/conflicts/", ".snapshot/", ".vast"])
+async def test_what_is_never_synchronised_is_never_scanned(prefix: str) -> None:
+    """Whoever asks for it; a wish of a source for it is dropped as fulfilled, and not tried for ever."""
+    from tests.unit.world import World  # noqa: PLC0415 - few tests need it
+
+    world = World()
+    await world.write(Side.BLOB, f"{prefix}x/a", "x", told=False)
+    await world.write(Side.VAST, f"{prefix}x/b", "y", told=False)
+    scanner = Scanner(dict(world.ctx.stores), world.state, world.state, world.clock, quiet_us=0, tombstone_us=1)
+    await wanted.ask(world.state, prefix, now_us=1)
+    scans = PeriodicScan(scanner, world.clock, 3600.0, on_start=False)
+    await scans.once(prefix)
+    assert (scans.failures, await wanted.asked(world.state)) == (0, {})
+    assert (await scanner.scan_keys([f"{prefix}x/a"])).complete
+    whole = [one async for one in scanner.differences(Report(started_us=1, prefix=prefix))]
+    given = [one async for one in scanner.differences(keys=[f"{prefix}x/b"])]
+    assert (whole, given, await world.state.dirty_keys(limit=9)) == ([], [], [])
+
+
+@pytest.mark.parametrize("prefix", ["", ".", ".fed", ".snapshot"])
+async def test_a_scan_of_a_prefix_that_also_begins_names_of_the_plane_is_of_the_users_keys(prefix: str) -> None:
+    """These are legal; what is never synchronised is left out of their listings."""
+    from tests.unit.world import World  # noqa: PLC0415 - few tests need it
+
+    world = World()
+    users = [".federated", ".snapshots"]
+    for key in [".federation/x", ".snapshot/x", ".snapshot", ".vast_trash", *users]:
+        await world.write(Side.BLOB, key, "x", told=False)
+    scanner = Scanner(dict(world.ctx.stores), world.state, world.state, world.clock, quiet_us=0, tombstone_us=1)
+    assert (await scanner.scan(prefix=prefix)).complete
+    assert sorted(await world.state.dirty_keys(limit=9)) == [key for key in users if key.startswith(prefix)]
+
+
 async def test_a_scan_below_a_prefix_concludes_nothing_about_the_rest() -> None:
     """A side that holds nothing there does not halt the pair."""
     from tests.unit.world import World  # noqa: PLC0415 - one test needs it
