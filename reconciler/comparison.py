@@ -89,7 +89,7 @@ class Comparison:
         to be in order, all is begun anew (*anew* is called), sorted on disk first: behind any key there may be one that sorts
         before it. Raises what the listings and the state raise; then nothing may be concluded from what was not reached (rule 3).
         """
-        listening = heard.set(Ear(report.unaddressable, report.after, report.until))
+        listening = heard.set(Ear(report.unaddressable, report.after, report.until, report.reordered))
         try:
             while True:
                 try:
