@@ -31,16 +31,24 @@ Found = dict[Side, Nameless]
 
 
 class Ear:
-    """Hears of the names of listings and counts those after *after*, up to and including *until* (empty: to the end)."""
+    """Hears of the names of listings and counts those after *after*, up to and including *until* (empty: to the end).
 
-    def __init__(self, found: Found, after: str = "", until: str = "") -> None:
+    Also of sides that had to be sorted: *reordered* says whether on disk.
+    """
+
+    def __init__(self, found: Found, after: str = "", until: str = "", reordered: dict[Side, bool] | None = None) -> None:
         self._found = found
+        self._reordered = {} if reordered is None else reordered
         self._after, self._until = _order(after), _order(until)
         self._counted: dict[Side, bytes] = {}
 
     def begin(self, side: Side) -> None:
         """A listing of *side* begins: what listings before it told up to here is counted."""
         self._counted[side] = self._found[side].last if side in self._found else b""
+
+    def reorder(self, side: Side, *, on_disk: bool) -> None:
+        """A listing of *side* came out of order and is sorted, on disk or in memory."""
+        self._reordered[side] = on_disk or self._reordered.get(side, False)
 
     def hear(self, side: Side, name: str) -> None:
         """One name, without the pair's prefix, in the server's order."""

@@ -184,7 +184,7 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
             what=f"{which}: lists",
             level="ok" if found.list_in_order else "note",
             found=f"{order}, {found.page_size:,} a page, times in {precision}",
-            then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory",
+            then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory, or all on disk",
         ),
         _names(found, which),
         Finding(

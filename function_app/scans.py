@@ -79,7 +79,8 @@ async def _take_part(pair: FunctionPair, prefix: str, seconds: float) -> None:
             return
         # Of its own, not the process's: a range that an invocation before this one holds still is not ours.
         owner = f"{owner_name()}:{token_hex(4)}"
-        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True, owner=owner, lasts_seconds=seconds)
+        direct = pair.config.functions.event_grid
+        scanner = scanner_of(pair.runtime, pair.config.reconcile, yields=True, direct=direct, owner=owner, lasts_seconds=seconds)
         periodic = PeriodicScan(scanner, pair.clock, pair.config.reconcile.interval_seconds, on_start=False)
         try:
             async with asyncio.timeout(seconds):

@@ -19,14 +19,15 @@ def scanner_of(
     yields: bool,
     asked: bool = False,
     looks_only: bool = False,
+    direct: bool = False,
     owner: str = "",
     lasts_seconds: float = math.inf,
 ) -> Scanner:
     """Build it. *yields*: a worker applies changes meanwhile, and the scan gives way to them.
 
-    *asked*: for a command. *looks_only*: its guard writes nothing. *owner*: of the ranges it takes; empty: this
-    process, where it scans the pair once at a time. *lasts_seconds*: how long the scanner is left to work; it keeps what it has
-    well before that.
+    *asked*: for a command. *looks_only*: its guard writes nothing. *direct*: as ``tellers``. *owner*: of the ranges it takes;
+    empty: this process, where it scans the pair once at a time. *lasts_seconds*: how long the scanner is left to work; it keeps
+    what it has well before that.
     """
 
     async def guard() -> None:
@@ -49,17 +50,20 @@ def scanner_of(
         runtime.context.clock,
         quiet_us=runtime.context.quiet_us,
         tombstone_us=runtime.settings.rules.tombstone_us,
-        tellers=tellers(runtime.settings),
+        tellers=tellers(runtime.settings, direct=direct),
         options=options,
         delete_budget=runtime.settings.rules.delete_budget,
         guard=guard,
     )
 
 
-def tellers(pair: PairSettings) -> dict[Side, str]:
-    """Which source should tell of changes of each side; empty where none is set up."""
-    blob, vast = pair.blob.events, pair.vast.events
+def tellers(pair: PairSettings, *, direct: bool) -> dict[Side, str]:
+    """Which source should tell of changes of each side, of two the sooner; empty where none is set up.
+
+    *direct*: Event Grid delivers to a function itself, which no setting of the pair tells (``functions.event_grid``).
+    """
+    feed = Source.CHANGE_FEED.value if pair.blob.change_feed.enabled else ""
     return {
-        Side.BLOB: Source.EVENT_GRID.value if blob.queue_url or blob.webhook_listen else "",
-        Side.VAST: Source.VAST_EVENTS.value if vast.bootstrap else "",
+        Side.BLOB: Source.EVENT_GRID.value if pair.blob.events.any or direct else feed,
+        Side.VAST: Source.VAST_EVENTS.value if pair.vast.events.bootstrap else "",
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from federation.errors import Halt, NotPresent
 from federation.keys import excluded, excluded_below
-from federation.model import Base, Change, ETagKind, ListEntry, Side, s3_etag_kind
+from federation.model import Base, Change, ETagKind, ListEntry, Side, Source, s3_etag_kind
 from federation.nameless import Ear, heard
 from federation.ports import ChangeSink, Clock, ObjectStore, State
 from federation.progress import DeleteBudget
@@ -27,6 +27,8 @@ BATCH = 1000
 """Entries of a listing that are merged, looked up and marked in one round."""
 RECENT_US = 2_000_000
 """A change younger than this may still be announced by its event."""
+FEED_RECENT_US = 900_000_000
+"""The same where the change feed tells of it, which is minutes late."""
 LOOKS = 32
 """Given keys that are looked at on both sides at a time."""
 _PAGE_AGE_US = 600_000_000
@@ -88,7 +90,7 @@ class Comparison:
         to be in order, all is begun anew (*anew* is called), sorted on disk first: behind any key there may be one that sorts
         before it. Raises what the listings and the state raise; then nothing may be concluded from what was not reached (rule 3).
         """
-        listening = heard.set(Ear(report.unaddressable, report.after, report.until))
+        listening = heard.set(Ear(report.unaddressable, report.after, report.until, report.reordered))
         try:
             while True:
                 try:
@@ -272,12 +274,13 @@ class Comparison:
             entry = difference.row.of(side)
             if news(entry, difference.base, side) not in (News.CHANGED, News.GONE):
                 continue
-            if entry is not None and now - entry.modified.at_us - entry.modified.precision_us < RECENT_US:
+            who = self._teller(side, entry)
+            recent_us = FEED_RECENT_US if who == Source.CHANGE_FEED else RECENT_US
+            if entry is not None and now - entry.modified.at_us - entry.modified.precision_us < recent_us:
                 report.recent += 1
                 continue
             report.missed_by_events[side] += 1
             by = report.missed.setdefault(difference.kind, {})
-            who = self._teller(side, entry)
             by[who] = by.get(who, 0) + 1
 
     def _teller(self, side: Side, entry: ListEntry | None) -> str:

@@ -44,13 +44,14 @@ def converged_us(
 
     A change that no time is known of (a delete that a scan found) may be far older than its mark. But a scan that ended before
     the mark did not find it, so it is younger than that scan's start. A watermark knows the times, and is bounded by the oldest
-    of them alone; it needs a whole scan that began after the source's first record, since what was before only a scan can find.
+    of them alone. What was before the source's first record only a scan can find, and marks it with no time of its own: so it
+    needs a scan that began after that record and that ended before the oldest mark.
     """
     if not scans:
         return None
     blind = [one for one in scans if oldest_dirty_us is None or one.finished_us + clock_slack_us < oldest_dirty_us]
     found = [one.started_us for one in blind]
-    if watermark is not None and any(one.started_us >= watermark.since_us for one in scans):
+    if watermark is not None and any(one.started_us >= watermark.since_us for one in blind):
         found.append(watermark.until_us if oldest_dirty_us is None else min(watermark.until_us, oldest_dirty_us))
     return max(found, default=None)
 

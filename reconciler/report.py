@@ -59,6 +59,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Records of objects that neither side lists any more, dropped by the slow sweep."""
     sorted_sides: list[Side] = msgspec.field(default_factory=list)
     """Sides whose listing came out of order and was sorted on disk."""
+    reordered: dict[Side, bool] = msgspec.field(default_factory=dict)
+    """Sides that do not list in the order of keys, so that their store lists twice and sorts; whether it did so on disk."""
     halted: str = ""
     error: str = ""
     passing: bool = False
@@ -118,8 +120,7 @@ class Report(msgspec.Struct, kw_only=True):
             lines.append(f"  ranges: {self.ranges_done} of {self.ranges} done, {self.resumed} taken up again")
         lines += [f"  MASS DELETE on {side}: none is carried out; see `fedplane held`" for side in self.mass_delete]
         lines += [f"  {line}" for line in nameless.text(self.unaddressable)]
-        if self.sorted_sides:
-            lines.append(f"  out of order, sorted on disk: {', '.join(self.sorted_sides)}")
+        lines += _orders(self)
         if self.relisted:
             lines.append(f"  conflicts recorded again from their kept copies: {self.relisted}")
         if self.forgotten:
@@ -150,7 +151,19 @@ def add_counts(whole: Report, part: Report) -> None:
             mine[who] = mine.get(who, 0) + count
     nameless.merge(whole.unaddressable, part.unaddressable)
     whole.sorted_sides = sorted({*whole.sorted_sides, *part.sorted_sides})
+    for side, on_disk in part.reordered.items():
+        whole.reordered[side] = on_disk or whole.reordered.get(side, False)
     whole.mass_delete = sorted({*whole.mass_delete, *part.mass_delete})
+
+
+def _orders(report: Report) -> list[str]:
+    """Why sides were listed twice."""
+    on_disk = f"  out of order, sorted on disk: {', '.join(report.sorted_sides)}"
+    lines = [on_disk] if report.sorted_sides else []
+    for side, disk in sorted(report.reordered.items()):
+        how = "all sorted on disk" if disk else "what came late sorted in memory"
+        lines.append(f"  {side} lists otherwise than by keys: listed twice, {how}")
+    return lines
 
 
 def _iso(at_us: int) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from itertools import compress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -16,6 +17,8 @@ from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import ListEntry, Present, Side, Version
 from federation.nameless import Ear, heard
 from federation.ports import Clock, ObjectStore, State
+from federation.sync.blame import PERHAPS_THE_KEYS_FAULT, Blame
+from federation.sync.outcome import NOT_THE_KEYS_FAULT
 from federation.telemetry import plain
 from reconciler.comparison import entry_of
 from reconciler.merge import Batch, Row, in_pages, merge
@@ -25,8 +28,14 @@ _PAGE = 200
 TRIES = 5
 """Of one key's contents, before it is named as one that cannot be read; also of one that is in flight, at the end."""
 _LONGEST_PAUSE_SECONDS = 5.0
+PATIENCE_SECONDS = 900.0
+"""So long, in all, one key waits for what is not its fault: several times what a gate stays closed for."""
+_OUR_LINE = "bulk_busy"
+"""Large objects before this one are being read here: that ends, however long it takes."""
 AT_ONCE = 8
 MOST_NAMED = 1000
+
+_T = TypeVar("_T")
 
 
 class Verified(msgspec.Struct, kw_only=True):
@@ -82,6 +91,45 @@ class Hasher(Protocol):
         ...
 
 
+class _Patience:
+    """Of one verification. A side that asked for rest or does not answer says nothing about the key: it is waited for."""
+
+    def __init__(self, stores: Mapping[Side, ObjectStore], clock: Clock) -> None:
+        self._clock = clock
+        self._blame = Blame(stores, clock)
+        self._ended = False
+        """A key waited in vain, and nothing was answered since: the next ones do not wait as long again."""
+
+    async def tried(self, key: str, step: Callable[[], Awaitable[_T]]) -> _T:
+        """What *step* returns. Raises RetryLater: the key's own when it came ``TRIES`` times, others when patience ends."""
+        refusals = tries = 0
+        waited_seconds = 0.0
+        try:
+            while True:
+                try:
+                    result = await step()
+                except RetryLater as error:
+                    pause = max(error.after_seconds or 0.0, backoff_seconds(refusals, first_seconds=0.5))
+                    refusals += 1
+                    if error.reason not in NOT_THE_KEYS_FAULT or await self._blame.lies_with(key, error):
+                        tries += 1
+                        pause = min(_LONGEST_PAUSE_SECONDS, pause)
+                        if tries == TRIES:
+                            raise
+                    elif error.reason != _OUR_LINE:
+                        self._ended = self._ended or waited_seconds >= PATIENCE_SECONDS
+                        if self._ended:
+                            raise
+                        pause = min(PATIENCE_SECONDS, pause)
+                        waited_seconds += pause
+                    await self._clock.sleep(pause)
+                else:
+                    self._ended = False
+                    return result
+        finally:
+            self._blame.acquit(key)
+
+
 async def verify(
     stores: Mapping[Side, ObjectStore],
     state: State,
@@ -97,16 +145,16 @@ async def verify(
     Then *found* holds what was found until then; given again, it is gone on with. What is in flight is looked at again at the
     end, and before that where it is much.
     """
-    found = found or Verified()
+    found, patience = found or Verified(), _Patience(stores, clock)
     listening = heard.set(Ear(found.unaddressable))
     try:
-        await _verify_listed(stores, state, hasher, clock, prefix, found, on_progress)
+        await _verify_listed(stores, state, hasher, patience, prefix, found, on_progress)
     finally:
         heard.reset(listening)
     for attempt in range(TRIES if found.changing else 0):
         if attempt:
             await clock.sleep(min(_LONGEST_PAUSE_SECONDS, backoff_seconds(attempt - 1, first_seconds=0.5)))
-        await _look_again(stores, state, hasher, clock, found)
+        await _look_again(stores, state, hasher, patience, found)
         if not found.changing:
             break
     found.complete = True
@@ -117,7 +165,7 @@ async def _verify_listed(
     stores: Mapping[Side, ObjectStore],
     state: State,
     hasher: Hasher,
-    clock: Clock,
+    patience: _Patience,
     prefix: str,
     found: Verified,
     on_progress: Callable[[Verified], None] | None,
@@ -126,7 +174,7 @@ async def _verify_listed(
 
     async def one(row: Row) -> None:
         async with slots:
-            await _compare(stores, hasher, clock, row, found)
+            await _compare(stores, hasher, patience, row, found)
 
     async with aclosing(_batches(stores, prefix, found)) as batches:
         async for batch in batches:
@@ -139,17 +187,20 @@ async def _verify_listed(
             if on_progress is not None:
                 on_progress(found)
             if len(found.changing) >= MOST_NAMED // 2:
-                await _look_again(stores, state, hasher, clock, found)
+                await _look_again(stores, state, hasher, patience, found)
 
 
-async def _look_again(stores: Mapping[Side, ObjectStore], state: State, hasher: Hasher, clock: Clock, found: Verified) -> None:
+async def _look_again(
+    stores: Mapping[Side, ObjectStore], state: State, hasher: Hasher, patience: _Patience, found: Verified
+) -> None:
     """Read what was in flight and has come to rest. Raises RetryLater; then all of it still is in *found*."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(key: str) -> None:
         async with slots:
             try:
-                row = Row(key, *[await entry_of(stores[side], key) for side in (Side.BLOB, Side.VAST)])
+                looks = [partial(entry_of, stores[side], key) for side in (Side.BLOB, Side.VAST)]
+                row = Row(key, *[await patience.tried(key, look) for look in looks])
             except RetryLater:
                 return
             except Park as error:
@@ -158,7 +209,7 @@ async def _look_again(stores: Mapping[Side, ObjectStore], state: State, hasher: 
             found.in_flight -= 1
             found.changing.remove(key)
             if row is not None and (row.blob is not None or row.vast is not None):
-                await _compare(stores, hasher, clock, row, found)
+                await _compare(stores, hasher, patience, row, found)
 
     keys = list(found.changing)
     busy = await state.are_dirty(keys)
@@ -182,16 +233,16 @@ async def _left(store: ObjectStore, prefix: str, found: Verified) -> AsyncGenera
                 yield entry
 
 
-async def _compare(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Clock, row: Row, found: Verified) -> None:
+async def _compare(stores: Mapping[Side, ObjectStore], hasher: Hasher, patience: _Patience, row: Row, found: Verified) -> None:
     if row.blob is None or row.vast is None:
         _name(found.one_sided, row.key)
         return
     try:
-        md5 = await _read(stores, hasher, clock, row)
+        md5 = await _read(stores, hasher, patience, row)
     except (Reobserve, NotPresent):
         _later(found, row.key)
     except (Park, RetryLater) as error:
-        _name(found.unreadable, f"{row.key} ({error.reason})")
+        _name(found.unreadable, f"{row.key} ({_why(error)})")
     else:
         found.read += 1
         found.bytes += row.blob.size_bytes + row.vast.size_bytes
@@ -199,23 +250,21 @@ async def _compare(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Cl
             _name(found.differ, row.key)
 
 
-async def _read(stores: Mapping[Side, ObjectStore], hasher: Hasher, clock: Clock, row: Row) -> set[str]:
-    """The contents of both sides. Raises RetryLater when it said so ``TRIES`` times."""
-    md5: dict[Side, str] = {}
-    for attempt in range(TRIES):
-        try:
-            for side in Side:
-                entry = row.of(side)
-                if entry is not None and side not in md5:
-                    version = Version(entry.etag, entry.size_bytes, entry.modified, md5=entry.md5)
-                    md5[side] = await hasher.hash_object(stores[side], row.key, Present(version))
-            break
-        except RetryLater as error:
-            if attempt == TRIES - 1:
-                raise
-            pause = max(error.after_seconds or 0.0, backoff_seconds(attempt, first_seconds=0.5))
-            await clock.sleep(min(_LONGEST_PAUSE_SECONDS, pause))
-    return set(md5.values())
+async def _read(stores: Mapping[Side, ObjectStore], hasher: Hasher, patience: _Patience, row: Row) -> set[str]:
+    """The contents of both sides. Raises as ``_Patience.tried``."""
+    md5 = set()
+    for side in Side:
+        entry = row.of(side)
+        if entry is not None:
+            present = Present(Version(entry.etag, entry.size_bytes, entry.modified, md5=entry.md5))
+            read = partial(hasher.hash_object, stores[side], row.key, present)
+            md5.add(await patience.tried(row.key, read))
+    return md5
+
+
+def _why(error: Park | RetryLater) -> str:
+    aside = NOT_THE_KEYS_FAULT - PERHAPS_THE_KEYS_FAULT
+    return f"not its fault: {error}" if isinstance(error, RetryLater) and error.reason in aside else error.reason
 
 
 def _later(found: Verified, key: str) -> None:

@@ -182,6 +182,8 @@ class ChangeFeed:
                     await self._count(item, parsed, unreadable)
                     changes += parsed.changes
                     position = position.read({item.chunk: item.position}, parsed.newest_us)
+                    if parsed.scan_prefixes:  # what a record did not say only a scan can find, later than it happened
+                        position = replace(position, gap_us=found_us)
                 case Damage():
                     await self._bury(f"{item.chunk} at {item.offset}: {item.reason}", item.raw)
                     await self._gap(f"{item.chunk}: {item.reason}")

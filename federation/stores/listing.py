@@ -75,6 +75,8 @@ class OrderedListing:
 
     async def _merged(self, prefix: str, ear: Ear | None) -> AsyncIterator[ListEntry]:
         late = await self._late(prefix)
+        if ear is not None and late != {}:
+            ear.reorder(self._side, on_disk=late is None)
         if late is None:
             async for entry in sort_entries(self._decoded(prefix, "", ear)):
                 yield entry

@@ -191,7 +191,8 @@ async def _reconcile(settings: Settings, pair: PairSettings, part: Part, wait_se
         await patiently(lambda: capabilities.know(runtime, probe_again=False), clock)
         before = await patiently(runtime.state.backlog, clock)
         with progress(f"scanning {pair.name}", quiet=quiet) as tell:
-            scanner = scanner_of(runtime, settings.reconcile, yields=False, asked=True)
+            direct = settings.functions.event_grid
+            scanner = scanner_of(runtime, settings.reconcile, yields=False, asked=True, direct=direct)
             report, joined_us, again = await _compared(scanner, part, before.objects, tell, clock)
         outstanding = 0
         if report.complete:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from federation.model import Side, Source
 from reconciler.comparison import FILE_WRITES, NO_SOURCE
 from reconciler.scan import Scanner
@@ -34,3 +36,16 @@ async def test_each_kind_of_drift_names_the_source_that_missed_it() -> None:
     assert "  missed by events: 2 on blob, 3 on vast" in page
     assert "    only on blob: 2 by event_grid" in page
     assert f"    changed on vast: 1 by {FILE_WRITES}" in page
+
+
+@pytest.mark.parametrize(("seconds", "missed"), [(60, 0), (1_000, 1)])
+async def test_the_feed_is_given_the_minutes_that_it_is_late(seconds: int, missed: int) -> None:
+    """A write of a minute ago is on its way: nobody missed it yet."""
+    pair = _Pair()
+    tellers = {Side.BLOB: Source.CHANGE_FEED.value}
+    pair.scanner = Scanner(dict(pair.raw), pair.state, pair.state, pair.clock, quiet_us=0, tombstone_us=30 * DAY, tellers=tellers)
+    await pair.put(Side.BLOB, "new")
+    pair.clock.us += seconds * SECOND
+    report = await pair.scanner.scan()
+    assert (report.missed_by_events[Side.BLOB], report.recent) == (missed, 1 - missed)
+    assert report.missed == ({"only_on_blob": {"change_feed": 1}} if missed else {})

@@ -16,7 +16,7 @@ from federation.stores.listing import OrderedListing
 from federation.stores.memory import MemoryStore
 from federation.stores.pages import Page
 from reconciler import parallel
-from reconciler.book import Book
+from reconciler.book import Book, whole_scans
 from reconciler.scan import ScanOptions
 from reconciler.seams import in_span
 from tests.unit.test_ranges import _Pair as Ranges
@@ -106,6 +106,21 @@ async def test_a_name_that_the_server_sorts_elsewhere_ends_the_cutting(
     assert (whole.complete, whole.ranges, whole.in_step, whole.drift) == (True, 1, len(keys), {"only_on_vast": 1})
     assert await pair.state.dirty_keys(limit=9_999) == [new]
     assert (await pair.process("a").scan()).ranges == 1
+
+
+@pytest.mark.parametrize(("limit", "how"), [(2, "what came late sorted in memory"), (1, "all sorted on disk")])
+async def test_a_scan_says_why_a_side_is_listed_twice(limit: int, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server with an order of its own, sorted by its store: in memory, or on disk where too much comes late. It is kept."""
+    monkeypatch.setattr("federation.stores.listing.LATE_LIMIT", limit)
+    pair = _Pair(_by_directory)
+    pair.servers[Side.VAST].ordered = False  # as nothing was listed yet
+    for key in ("data.bak", "data.new", "data/a", "data/b"):
+        await pair.agree(key)
+    report = await pair.process("a").scan()
+    assert (report.in_step, report.reordered) == (4, {Side.VAST: limit == 1})
+    assert f"  vast lists otherwise than by keys: listed twice, {how}" in report.text().splitlines()
+    kept = await whole_scans(pair.state)
+    assert [one.reordered for one in kept] == [report.reordered]
 
 
 @pytest.mark.parametrize(("order", "keys", "new"), ODD)

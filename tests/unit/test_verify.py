@@ -16,12 +16,14 @@ from federation.errors import Park, Reobserve, RetryLater
 from federation.model import Change, ListEntry, Present, Side, Source
 from federation.ports import ObjectStore
 from federation.sync.budget import ByteBudget
+from federation.sync.paced_store import PacedStore
 from federation.sync.transfer import Transfer, TransferLimits
 from fedplane.commands import reconcile
 from reconciler import verify as verification
-from reconciler.verify import TRIES, Hasher, verify
+from reconciler.verify import AT_ONCE, PATIENCE_SECONDS, TRIES, Hasher, Verified, verify
 from tests.unit.test_patience import _Clock
 from tests.unit.test_scan import DAY, _Pair
+from tests.unit.world import FakeClock, World
 
 
 async def test_contents_that_differ_under_agreed_versions_are_named() -> None:
@@ -131,7 +133,7 @@ class _Reading:
         """As a transfer."""
         if self.left[key]:
             self.left[key] -= 1
-            raise RetryLater("503", reason="throttled")
+            raise RetryLater("503", reason="server_error")
         return await self.transfer.hash_object(store, key, present)
 
 
@@ -194,7 +196,73 @@ async def test_one_fault_among_many_reads_is_passed_over_and_one_that_stays_is_n
         await pair.agree(key)
     reading: Hasher = _Reading(slow=TRIES - 1, sick=TRIES)
     found = await verify(dict(pair.raw), pair.state, reading, _Clock())
-    assert (found.read, found.differ, found.unreadable, found.complete) == (2, [], ["sick (throttled)"], True)
+    assert (found.read, found.differ, found.unreadable, found.complete) == (2, [], ["sick (server_error)"], True)
+
+
+class _Asked(FakeClock):
+    """Counts the pauses."""
+
+    pauses = 0
+
+    async def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        self.pauses += 1
+        await super().sleep(seconds)
+
+
+async def _closed(world: World, keys: int, *, after_seconds: float) -> PacedStore:
+    """A pair of so many equal keys whose VAST side asked for rest."""
+    for number in range(keys):
+        await world.write(Side.BLOB, f"k{number:02d}", "x")
+    await world.step()
+    vast = world.ctx.stores[Side.VAST]
+    assert isinstance(vast, PacedStore)
+    vast.gate.failed(RetryLater("503", reason="throttled", side=Side.VAST, after_seconds=after_seconds))
+    return vast
+
+
+async def test_a_side_that_asks_for_rest_is_waited_for() -> None:
+    """A closed gate says nothing about the keys: all are read, also those that were in flight when it closed."""
+    world = World()
+    await _closed(world, 40, after_seconds=100.0)
+    begun = world.clock.monotonic_seconds()
+    found = await verify(world.ctx.stores, world.state, world.ctx.transfer, world.clock)
+    assert (found.read, found.unreadable, found.fine) == (40, [], True)
+    assert world.clock.monotonic_seconds() - begun >= 100
+    later = Verified(changing=["k00"], in_flight=1, resume="k99")
+    await _closed(world, 0, after_seconds=100.0)
+    found = await verify(world.ctx.stores, world.state, world.ctx.transfer, world.clock, found=later)
+    assert (found.read, found.in_flight) == (1, 0)
+
+
+async def test_a_side_that_never_answers_is_blamed_itself_and_not_waited_for_again() -> None:
+    """Patience is long but ends, once for all keys; what is named then says that it is not the key's fault."""
+    pair, clock = _Pair(), _Asked()
+    for number in range(40):
+        await pair.agree(f"k{number:02d}")
+
+    async def hash_object(*_: object) -> str:
+        raise RetryLater("vast asked for rest", reason="paced", side=Side.VAST, after_seconds=60.0)
+
+    begun = clock.monotonic_seconds()
+    found = await verify(dict(pair.raw), pair.state, SimpleNamespace(hash_object=hash_object), clock)
+    assert found.unreadable == [f"k{number:02d} (not its fault: vast asked for rest)" for number in range(40)]
+    assert (clock.monotonic_seconds() - begun) >= PATIENCE_SECONDS
+    assert clock.pauses <= AT_ONCE * (PATIENCE_SECONDS // 60 + 1)
+
+
+async def test_the_line_of_large_objects_is_waited_out() -> None:
+    """It is our own, and moves: a key behind many is read when its turn comes."""
+    pair, clock, reading = _Pair(), _Asked(), _Reading()
+    await pair.agree("large")
+
+    async def hash_object(store: ObjectStore, key: str, present: Present) -> str:
+        if clock.pauses < 100:
+            raise RetryLater("other large objects go first", reason="bulk_busy", after_seconds=60.0)
+        return await reading.hash_object(store, key, present)
+
+    found = await verify(dict(pair.raw), pair.state, SimpleNamespace(hash_object=hash_object), clock)
+    assert (found.read, found.fine) == (1, True)
 
 
 async def test_a_verification_goes_on_where_its_listing_was_cut(opened: _Pair, capsys: pytest.CaptureFixture[str]) -> None:
