@@ -275,8 +275,10 @@ class Comparison:
             if news(entry, difference.base, side) not in (News.CHANGED, News.GONE):
                 continue
             who = self._teller(side, entry)
-            recent_us = FEED_RECENT_US if who == Source.CHANGE_FEED else RECENT_US
-            if entry is not None and now - entry.modified.at_us - entry.modified.precision_us < recent_us:
+            by_feed = who == Source.CHANGE_FEED
+            # A delete has no time: of one that only the feed tells nobody can say whether it should have been told by now.
+            age_us = (0 if by_feed else RECENT_US) if entry is None else now - entry.modified.at_us - entry.modified.precision_us
+            if age_us < (FEED_RECENT_US if by_feed else RECENT_US):
                 report.recent += 1
                 continue
             report.missed_by_events[side] += 1

@@ -17,9 +17,7 @@ from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import ListEntry, Present, Side, Version
 from federation.nameless import Ear, heard
 from federation.ports import Clock, ObjectStore, State
-from federation.sync.blame import PERHAPS_THE_KEYS_FAULT, Blame
-from federation.sync.outcome import NOT_THE_KEYS_FAULT
-from federation.telemetry import plain
+from federation.telemetry import logger, plain
 from reconciler.comparison import entry_of
 from reconciler.merge import Batch, Row, in_pages, merge
 from reconciler.seams import in_span
@@ -32,10 +30,13 @@ PATIENCE_SECONDS = 900.0
 """So long, in all, one key waits for what is not its fault: several times what a gate stays closed for."""
 _OUR_LINE = "bulk_busy"
 """Large objects before this one are being read here: that ends, however long it takes."""
+ASKED_FOR_REST = frozenset({"paced", "throttled", _OUR_LINE})
+"""Reasons of RetryLater that say nothing of the key and when to come again."""
 AT_ONCE = 8
 MOST_NAMED = 1000
 
 _T = TypeVar("_T")
+_log = logger("fedplane.reconciler")
 
 
 class Verified(msgspec.Struct, kw_only=True):
@@ -92,42 +93,39 @@ class Hasher(Protocol):
 
 
 class _Patience:
-    """Of one verification. A side that asked for rest or does not answer says nothing about the key: it is waited for."""
+    """Of one verification: a side that asked for rest says nothing about the key, and is waited for."""
 
-    def __init__(self, stores: Mapping[Side, ObjectStore], clock: Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._blame = Blame(stores, clock)
-        self._ended = False
-        """A key waited in vain, and nothing was answered since: the next ones do not wait as long again."""
+        self._ended: set[Side] = set()
+        """Sides for which a key waited in vain, and that answered nothing since: the next ones do not wait as long again."""
 
-    async def tried(self, key: str, step: Callable[[], Awaitable[_T]]) -> _T:
+    async def tried(self, side: Side, step: Callable[[], Awaitable[_T]]) -> _T:
         """What *step* returns. Raises RetryLater: the key's own when it came ``TRIES`` times, others when patience ends."""
         refusals = tries = 0
         waited_seconds = 0.0
-        try:
-            while True:
-                try:
-                    result = await step()
-                except RetryLater as error:
-                    pause = max(error.after_seconds or 0.0, backoff_seconds(refusals, first_seconds=0.5))
-                    refusals += 1
-                    if error.reason not in NOT_THE_KEYS_FAULT or await self._blame.lies_with(key, error):
-                        tries += 1
-                        pause = min(_LONGEST_PAUSE_SECONDS, pause)
-                        if tries == TRIES:
-                            raise
-                    elif error.reason != _OUR_LINE:
-                        self._ended = self._ended or waited_seconds >= PATIENCE_SECONDS
-                        if self._ended:
-                            raise
-                        pause = min(PATIENCE_SECONDS, pause)
-                        waited_seconds += pause
-                    await self._clock.sleep(pause)
-                else:
-                    self._ended = False
-                    return result
-        finally:
-            self._blame.acquit(key)
+        while True:
+            try:
+                result = await step()
+            except RetryLater as error:
+                pause = max(error.after_seconds or 0.0, backoff_seconds(refusals, first_seconds=0.5))
+                refusals += 1
+                if error.reason not in ASKED_FOR_REST:
+                    tries += 1
+                    pause = min(_LONGEST_PAUSE_SECONDS, pause)
+                    if tries == TRIES:
+                        raise
+                elif error.reason != _OUR_LINE:
+                    if side in self._ended or waited_seconds >= PATIENCE_SECONDS:
+                        self._ended.add(side)
+                        raise
+                    pause = min(PATIENCE_SECONDS, pause)
+                    waited_seconds += pause
+                    _log.warning("waiting for a side", side=side, error=str(error), in_seconds=round(pause, 1))
+                await self._clock.sleep(pause)
+            else:
+                self._ended.discard(side)
+                return result
 
 
 async def verify(
@@ -145,7 +143,7 @@ async def verify(
     Then *found* holds what was found until then; given again, it is gone on with. What is in flight is looked at again at the
     end, and before that where it is much.
     """
-    found, patience = found or Verified(), _Patience(stores, clock)
+    found, patience = found or Verified(), _Patience(clock)
     listening = heard.set(Ear(found.unaddressable))
     try:
         await _verify_listed(stores, state, hasher, patience, prefix, found, on_progress)
@@ -199,8 +197,8 @@ async def _look_again(
     async def one(key: str) -> None:
         async with slots:
             try:
-                looks = [partial(entry_of, stores[side], key) for side in (Side.BLOB, Side.VAST)]
-                row = Row(key, *[await patience.tried(key, look) for look in looks])
+                looks = [(side, partial(entry_of, stores[side], key)) for side in (Side.BLOB, Side.VAST)]
+                row = Row(key, *[await patience.tried(side, look) for side, look in looks])
             except RetryLater:
                 return
             except Park as error:
@@ -258,13 +256,12 @@ async def _read(stores: Mapping[Side, ObjectStore], hasher: Hasher, patience: _P
         if entry is not None:
             present = Present(Version(entry.etag, entry.size_bytes, entry.modified, md5=entry.md5))
             read = partial(hasher.hash_object, stores[side], row.key, present)
-            md5.add(await patience.tried(row.key, read))
+            md5.add(await patience.tried(side, read))
     return md5
 
 
 def _why(error: Park | RetryLater) -> str:
-    aside = NOT_THE_KEYS_FAULT - PERHAPS_THE_KEYS_FAULT
-    return f"not its fault: {error}" if isinstance(error, RetryLater) and error.reason in aside else error.reason
+    return f"not its fault: {error}" if error.reason in ASKED_FOR_REST else error.reason
 
 
 def _later(found: Verified, key: str) -> None:

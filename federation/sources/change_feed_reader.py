@@ -88,7 +88,8 @@ class FeedReader(Generic[T]):
         for chunk in position.chunks.values():
             self._decoder.ids.update(chunk.recent)
         queue: Items[T] = asyncio.Queue(2 * self._limits.lanes)
-        producer = asyncio.create_task(self._produce(position, until_us, queue))
+        left = asyncio.Event()
+        producer = asyncio.create_task(self._produce(position, until_us, queue, left))
         try:
             while (item := await queue.get()) is not None:
                 if isinstance(item, Exception):
@@ -101,10 +102,11 @@ class FeedReader(Generic[T]):
                     position = position.without(item.chunks, unseen=item.unseen)
                 yield item
         finally:
+            left.set()
             producer.cancel()
             await asyncio.gather(producer, return_exceptions=True)
 
-    async def _produce(self, position: FeedPosition, until_us: int | None, queue: Items[T]) -> None:
+    async def _produce(self, position: FeedPosition, until_us: int | None, queue: Items[T], left: asyncio.Event) -> None:
         try:
             self._index.forget(position.done_us)
             survey = await self._index.survey(position, until_us)
@@ -115,9 +117,8 @@ class FeedReader(Generic[T]):
                 position = position.without(gone, unseen=True)
             await self._read(survey, position, queue)
         except* Exception as faults:  # noqa: BLE001 - handed to the taker, who decides
-            task = asyncio.current_task()
             # A task group that ends by a fault loses the cancellation by a taker who left: nobody would empty the queue.
-            if task is None or not task.cancelling():
+            if not left.is_set():
                 await queue.put(_first(faults))
         else:
             await queue.put(None)

@@ -363,10 +363,11 @@ def _check_note(line: Named) -> None:
 
 
 def check_header(value: bytes) -> Header:
-    """The first line. Raises UsageError for a file of a newer program."""
+    """The first line. Raises UsageError for a file of another version of the program."""
     header = msgspec.json.decode(value, type=Header)
     if header.format != FORMAT or header.schema != SCHEMA:
         raise UsageError(
-            f"format {header.format}, schema {header.schema}; this program reads {FORMAT} and {SCHEMA}", reason="bad_export"
+            f"format {header.format}, schema {header.schema}; this one reads {FORMAT} and {SCHEMA}: use the one that wrote it",
+            reason="bad_export",
         )
     return header

@@ -214,19 +214,21 @@ class PacedStore:
         return await self.call_to_write(partial(self._store.copy, source_key, target_key, source_etag=source_etag), quick=False)
 
     async def list(self, *, prefix: str = "", start_after: str = "") -> AsyncGenerator[ListEntry, None]:
-        """As in the port. Rests at the gate before it begins and then once for as many entries as a page has (``Gate.rest``).
+        """As in the port. Begins when the gate is open, and rests once for as many entries as a page has (``Gate.rest``).
 
-        It holds no place among the calls: whoever reads it may take any time. The pass that a store without order makes first is
+        It holds no place among the calls: whoever reads it may take any time. Once it is under way a closed gate slows it, and
+        only the side itself ends it: what is listed cannot be kept everywhere. The pass that a store without order makes first is
         one step of it.
         """
+        await self.gate.opened(self.gate.clock.monotonic_seconds() + LONGEST_REST_SECONDS)
         await self.gate.rest()
         self.gate.admit()
         page, count, trouble = max(1, self.capabilities.page_size), 0, self.gate.trouble
         entries = self._store.list(prefix=prefix, start_after=start_after)
         try:
             async for entry in entries:
-                if count % page == 0:  # no page has more: one was answered since the last time
-                    trouble = self._listed(trouble)
+                if not count:  # later ones may be from what was read before
+                    self._listed(trouble)
                 yield entry
                 count += 1
                 if count % page == 0:
@@ -234,8 +236,7 @@ class PacedStore:
             if not count:
                 self._listed(trouble)
         except FederationError as error:
-            if error.reason != "paced":
-                self._tell(error)
+            self._tell(error)
             raise
         except asyncio.CancelledError:
             self.gate.abandoned()
@@ -244,11 +245,10 @@ class PacedStore:
             if isinstance(entries, AsyncGenerator):
                 await entries.aclose()
 
-    def _listed(self, trouble: tuple[int, float]) -> tuple[int, float]:
-        """A page came; others may have failed since, and theirs is the later word."""
+    def _listed(self, trouble: tuple[int, float]) -> None:
+        """The side answered; others may have failed since *trouble* was seen, and theirs is the later word."""
         if trouble == self.gate.trouble:
             self.gate.succeeded()
-        return self.gate.trouble
 
     async def holds_any(self) -> bool:
         """As in the port. Waits for the gate as a listing does."""

@@ -191,13 +191,12 @@ class Gate:
     async def rest(self) -> None:
         """Before a page of a listing: wait for the gate to open and for the rates' leave for a request. Holds no place.
 
-        Raises RetryLater (paced) where it stays closed for longer than ``LONGEST_REST_SECONDS``. A page that waited so long for
-        the rates is asked for: all others wait for what it took.
+        At most ``LONGEST_REST_SECONDS``; then the page is asked for, and all others wait for what it took.
         """
         until = self.clock.monotonic_seconds() + LONGEST_REST_SECONDS
-        await self.opened(until)
+        while (wait := min(self.closed_for_seconds(), until - self.clock.monotonic_seconds())) > 0:
+            await self.clock.sleep(max(wait, _MOMENT_SECONDS))
         await self.pay(0, requests=1, until_seconds=until)
-        await self.opened(until)
 
     async def opened(self, until_seconds: float) -> None:
         """Wait for the gate to open. Raises RetryLater (paced) where it stays closed past that monotonic time."""

@@ -138,7 +138,7 @@ async def test_what_is_exported_comes_back_under_any_number_of_shards(
         (lambda lines: lines[1:], r"Line 1 of .*spoilt\.jsonl"),
         (lambda lines: [*lines, lines[1]], "the line before it was the last"),
         (lambda lines: [*lines, lines[-1]], "the line before it was the last"),
-        (lambda lines: [lines[0].replace(b'"format":2', b'"format":9'), *lines[1:]], "this program reads"),
+        (lambda lines: [lines[0].replace(b'"format":2', b'"format":9'), *lines[1:]], "this one reads"),
     ],
 )
 async def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(

@@ -49,3 +49,19 @@ async def test_the_feed_is_given_the_minutes_that_it_is_late(seconds: int, misse
     report = await pair.scanner.scan()
     assert (report.missed_by_events[Side.BLOB], report.recent) == (missed, 1 - missed)
     assert report.missed == ({"only_on_blob": {"change_feed": 1}} if missed else {})
+
+
+async def test_a_delete_that_only_the_feed_would_tell_is_not_held_against_it() -> None:
+    """It has no time: nobody can say whether it should have been told by now. By events it should."""
+    for teller, missed in ((Source.CHANGE_FEED, 0), (Source.EVENT_GRID, 1)):
+        pair = _Pair()
+        tellers = {Side.BLOB: teller.value}
+        pair.scanner = Scanner(
+            dict(pair.raw), pair.state, pair.state, pair.clock, quiet_us=0, tombstone_us=30 * DAY, tellers=tellers
+        )
+        await pair.agree("gone")
+        await pair.agree("stays")
+        del pair.raw[Side.BLOB].objects["gone"]
+        pair.clock.us += SECOND
+        report = await pair.scanner.scan()
+        assert (report.missed_by_events[Side.BLOB], report.recent) == (missed, 1 - missed)

@@ -22,7 +22,9 @@ from fedplane.commands.reconcile import Outcome, Part, _status, _text
 from tests.unit.test_abilities import runtime
 from tests.unit.world import World
 
-SETTINGS: Any = SimpleNamespace(reconcile=SimpleNamespace(range_rows=200_000, parallel_ranges=1))
+SETTINGS: Any = SimpleNamespace(
+    reconcile=SimpleNamespace(range_rows=200_000, parallel_ranges=1), functions=SimpleNamespace(event_grid=False)
+)
 
 
 @pytest.fixture

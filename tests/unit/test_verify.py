@@ -210,45 +210,62 @@ class _Asked(FakeClock):
         await super().sleep(seconds)
 
 
-async def _closed(world: World, keys: int, *, after_seconds: float) -> PacedStore:
-    """A pair of so many equal keys whose VAST side asked for rest."""
-    for number in range(keys):
+async def test_a_side_that_asks_for_rest_is_waited_for() -> None:
+    """A closed gate says nothing about the keys: all are read, also those that were in flight when it closed."""
+    world = World()
+    for number in range(40):
         await world.write(Side.BLOB, f"k{number:02d}", "x")
     await world.step()
     vast = world.ctx.stores[Side.VAST]
     assert isinstance(vast, PacedStore)
-    vast.gate.failed(RetryLater("503", reason="throttled", side=Side.VAST, after_seconds=after_seconds))
-    return vast
+    rest = RetryLater("503", reason="throttled", side=Side.VAST, after_seconds=100.0)
 
+    async def hash_object(store: ObjectStore, key: str, present: Present) -> str:
+        if rests:
+            vast.gate.failed(rests.pop())
+        return await world.ctx.transfer.hash_object(store, key, present)
 
-async def test_a_side_that_asks_for_rest_is_waited_for() -> None:
-    """A closed gate says nothing about the keys: all are read, also those that were in flight when it closed."""
-    world = World()
-    await _closed(world, 40, after_seconds=100.0)
-    begun = world.clock.monotonic_seconds()
-    found = await verify(world.ctx.stores, world.state, world.ctx.transfer, world.clock)
+    rests, begun = [rest], world.clock.monotonic_seconds()
+    hasher = SimpleNamespace(hash_object=hash_object)
+    found = await verify(world.ctx.stores, world.state, hasher, world.clock)
     assert (found.read, found.unreadable, found.fine) == (40, [], True)
     assert world.clock.monotonic_seconds() - begun >= 100
+    rests.append(rest)
     later = Verified(changing=["k00"], in_flight=1, resume="k99")
-    await _closed(world, 0, after_seconds=100.0)
-    found = await verify(world.ctx.stores, world.state, world.ctx.transfer, world.clock, found=later)
+    found = await verify(world.ctx.stores, world.state, hasher, world.clock, found=later)
     assert (found.read, found.in_flight) == (1, 0)
 
 
-async def test_a_side_that_never_answers_is_blamed_itself_and_not_waited_for_again() -> None:
-    """Patience is long but ends, once for all keys; what is named then says that it is not the key's fault."""
-    pair, clock = _Pair(), _Asked()
+async def test_a_side_that_rests_for_ever_is_blamed_itself_and_not_waited_for_again() -> None:
+    """Patience is long but ends, once for all keys, also while the other side answers; the keys are not blamed."""
+    pair, clock, reading = _Pair(), _Asked(), _Reading()
     for number in range(40):
         await pair.agree(f"k{number:02d}")
 
-    async def hash_object(*_: object) -> str:
-        raise RetryLater("vast asked for rest", reason="paced", side=Side.VAST, after_seconds=60.0)
+    async def hash_object(store: ObjectStore, key: str, present: Present) -> str:
+        if store.side is Side.VAST:
+            raise RetryLater("vast asked for rest", reason="paced", side=Side.VAST, after_seconds=60.0)
+        return await reading.hash_object(store, key, present)
 
     begun = clock.monotonic_seconds()
     found = await verify(dict(pair.raw), pair.state, SimpleNamespace(hash_object=hash_object), clock)
     assert found.unreadable == [f"k{number:02d} (not its fault: vast asked for rest)" for number in range(40)]
     assert (clock.monotonic_seconds() - begun) >= PATIENCE_SECONDS
     assert clock.pauses <= AT_ONCE * (PATIENCE_SECONDS // 60 + 1)
+
+
+async def test_many_objects_that_cannot_be_read_are_named_soon() -> None:
+    """A server's error on each of them is no request for rest: a few tries, and the next one."""
+    pair, clock = _Pair(), _Asked()
+    for number in range(40):
+        await pair.agree(f"k{number:02d}")
+
+    async def hash_object(*_: object) -> str:
+        raise RetryLater("500", reason="server_error", side=Side.VAST)
+
+    found = await verify(dict(pair.raw), pair.state, SimpleNamespace(hash_object=hash_object), clock)
+    assert found.unreadable == [f"k{number:02d} (server_error)" for number in range(40)]
+    assert clock.pauses == 40 * (TRIES - 1)
 
 
 async def test_the_line_of_large_objects_is_waited_out() -> None:
