@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from federation.errors import UsageError
+from federation.keys import excluded
 from federation.model import Absent, Base, Hint, Present, Side, Unknown
 from federation.progress import ConflictRecord, Held, Parked
 from federation.rules.decision import Decision
@@ -34,10 +36,12 @@ class Explanation(msgspec.Struct, kw_only=True):
 
 
 async def explanation(runtime: PairRuntime, key: str, assumed: tuple[Side, ...]) -> tuple[Explanation, Plan]:
-    """Look at the state and at both sides. Raises RetryLater when the state cannot be read.
+    """Look at the state and at both sides. Raises RetryLater when the state cannot be read, UsageError for a key of ours.
 
     *assumed*: sides whose servers' capabilities are not known (``capabilities.recall``).
     """
+    if not key or excluded(key):
+        raise UsageError(f"{key!r} is never synchronised; there is nothing to decide.", reason="never_synchronised")
     hint, base, parked, held = await runtime.state.explain(key)
     planned = await plan(runtime.context, key)
     conflicts = await runtime.state.conflicts(key)

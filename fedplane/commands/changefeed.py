@@ -108,7 +108,11 @@ def rewind(
     before = asyncio.run(with_state(settings, chosen, lambda state: _rewind(state, chosen, target)))
     told = {"pair": chosen.name, "from": before.dump() if before is not None else None, "to": target.dump()}
     where = f"records of {iso(target.from_us)} and later" if target.from_us else "all records that the feed still holds"
-    emit(told, f"{where} will be marked again; a running `fedplane run` does it.", as_json=as_json)
+    if chosen.blob.change_feed.enabled:
+        reader = "a running `fedplane run` does it"
+    else:
+        reader = f"once pair.blob.change_feed.enabled is true for pair {chosen.name!r}: now nobody reads the feed"
+    emit(told, f"{where} will be marked again; {reader}.", as_json=as_json)
 
 
 def _time(text: str, option: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 import boto3
 import msgspec
@@ -44,6 +45,7 @@ class LocalStack:
         self._ports["redis"] = options.redis_port or free_port()
         self._keys = options.own_s3[1:] if options.s3 == "own" else ("fedplane-local", secrets.token_hex(16))
         self._bootstrap = ""
+        self._lock: TextIO | None = None
 
     async def __aenter__(self) -> Self:
         self._prepare()
@@ -67,9 +69,24 @@ class LocalStack:
             raise ServerFailed(
                 "--keep needs a store that keeps: moto's objects are in memory. Use --s3 versitygw, or drop --keep."
             )
+        self._alone()
         if not self._options.keep:
             shutil.rmtree(self._state_dir, ignore_errors=True)
         self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def _alone(self) -> None:
+        """Take the folder, before anything in it is cleared away; the kernel gives it back whatever becomes of us."""
+        self._state_dir.parent.mkdir(parents=True, exist_ok=True)
+        lock = self._state_dir.with_name(f"{self._state_dir.name}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ServerFailed(
+                f"A stack runs already in {self._state_dir}. Use that one, or end the `fedplane run --with-stack` or "
+                "`fedplane stack up` that began it."
+            ) from None
+        self._lock = lock
 
     async def _start(self) -> None:
         first = await asyncio.gather(self._azurite("blob"), self._azurite("queue"))
@@ -249,6 +266,9 @@ class LocalStack:
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
         self._servers = {}
         (self._state_dir / "stack.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -209,6 +209,9 @@ def test_reconcile_takes_given_keys(bench: Bench, user: User) -> None:
     for words in (("--key", ".federation/x"), ("--key", "a", "--prefix", "b")):
         refused = bench.cli("reconcile", *words)
         assert (refused.returncode, "--key" in refused.stderr) == (exit_codes.USAGE, True)
+    for key in (".federation/x", ""):
+        refused = bench.cli("explain", key)
+        assert (refused.returncode, "never synchronised" in refused.stderr) == (exit_codes.USAGE, True)
 
 
 def _redis_dump(bench: Bench) -> dict[Any, Any]:
