@@ -8,22 +8,25 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REDIS_7 := $(CURDIR)/.fedplane/tools/redis-7/redis-server
 
-.PHONY: run test coverage test-servers test-rest test-worlds test-redis check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
+.PHONY: run test coverage test-stages test-servers test-rest test-worlds test-redis check lint types layers unit rules docs simulate mutants servers accept accept-quick accept-sources accept-transfer accept-huge \
   accept-state accept-functions bench fuzz full-stack setup lock lock-functions clean
 
 run: setup ## the main job, on your machine: local stack, sample data on both sides, engine, live view
 	@$(BIN)/fedplane run --with-stack
 
 test: setup lint types layers ## everything a change must pass: what waits for servers beside what computes
-	@$(MAKE) --no-print-directory -k -j3 test-servers test-rest test-worlds $(ALSO)
+	@$(MAKE) --no-print-directory -k -j3 test-stages test-rest test-worlds test-servers $(ALSO)
 
 coverage: setup ## the same tests with their coverage, for which they take twice the processor
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --no-print-directory -k -j3 test-servers test-rest test-worlds COVERED="--cov --cov-report="
+	@$(MAKE) --no-print-directory -k -j3 test-stages test-rest test-worlds test-servers COVERED="--cov --cov-report="
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
+test-stages: setup # the longest: it begins first
+	@COVERAGE_FILE=.coverage.stages $(BIN)/python -m pytest tests/servers/test_acceptance.py $(COVERED) -q --durations=12
+
 test-servers: setup
-	@COVERAGE_FILE=.coverage.servers $(BIN)/python -m pytest tests/servers $(COVERED) -q --durations=12
+	@COVERAGE_FILE=.coverage.servers $(BIN)/python -m pytest tests/servers --ignore=tests/servers/test_acceptance.py $(COVERED) -q --durations=8
 
 test-rest: setup
 	@COVERAGE_FILE=.coverage.rest $(BIN)/python -m pytest tests --ignore=tests/servers --ignore=tests/simulation $(COVERED) -q --durations=8
