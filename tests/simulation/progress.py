@@ -111,6 +111,8 @@ class Progress:
         elif name in {"settle", "park", "hold"}:
             self.claims.ended(arguments[1], name)
             self._ended(name, arguments, now)
+        elif name == "forget_bases":  # of keys that neither side holds: from then on no base knows of them
+            self.agreed_since = {key: since for key, since in self.agreed_since.items() if key in self.state()._base}
         self._lag_is_honest()
 
     def _ended(self, name: str, arguments: tuple[Any, ...], now: float) -> None:
