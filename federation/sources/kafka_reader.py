@@ -52,7 +52,6 @@ class Reader:
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
         self._thread = threading.Thread(target=self._work, name="vast-kafka", daemon=True)
         self._connection: Connection | None = None
-        self._left = False
         self._heard = time.monotonic()
         self._probed: dict[TopicPartition, int] = {}
 
@@ -61,7 +60,6 @@ class Reader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._left = True  # before we look whether there is a connection: else the thread finds out that it closes it
         self._steps.put(None)
         await asyncio.to_thread(self._thread.join, 1.0)
         if self._thread.is_alive() and self._connection is not None:
@@ -104,8 +102,6 @@ class Reader:
             while (step := self._steps.get()) is not None:
                 if self._connection is None:
                     self._connection = Connection(self._options)
-                if self._left:
-                    return
                 self._answer(step(self._connection))
         except BrokerFault as error:
             self._answer(error)
