@@ -124,13 +124,8 @@ class PacedStore:
             current.requests_by_side[self.side.value] += 1
         begun = self.gate.clock.monotonic_seconds()
         try:
-            result = await call()
-        except FederationError as error:
-            self._tell(error)
-            raise
-        except asyncio.CancelledError:
-            self.gate.abandoned()
-            raise
+            with self._telling():
+                result = await call()
         finally:
             place.close()
         if whole:
@@ -141,11 +136,19 @@ class PacedStore:
             self.gate.answered_untimed()
         return result
 
-    def _tell(self, error: FederationError) -> None:
-        if isinstance(error, RetryLater) and not error.answered and error.reason != "redis_unavailable":
-            self.gate.failed(error)
-        else:
-            self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except FederationError as error:
+            if isinstance(error, RetryLater) and not error.answered and error.reason != "redis_unavailable":
+                self.gate.failed(error)
+            else:
+                self.gate.succeeded()  # an answer, if not the one hoped for; it was Redis that failed between two requests
+            raise
+        except asyncio.CancelledError:
+            self.gate.abandoned()
+            raise
 
     async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0, quick: bool = True) -> _T:
         """As ``_call``, while the key is still ours."""
@@ -226,21 +229,16 @@ class PacedStore:
         page, count, trouble = max(1, self.capabilities.page_size), 0, self.gate.trouble
         entries = self._store.list(prefix=prefix, start_after=start_after)
         try:
-            async for entry in entries:
-                if not count:  # later ones may be from what was read before
+            with self._telling():
+                async for entry in entries:
+                    if not count:  # later ones may be from what was read before
+                        self._listed(trouble)
+                    yield entry
+                    count += 1
+                    if count % page == 0:
+                        await self.gate.rest()
+                if not count:
                     self._listed(trouble)
-                yield entry
-                count += 1
-                if count % page == 0:
-                    await self.gate.rest()
-            if not count:
-                self._listed(trouble)
-        except FederationError as error:
-            self._tell(error)
-            raise
-        except asyncio.CancelledError:
-            self.gate.abandoned()
-            raise
         finally:
             if isinstance(entries, AsyncGenerator):
                 await entries.aclose()
