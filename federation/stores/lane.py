@@ -17,7 +17,7 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
-from federation import trace
+from federation import sent, trace
 from federation.errors import FederationError, Park, RetryLater
 from federation.model import SECOND_US, UNMEASURED_US, ClockSkew, Present, Side, Trace
 
@@ -151,6 +151,7 @@ class HttpLane:
             RetryLater: reason "unreachable" or "timeout".
         """
         sent_us = self._now_us()
+        sent.one()
         if (at_work := trace.current.get()) is not None:
             headers = {**headers, **self._traced(at_work)}
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from federation import sent
 from federation.capabilities import Capabilities
 from federation.errors import FederationError, RetryLater
 from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
@@ -26,7 +27,7 @@ _QUICK_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class Tally:
-    """What one key's work cost in calls to the stores and in content bytes."""
+    """What one key's work cost in requests to the stores and in content bytes."""
 
     requests_by_side: Counter[str] = field(default_factory=Counter)
     read_bytes: int = 0
@@ -124,7 +125,7 @@ class PacedStore:
             current.requests_by_side[self.side.value] += 1
         begun = self.gate.clock.monotonic_seconds()
         try:
-            with self._telling():
+            with self._telling(), self._counting(current):
                 result = await call()
         finally:
             place.close()
@@ -149,6 +150,20 @@ class PacedStore:
         except asyncio.CancelledError:
             self.gate.abandoned()
             raise
+
+    @contextmanager
+    def _counting(self, current: Tally | None) -> Iterator[None]:
+        """One request is counted and paid for before; what the call takes beyond it, afterwards: others wait for that."""
+        requests = sent.Requests()
+        before = sent.current.set(requests)
+        try:
+            yield
+        finally:
+            sent.current.reset(before)
+            if (more := requests.count - 1) > 0:
+                self.gate.took(more)
+                if current is not None:
+                    current.requests_by_side[self.side.value] += more
 
     async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0, quick: bool = True) -> _T:
         """As ``_call``, while the key is still ours."""

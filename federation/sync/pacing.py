@@ -224,6 +224,11 @@ class Gate:
             await self.clock.sleep(min(wait, _LOOK_SECONDS, left))
             of_bytes, of_requests = self._rates()
 
+    def took(self, requests: int) -> None:
+        """So many were made beyond what was paid for: who comes next waits for them."""
+        if self.limits.requests_per_second is not None:
+            self._requests.take(requests, self._rates()[1])
+
     def _rates(self) -> tuple[float | None, float | None]:
         """Bytes and requests a second that are our part now."""
         table = self.limits.bandwidth

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation import sent
 from federation.backoff import LONGEST_BACKOFF_SECONDS, backoff_seconds
 from federation.errors import RetryLater
 from federation.model import Side
-from federation.sync.pacing import Gate
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate, PaceLimits
 
 
 class _Clock:
@@ -65,3 +67,24 @@ def test_gate_backs_off_over_consecutive_failures_and_forgets_them_on_success() 
     gate.succeeded()
     assert gate.failing_since_us is None
     assert gate.failures == 0
+
+
+async def test_requests_beyond_the_first_of_a_call_are_waited_for_by_the_next() -> None:
+    """One call of a store may take several requests; the rate is that of requests."""
+    clock = _Clock()
+    gate = Gate(Side.BLOB, clock, PaceLimits(requests_per_second=10.0))
+    store = PacedStore(_Many(), gate)  # type: ignore[arg-type]
+    begun = clock.monotonic_seconds()
+    for _ in range(4):
+        await store.head("a")  # 6 requests each; a second's worth may come at once
+    assert clock.monotonic_seconds() - begun == pytest.approx((3 * 6 + 1 - 10) / 10)
+    assert sent.current.get() is None
+
+
+class _Many:
+    side = Side.BLOB
+
+    async def head(self, key: str) -> str:
+        for _ in range(6):
+            sent.one()
+        return key
