@@ -1,8 +1,8 @@
 """A scan yields to live changes: while they wait too long, it works only a part of the time.
 
-Live is what is due now and was announced, told by its place in the due set: what only a scan found stands ``SCAN_BEHIND_US``
-behind, what was deferred is not due yet. Announced changes that wait for as long as that are not told from a scan's backlog; a
-scan's key that is tried again counts as announced. Both is so where keys are claimed.
+Live is what was announced and is due, told by its place in the due set: what only a scan found stands ``SCAN_BEHIND_US`` behind,
+what was deferred is not due yet, what is claimed is at work. As where keys are claimed, an announced change that waits for as
+long as that is not told from a scan's backlog, and a scan's key that is tried again counts as announced.
 """
 
 from __future__ import annotations
