@@ -69,7 +69,10 @@ DEAD_LETTERS = _gauge("dead_letters", "{event}", _PAIR, "Events that could not b
 HALTS = _gauge("halts", "{halt}", _PAIR, "Named states that stop the pair.")
 OBJECTS = _gauge("objects", "{key}", _PAIR, "Keys that both sides agreed on.")
 CONVERGED_AGE = _gauge(
-    "converged.age.seconds", "s", _PAIR, "How long ago both sides were known to be equal. Not sent while that is not known."
+    "converged.age.seconds",
+    "s",
+    _PAIR,
+    "How long ago both sides were known to be equal, save parked and held keys. Not sent while that is not known.",
 )
 SCAN_AGE = _gauge("scan.age.seconds", "s", _PAIR, "Since the start of the last whole scan. Not sent before the first.")
 SCAN_DURATION = _gauge("scan.duration.seconds", "s", _PAIR, "How long the last whole scan took.")

@@ -95,6 +95,10 @@ class Records(Protocol):
         """
         ...
 
+    async def due_since_us(self, *, from_us: int, now_us: int) -> int | None:
+        """When the first key that came due since *from_us*, and is not claimed, did; None: there is none. As ``claim`` counts."""
+        ...
+
     async def put_note(self, name: str, value: bytes) -> None:
         """Small named values of a pair (scan reports, process heartbeats); an empty value removes the note."""
         ...

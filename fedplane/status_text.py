@@ -39,8 +39,9 @@ def page(status: PairStatus) -> str:
     lines += [f"  HALT {halt.name} since {iso(halt.since_us)}: {halt.detail}" + _end_of(halt) for halt in status.halts]
     if status.union_mode:
         lines.append("  union mode: the state was empty, nothing is deleted until a whole scan has run")
-    lines += [f"  {name.replace('_', ' ')}: {_direction(one)}" for name, one in status.directions.items()]
-    lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {iso(status.converged_as_of_us)}")
+    lines += [f"  {name.replace('_', ' ')}: {_direction(one, status)}" for name, one in status.directions.items()]
+    as_of = _as_of(status.converged_as_of_us, status)
+    lines.append(f"  objects agreed {status.objects}, dirty {status.dirty}, in step as of {as_of}")
     if status.room is not None and status.objects > status.room:
         lines.append(f"  NO ROOM: {CROWDED.format(room=status.room)}")
     dead = f"{status.dead_letters}" + (f" ({status.dead_letters_dropped} more dropped)" if status.dead_letters_dropped else "")
@@ -77,8 +78,14 @@ def _canary(proof: Proof) -> str:
     return f"events proved to arrive as of {ago(proof.age_seconds)} ago" + (" (OVERDUE)" if proof.doubt else "")
 
 
-def _direction(one: Direction) -> str:
-    applied = f"everything applied as of {iso(one.converged_as_of_us)}"
+def _as_of(at_us: int | None, status: PairStatus) -> str:
+    """A time that holds for all keys but those that wait for a person, of which there may be many."""
+    counts = [f"{count:,} {what}" for count, what in ((status.parked, "parked"), (status.held, "held")) if count]
+    return iso(at_us) + (f", save {' and '.join(counts)}" if counts and at_us is not None else "")
+
+
+def _direction(one: Direction, status: PairStatus) -> str:
+    applied = f"everything applied as of {_as_of(one.converged_as_of_us, status)}"
     if one.lag_seconds is not None:
         return f"lag {ago(one.lag_seconds)}, backlog {one.backlog}; {applied}"
     least = f" (at least {ago(one.at_least_seconds)})" if one.at_least_seconds else ""

@@ -70,6 +70,7 @@ class PairStatus(msgspec.Struct, kw_only=True):
     halts: list[HaltRecord]
     union_mode: bool
     converged_as_of_us: int | None
+    """The earlier of both directions': as of then the sides are equal, save parked and held keys."""
     last_scan: Report | None
     last_whole_scan: Report | None
     processes: list[Heartbeat]

@@ -1,12 +1,18 @@
-"""A scan yields to live changes: while they wait too long, it works only a part of the time."""
+"""A scan yields to live changes: while they wait too long, it works only a part of the time.
+
+Live is what was announced and is due, told by its place in the due set: what only a scan found stands ``SCAN_BEHIND_US`` behind,
+what was deferred is not due yet, what is claimed is at work. As where keys are claimed, an announced change that waits for as
+long as that is not told from a scan's backlog, and a scan's key that is tried again counts as announced.
+"""
 
 from __future__ import annotations
 
-from federation.model import Side
 from federation.ports import Clock, State
+from federation.progress import SCAN_BEHIND_US
+from reconciler.converged import CLOCK_SLACK_US
 
 LOOK_SECONDS = 1.0
-"""How often the backlog is looked at."""
+"""How often it is looked for what is due."""
 OLD_SECONDS = 5.0
 """A change that waits longer than this has the scan give way."""
 YIELDED = 4.0
@@ -15,7 +21,7 @@ LONGEST_PAUSE_SECONDS = 2.0
 
 
 def pause_seconds(worked_seconds: float, waiting_seconds: float | None) -> float:
-    """How long to rest after having worked; *waiting_seconds*: age of the oldest live change, None when none waits."""
+    """How long to rest after having worked; *waiting_seconds*: since the oldest live change is due, None when none is."""
     if waiting_seconds is None or waiting_seconds <= OLD_SECONDS:
         return 0.0
     return min(LONGEST_PAUSE_SECONDS, max(0.0, worked_seconds) * YIELDED)
@@ -36,9 +42,10 @@ class Share:
         now = self._clock.monotonic_seconds()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            backlog, ahead_us = await self._state.backlog(), self._state.ahead_us
-            known = [backlog.waiting_since_us(side, ahead_us[side]) for side in Side]
-            self._oldest_us = min((at for at in known if at is not None), default=None)
+            now_us = self._clock.now_us()
+            # Another scan's marks may be of a clock ahead of ours.
+            from_us = now_us - SCAN_BEHIND_US + CLOCK_SLACK_US
+            self._oldest_us = await self._state.due_since_us(from_us=from_us, now_us=now_us)
         waiting = None if self._oldest_us is None else (self._clock.now_us() - self._oldest_us) / 1_000_000
         pause = pause_seconds(now - self._worked_from, waiting)
         if pause:

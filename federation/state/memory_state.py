@@ -325,6 +325,11 @@ class MemoryState(MemoryRecords, MemoryTransfers):
                 found[shard] = min(dirty.due_us or 0, found.get(shard, dirty.due_us or 0))
         return found
 
+    async def due_since_us(self, *, from_us: int, now_us: int) -> int | None:
+        """As in the port."""
+        times = (dirty.due_us for dirty in self._dirty.values())
+        return min((at_us for at_us in times if at_us is not None and from_us <= at_us <= now_us), default=None)
+
     async def dirty_keys(self, *, limit: int) -> list[str]:
         """As in the port."""
         return list(self._dirty)[:limit]

@@ -151,6 +151,12 @@ class RecordQueries:
                 found[shard] = 0 if claimed else int(due[0][1])
         return found
 
+    async def due_since_us(self, *, from_us: int, now_us: int) -> int | None:
+        """As in the port; one round trip."""
+        due = [self.layout.of_shard(shard, "due") for shard in range(self.layout.shards)]
+        first = await self.calls.pipe([("ZRANGEBYSCORE", key, from_us, now_us, "WITHSCORES", "LIMIT", 0, 1) for key in due])
+        return min((int(found[0][1]) for found in first if found), default=None)
+
     async def dirty_keys(self, *, limit: int) -> list[str]:
         """As in the port."""
         keys: list[str] = []

@@ -146,6 +146,7 @@ class _CutShortError(RetryLater):
 
 async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clock) -> Report:
     total = None if part.prefix else known or None
+    why = "" if part.prefix or known else "; total not known before the first whole scan"
     furthest = 0
 
     async def once() -> Report:
@@ -154,7 +155,9 @@ async def _scan(scanner: Scanner, part: Part, known: int, tell: Tell, clock: Clo
             report = await scanner.scan_keys(part.keys)
         else:
             report = await scanner.scan(
-                prefix=part.prefix, on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences"), resumes=True
+                prefix=part.prefix,
+                on_progress=lambda far: tell(far.rows, total, f"{far.marked:,} differences{why}"),
+                resumes=True,
             )
         furthest = max(furthest, report.rows)
         if report.passing:

@@ -154,3 +154,25 @@ async def test_what_is_announced_can_be_claimed_without_what_only_a_scan_found(s
 
     assert sorted(fresh) == sorted(keys[3:])
     assert sorted(rest) == sorted(keys[:3])
+
+
+async def test_since_when_what_was_announced_is_due(state: State, clock: TestClock) -> None:
+    """The first over all shards, without what only a scan found, what is not due yet and what is at work."""
+
+    async def since_us() -> int | None:
+        return await state.due_since_us(from_us=clock.us - SCAN_BEHIND_US + 10_000_000, now_us=clock.us)
+
+    await state.mark([Change(f"s{number}", Side.BLOB, Source.RECONCILER, etag="e") for number in range(9)])
+    assert await since_us() is None
+    first_us = clock.us
+    await state.mark([event("k")])
+    clock.us += 1_000_000
+    await state.mark([event(f"later{number}") for number in range(9)])
+    clock.us += 1_000_000
+    assert await since_us() == first_us
+    lease = await lease_of(state, "k")
+    claims = await state.claim(lease, limit=1, from_us=first_us, now_us=clock.us)
+    assert [claim.hint.key for claim in claims] == ["k"]
+    assert await since_us() == first_us + 1_000_000
+    await state.defer(lease, "k", claims[0].hint.generation, not_before_us=first_us + 500_000, error="")
+    assert await since_us() == first_us + 500_000

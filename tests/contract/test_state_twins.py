@@ -284,6 +284,8 @@ class Twins:
     async def look(self) -> None:
         """Everything that can be asked."""
         await self.both("backlog", lambda _, state: state.backlog())
+        from_us = self.rng.choice((0, self.clock.us - SCAN_BEHIND_US + 1))
+        await self.both("due", lambda _, state: state.due_since_us(from_us=from_us, now_us=self.clock.us))
         await self.both("bases", _bases)
         await self.both("dirty", lambda _, state: state.are_dirty(KEYS))
         for key in KEYS:

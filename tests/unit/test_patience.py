@@ -129,3 +129,13 @@ async def test_a_user_s_mistake_in_a_scan_is_not_tried_again() -> None:
     scanner._guard = guard
     report = await _scan(scanner, Part("", ()), 0, lambda *_: None, _Clock())
     assert (asked, report.complete, report.error) == (1, False, "no such bucket")
+
+
+@pytest.mark.parametrize(("prefix", "known", "why"), [("", 0, True), ("", 10, False), ("k", 0, False)])
+async def test_a_first_scan_s_progress_says_why_it_has_no_share(prefix: str, known: int, why: bool) -> None:
+    """How many objects there are is known once a whole scan was; of a prefix it never is."""
+    pair, notes = _Pair(), set[str]()
+    await pair.fill(10)
+    await _scan(pair.process("a"), Part(prefix, ()), known, lambda _, __, note="": notes.add(note), _Clock())
+    assert notes
+    assert all(note.endswith("; total not known before the first whole scan") == why for note in notes)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.model import Change, Side, Source, Stamp
+from federation.progress import Claim, Lease
 from federation.state.memory_state import MemoryState
 from reconciler.share import LONGEST_PAUSE_SECONDS, OLD_SECONDS, Share, pause_seconds
 
@@ -14,7 +15,7 @@ SECOND = 1_000_000
 
 class _Clock:
     def __init__(self) -> None:
-        self.seconds = 1_000.0
+        self.seconds = 1_000_000.0
         self.slept: list[float] = []
 
     def now_us(self) -> int:
@@ -34,6 +35,62 @@ def test_a_rest_is_bounded_and_only_taken_while_something_waits_too_long(worked:
     pause = pause_seconds(worked, waiting)
     assert 0 <= pause <= LONGEST_PAUSE_SECONDS
     assert not pause or (waiting is not None and waiting > OLD_SECONDS)
+
+
+class _Scan:
+    """A share, and the state whose changes it gives way to."""
+
+    def __init__(self) -> None:
+        self.clock = _Clock()
+        self.state = MemoryState("pair", shards=1, clock=self.clock)
+        self.share = Share(self.state, self.clock)
+
+    async def rests(self, after_seconds: float) -> bool:
+        """Whether it does, after so many seconds of work."""
+        before = len(self.clock.slept)
+        self.clock.seconds += after_seconds
+        await self.share.give_way()
+        return len(self.clock.slept) > before
+
+    async def claimed(self) -> tuple[Lease, Claim]:
+        """The one key that is due, now at work."""
+        lease = await self.state.acquire(0, owner="w", ttl_seconds=1e6)
+        assert lease is not None
+        [claim] = await self.state.claim(lease, limit=1, now_us=self.clock.now_us())
+        return lease, claim
+
+
+async def test_a_scan_is_not_slowed_by_what_it_marked_itself() -> None:
+    """However long ago that was written, and though another scan's clock is seconds ahead of ours."""
+    scan = _Scan()
+    scan.clock.seconds += 3.0
+    await scan.state.mark([Change("k", Side.VAST, Source.RECONCILER, etag="e", at=Stamp(SECOND))])
+    scan.clock.seconds -= 3.0
+    assert [await scan.rests(seconds) for seconds in (1.0, 9.0, 5_000.0)] == [False] * 3
+
+
+async def test_a_scan_is_not_slowed_by_what_was_deferred_before_that_is_due() -> None:
+    """A file that is appended to all day waits for its writer, not for us; once it is due, it waits for us."""
+    scan = _Scan()
+    await scan.state.mark([Change("k", Side.VAST, Source.VAST_EVENTS, etag="e", at=Stamp(scan.clock.now_us()))])
+    lease, claim = await scan.claimed()
+    later_us = scan.clock.now_us() + 600 * SECOND
+    await scan.state.defer(lease, "k", claim.hint.generation, not_before_us=later_us, error="not quiet", count_attempt=False)
+    assert not await scan.rests(599.0)
+    assert not await scan.rests(5.0)
+    assert await scan.rests(3.0)
+
+
+async def test_a_scan_gives_way_to_an_announced_change_that_is_due_too_long() -> None:
+    """Also amid its own marks, and to one that it had found before it was announced; not while it is at work."""
+    scan = _Scan()
+    await scan.state.mark([Change("k", Side.BLOB, Source.RECONCILER, etag="e")])
+    await scan.state.mark([Change("k", Side.BLOB, Source.EVENT_GRID, etag="e", at=Stamp(scan.clock.now_us()))])
+    assert not await scan.rests(4.0)
+    assert await scan.rests(2.0)
+    assert await scan.rests(1_800.0)
+    await scan.claimed()
+    assert not await scan.rests(2.0)
 
 
 async def test_the_scan_rests_while_a_change_waits_and_no_longer() -> None:

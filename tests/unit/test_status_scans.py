@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from federation.model import Change, Side, Source, Stamp, StampOrigin
 from federation.progress import GAP_NOTE
 from federation.state.memory_state import MemoryState
@@ -52,6 +54,21 @@ async def test_each_direction_says_as_of_when_it_is_applied_and_the_pair_the_ear
     found = await pair_status(state, settings(), NOW)
     assert found.directions[BLOB_TO_VAST].converged_as_of_us == ago(30)
     assert "everything applied as of" in page(found)
+
+
+async def test_what_is_parked_and_held_is_excepted_from_as_of_when_all_is_applied() -> None:
+    """The page says so with each such time, and how many; nothing where there are none, or no time is known."""
+    state = await build(Known())
+    unknown = await pair_status(state, settings(), NOW)
+    assert unknown.converged_as_of_us is None
+    await Book(state).keep(scan(600))
+    found = await pair_status(state, settings(), NOW)
+    assert "save" not in page(found) + page(msgspec.structs.replace(unknown, parked=3))
+    for parked, held, words in ((3, 600_000, "3 parked and 600,000 held"), (3, 0, "3 parked"), (0, 1, "1 held")):
+        told = page(msgspec.structs.replace(found, parked=parked, held=held)).splitlines()
+        as_of = [line for line in told if "applied as of" in line or "in step as of" in line]
+        assert len(as_of) == 3
+        assert all(line.endswith(f"Z, save {words}") for line in as_of)
 
 
 async def test_as_of_when_both_are_equal_is_not_known_while_marks_are_lost() -> None:
