@@ -148,7 +148,8 @@ S3: Mapping[str, Meaning] = _table(
             MISSING,
             """NoSuchBucket InvalidBucketName InvalidBucketState BucketAlreadyExists BucketAlreadyOwnedByYou
             PermanentRedirect Redirect IncorrectEndpoint EndpointNotFound NoSuchAccessPoint
-            IllegalLocationConstraintException InvalidRegion InvalidLocationConstraint""",
+            IllegalLocationConstraintException InvalidAccessPoint InvalidAccessPointAliasError InvalidRegion
+            InvalidLocationConstraint""",
         ),
         (
             CREDENTIALS,
@@ -156,7 +157,7 @@ S3: Mapping[str, Meaning] = _table(
             AuthorizationQueryParametersError CredentialsNotSupported ExpiredToken InvalidAccessKeyId InvalidPayer
             InvalidSecurity InvalidSessionException InvalidSignature InvalidToken MissingAuthenticationToken
             MissingSecurityElement MissingSecurityHeader NotSignedUp SignatureDoesNotMatch TokenRefreshRequired
-            UnauthorizedAccess UnauthorizedAccessError UnsupportedSignature InvalidTokenId UserSuspended""",
+            UnauthorizedAccess UnauthorizedAccessError UnexpectedIPError UnsupportedSignature InvalidTokenId UserSuspended""",
         ),
         ((Halt, "clock_skewed"), "RequestTimeTooSkewed RequestExpired"),
         (
@@ -179,7 +180,7 @@ S3: Mapping[str, Meaning] = _table(
             "InvalidObjectName InvalidURI KeyTooLongError InvalidPrefix XMinioInvalidObjectName XMinioInvalidResourceName",
         ),
         (METADATA, "MetadataTooLarge RequestHeaderSectionTooLarge"),
-        (TAGS, "InvalidTag InvalidTagError TagPolicyException"),
+        (TAGS, "InvalidTag InvalidTagError TagPolicyException TooManyTags"),
         (UNTAGGED, "NoSuchTagSet"),
         (TIER, "InvalidStorageClass"),
         (

@@ -6,14 +6,16 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 from xml.sax.saxutils import escape, unescape
 
 from federation import hashing
 from federation import metadata as mapping
+from federation.backoff import backoff_seconds
 from federation.errors import FederationError, NotPresent, Reobserve, RetryLater
 from federation.model import ETagKind, Present, Side, s3_etag_kind
 from federation.ports import WriteResult
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 COPY_PART_BYTES = 512 * 1024**2
 _MAX_PARTS = 10_000
+_PATIENCE = 6
+"""Times a step of a copy is repeated, about a minute in all without a Retry-After; then the copy begins anew, later."""
+_LONGEST_PATIENCE_SECONDS = 600.0
+"""No pause ends later than this after the step's first fault."""
+_T = TypeVar("_T")
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 _ETAG = re.compile(rb"<ETag>([^<]+)</ETag>")
 _ENTITIES = {"&quot;": '"', "&#34;": '"', "&#x22;": '"', "&apos;": "'"}
@@ -166,10 +173,27 @@ async def _copy_parts(store: VastS3Store, upload: S3Upload, source_key: str, siz
     for number, start in enumerate(range(0, size_bytes, part_bytes), start=1):
         end = min(start + part_bytes, size_bytes) - 1
         headers = {**store.copy_source(source_key, expected_etag), "x-amz-copy-source-range": f"bytes={start}-{end}"}
-        await upload.copy_part(number, headers)
+        await _patiently(store, partial(upload.copy_part, number, headers))
     proved = store.capabilities.conditional_copy and not wire.needs_look(expected_etag)
-    if not proved and (await store.head(source_key)).version.etag != expected_etag:
+    if not proved and (await _patiently(store, partial(store.head, source_key))).version.etag != expected_etag:
         raise Reobserve("the source changed while it was copied", reason="precondition", key=source_key, side=store.side)
+
+
+async def _patiently(store: VastS3Store, step: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeat a step that may be repeated, after a throttle or a cut: of thousands of parts one has such a fault nearly always."""
+    attempt, since_seconds = 0, None
+    while True:
+        try:
+            return await step()
+        except RetryLater as error:
+            pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(attempt)
+            now = store.clock.monotonic_seconds()
+            since_seconds = since_seconds if since_seconds is not None else now
+            late = now + pause > since_seconds + _LONGEST_PATIENCE_SECONDS
+            if late or attempt >= _PATIENCE or error.reason == "checksum_mismatch":
+                raise
+            attempt += 1
+            await store.clock.sleep(pause)
 
 
 async def _give_up(store: VastS3Store, upload: S3Upload) -> None:

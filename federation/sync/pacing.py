@@ -1,4 +1,7 @@
-"""When and how fast to ask a side, and when to leave it alone (design 8). The only retry policy: SDKs' own are switched off."""
+"""When and how fast to ask a side, and when to leave it alone (design 8).
+
+SDKs' own retries are switched off, but for azure-identity's: it repeats by itself when it asks for a token (IMDS, Entra ID).
+"""
 
 from __future__ import annotations
 

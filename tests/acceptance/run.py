@@ -19,6 +19,7 @@ from tests.acceptance import stages_change_feed as feed
 from tests.acceptance import stages_converge as converge
 from tests.acceptance import stages_faults as faults
 from tests.acceptance import stages_functions as functions
+from tests.acceptance import stages_huge as huge
 from tests.acceptance import stages_input as wrong
 from tests.acceptance import stages_kafka as kafka
 from tests.acceptance import stages_live as live
@@ -74,7 +75,7 @@ FUNCTIONS: Stages = {
     "functions_killed": functions.functions_killed,
 }
 OWN: Stages = {"own_server": own.own_server}
-HUGE: Stages = {"huge": transfer.huge}
+HUGE: Stages = {"huge": huge.huge}
 """Needs 16 GiB of disk."""
 GROUPS: dict[str, Stages] = {
     "first": STAGES,

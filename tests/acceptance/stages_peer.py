@@ -52,6 +52,8 @@ def peer(results: Results) -> None:
     """20,000 x 1 KiB and 20 x 64 MiB, both directions, by rclone and by the engine, past the event proxies."""
     binary = rclone_binary()
     if binary is None:
+        if results.full:
+            results.check("rclone is there, or Go to build it", False)
         print("        not run: needs rclone, or Go to build it")
         return
     counts = {_LARGE: 8 if results.quick else 20, _SMALL: 2_000 if results.quick else 20_000}

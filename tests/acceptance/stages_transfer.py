@@ -1,19 +1,16 @@
-"""Stages about moving bytes: resume, memory, faults, fairness, one huge object."""
+"""Stages about moving bytes: resume, memory, faults, fairness."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from azure.storage.blob import BlobBlock, ContentSettings
@@ -23,7 +20,7 @@ from tests.acceptance.lab import Lab, Results, lab
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 PART_BYTES = 8 * MIB
-_ONCE = {
+ONCE = {
     "FEDERATION__RECONCILE__INTERVAL_SECONDS": "86400",
     "FEDERATION__RECONCILE__QUIET_SECONDS": "0.5",
 }
@@ -122,7 +119,7 @@ def resumed(results: Results) -> None:
     """SIGKILL in the middle of one large object each way: parts that arrived are not sent again."""
     size = 64 * MIB if results.quick else 256 * MIB
     for side, other in (("blob", "vast"), ("vast", "blob")):
-        with lab(results, f"resumed_{side}", _ONCE) as the:
+        with lab(results, f"resumed_{side}", ONCE) as the:
             data = content(side, size)
             seed(the, side, "large", data)
             (the.home / "engine.log").unlink(missing_ok=True)
@@ -181,7 +178,7 @@ def parallel(results: Results) -> None:
     """200 transfers of mixed sizes at once within a budget of 64 MiB: the engine's resident memory."""
     budget = 64 * MIB
     count = 50 if results.quick else 200
-    settings = _ONCE | {
+    settings = ONCE | {
         "FEDERATION__WORKER__CONCURRENCY": "200",
         "FEDERATION__TRANSFER__PARALLEL_LARGE": "32",
         "FEDERATION__TRANSFER__MEMORY_BYTES": str(budget),
@@ -224,7 +221,7 @@ def faulty(results: Results) -> None:
     """
     rng = random.Random(6)
     sizes = _mixed_sizes(results, rng)
-    with lab(results, "faulty", _ONCE) as the:
+    with lab(results, "faulty", ONCE) as the:
         md5s = {}
         for number, size in enumerate(sizes):
             key = f"{number:03d}-{size}"
@@ -270,7 +267,7 @@ def _tell_faults(the: Lab, whole_bytes: int) -> None:
 def bulk(results: Results) -> None:
     """Small changes beside a bulk load of large objects and many old keys: how long they take, and without it."""
     count, large, enough = (2_000, 4, 10) if results.quick else (20_000, 16, 200)
-    with lab(results, "bulk", _ONCE) as the:
+    with lab(results, "bulk", ONCE) as the:
         the.start_engine()
         results.check("starts", finished(the, 60))
         quiet = _small_changes(the, "quiet", max(40, enough), lambda: True)
@@ -321,50 +318,10 @@ def _small_changes(the: Lab, prefix: str, count: int, goes_on: Callable[[], bool
         delays += [now - waiting.pop(key) for key in there & waiting.keys()]
         time.sleep(0.02)
     user.close()
+    the.results.check(f"{prefix}: every small change arrived", not waiting, sorted(waiting)[:3] or len(puts))
     return puts, delays + [_LOST_SECONDS] * len(waiting)
 
 
 def _on_vast(the: Lab, prefix: str) -> set[str]:
     found = the.sides.s3.list_objects_v2(Bucket=the.sides.bucket, Prefix=f"{prefix}/", MaxKeys=1_000)
     return {entry["Key"] for entry in found.get("Contents", ())}
-
-
-# ------------------------------------------------------------------------------------------------------------------- huge
-
-
-def huge(results: Results) -> None:
-    """One sparse object beyond 5 GiB, from a file on the VAST side to Blob, and a copy of it back."""
-    size = 5 * GIB + 3 * MIB + 1
-    free = shutil.disk_usage(Path.cwd()).free
-    if free < 16 * GIB:
-        results.check("16 GiB of disk are free", False, f"{free // GIB} GiB")
-        return
-    with lab(results, "huge", _ONCE) as the:
-        file = the.home / "stack" / "s3" / the.sides.bucket / "huge.bin"
-        with file.open("wb") as out:
-            out.truncate(size)
-            out.seek(size - 5)
-            out.write(b"last!")
-        the.sides.s3.put_object(Bucket=the.sides.bucket, Key="stays", Body=b"so that neither side looks emptied on the way back")
-        the.start_engine()
-        results.check("vast to blob: in step", finished(the, 900))
-        blob = the.sides.container.get_blob_client("huge.bin").get_blob_properties()
-        results.check("vast to blob: whole", blob.size == size, blob.size)
-        results.figure("peak_rss_mib", the.rss_bytes("VmHWM") // MIB)
-        tail = the.sides.container.download_blob("huge.bin", offset=size - 5, length=5).readall()
-        results.check("vast to blob: the last bytes are there", tail == b"last!")
-        the.stop_engine()
-        os.truncate(file, 0)  # disk for the way back
-        _huge_back(the, size)
-
-
-def _huge_back(the: Lab, size: int) -> None:
-    client = the.sides.container.get_blob_client("back.bin")
-    client.start_copy_from_url(f"{the.info['blob_direct_endpoint']}/{the.info['container']}/huge.bin")
-    the.sides.container.delete_blob("huge.bin")
-    the.sides.s3.delete_object(Bucket=the.sides.bucket, Key="huge.bin")
-    the.start_engine()
-    the.results.check("blob to vast: in step", finished_anew(the, 900))
-    head: dict[str, Any] = the.sides.s3.head_object(Bucket=the.sides.bucket, Key="back.bin")
-    the.results.check("blob to vast: whole", head["ContentLength"] == size, head["ContentLength"])
-    the.results.check("blob to vast: hash agrees", bool(client.get_blob_properties().content_settings.content_md5))

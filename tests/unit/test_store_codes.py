@@ -41,6 +41,48 @@ OF_OTHER_SERVICES = """
     LeaseIsAlreadyBroken LeaseNameMismatch
     """
 """In the SDK's one enumeration, but of queues, file shares and the file system interface, which are not spoken here."""
+AWS_S3 = """
+    AccessControlListNotSupported AccessDenied AccessPointAlreadyOwnedByYou AccountProblem AllAccessDisabled
+    AmbiguousGrantByEmailAddress AuthorizationHeaderMalformed AuthorizationQueryParametersError BadDigest BucketAlreadyExists
+    BucketAlreadyOwnedByYou BucketHasAccessPointsAttached BucketNotEmpty ClientTokenConflict ConditionalRequestConflict
+    ConnectionClosedByRequester CredentialsNotSupported CrossLocationLoggingProhibited DeviceNotActiveError EndpointNotFound
+    EntityTooLarge EntityTooSmall ExpiredToken IllegalLocationConstraintException IllegalVersioningConfigurationException
+    IncompleteBody IncorrectEndpoint IncorrectNumberOfFilesInPostRequest InlineDataTooLarge InternalError InvalidAccessKeyId
+    InvalidAccessPoint InvalidAccessPointAliasError InvalidAddressingHeader InvalidArgument
+    InvalidBucketAclWithObjectOwnership InvalidBucketName InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDigest
+    InvalidEncryptionAlgorithmError InvalidHostHeader InvalidHttpMethod InvalidLocationConstraint InvalidObjectState
+    InvalidPart InvalidPartOrder InvalidPayer InvalidPolicyDocument InvalidRange InvalidRegion InvalidRequest InvalidSecurity
+    InvalidSessionException InvalidSignature InvalidSOAPRequest InvalidStorageClass InvalidTag InvalidTargetBucketForLogging
+    InvalidToken InvalidURI KeyTooLongError KMS.DisabledException KMS.InvalidKeyUsageException KMS.KMSInvalidStateException
+    KMS.NotFoundException MalformedACLError MalformedPolicy MalformedPOSTRequest MalformedXML MaxMessageLengthExceeded
+    MaxPostPreDataLengthExceededError MetadataTooLarge MethodNotAllowed MissingAttachment MissingAuthenticationToken
+    MissingContentLength MissingRequestBodyError MissingSecurityElement MissingSecurityHeader NoLoggingStatusForKey
+    NoSuchAccessPoint NoSuchAsyncRequest NoSuchBucket NoSuchBucketPolicy NoSuchCORSConfiguration NoSuchKey
+    NoSuchLifecycleConfiguration NoSuchMultiRegionAccessPoint NoSuchObjectLockConfiguration NoSuchResource NoSuchTagSet
+    NoSuchUpload NoSuchVersion NoSuchWebsiteConfiguration NotDeviceOwnerError NotImplemented NotModified
+    NoTransformationDefined NotSignedUp ObjectLockConfigurationNotFoundError OperationAborted OwnershipControlsNotFoundError
+    PermanentRedirect PermanentRedirectControlError PreconditionFailed Redirect ReplicationConfigurationNotFoundError
+    RequestHeaderSectionTooLarge RequestIsNotMultiPartContent RequestTimeout RequestTimeTooSkewed RequestTorrentOfBucketError
+    ResponseInterrupted RestoreAlreadyInProgress ServerSideEncryptionConfigurationNotFoundError ServiceUnavailable
+    SignatureDoesNotMatch SlowDown TagPolicyException TemporaryRedirect TokenCodeInvalidError TokenRefreshRequired
+    TooManyAccessPoints TooManyBuckets TooManyMultiRegionAccessPointregionsError TooManyMultiRegionAccessPoints TooManyTags
+    UnauthorizedAccessError UnexpectedContent UnexpectedIPError UnresolvableGrantByEmailAddress UnsupportedArgument
+    UnsupportedSignature UserKeyMustBeSpecified
+    """
+"""AWS's list of error codes of S3 over REST, with those of tagging and replication (API reference, "Error responses")."""
+OF_OTHER_OPERATIONS = """
+    AccessPointAlreadyOwnedByYou AmbiguousGrantByEmailAddress BucketHasAccessPointsAttached BucketNotEmpty
+    CrossLocationLoggingProhibited DeviceNotActiveError IllegalVersioningConfigurationException
+    IncorrectNumberOfFilesInPostRequest InvalidBucketAclWithObjectOwnership InvalidBucketOwnerAWSAccountID
+    InvalidPolicyDocument InvalidSOAPRequest InvalidTargetBucketForLogging MalformedPOSTRequest MalformedPolicy
+    MaxPostPreDataLengthExceededError MissingAttachment NoLoggingStatusForKey NoSuchAsyncRequest NoSuchBucketPolicy
+    NoSuchCORSConfiguration NoSuchLifecycleConfiguration NoSuchMultiRegionAccessPoint NoSuchResource
+    NoSuchWebsiteConfiguration NoTransformationDefined NotDeviceOwnerError OwnershipControlsNotFoundError
+    PermanentRedirectControlError ReplicationConfigurationNotFoundError RequestIsNotMultiPartContent
+    RequestTorrentOfBucketError TokenCodeInvalidError TooManyAccessPoints TooManyBuckets
+    TooManyMultiRegionAccessPointregionsError TooManyMultiRegionAccessPoints UnresolvableGrantByEmailAddress
+    """
+"""Of those: of settings of a bucket, access points, MFA, POST forms, SOAP and Object Lambda, none of which is asked for here."""
 S3_OPERATIONS = """
     PutObject GetObject HeadObject DeleteObject CopyObject CreateMultipartUpload UploadPart UploadPartCopy CompleteMultipartUpload
     AbortMultipartUpload ListMultipartUploads ListParts ListObjectsV2 ListObjectVersions GetBucketVersioning GetObjectTagging
@@ -69,6 +111,12 @@ BESIDE_AWS = {
 def test_every_code_of_the_azure_sdk_is_mapped(code: str) -> None:
     """A code that the SDK knows is in our table, or is of another service and listed as such; never both."""
     assert (code in codes.AZURE) != (code in OF_OTHER_SERVICES.split())
+
+
+@pytest.mark.parametrize("code", AWS_S3.split())
+def test_every_code_of_aws_s3_is_mapped(code: str) -> None:
+    """A code that AWS documents is in our table, or is of an operation that we never ask for and listed as such; never both."""
+    assert (code in codes.S3) != (code in OF_OTHER_OPERATIONS.split())
 
 
 def test_every_error_of_the_s3_model_is_mapped() -> None:
