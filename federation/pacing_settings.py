@@ -18,7 +18,7 @@ class PacingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests_per_second: Annotated[float, Field(gt=0)] | None = None
-    """None: no limit but what the endpoint itself asks for. Counts calls of the engine, of which some are several requests."""
+    """None: no limit but what the endpoint itself asks for."""
     bandwidth: str = _NO_LIMIT
     """Bytes a second, read and written: one rate or ``08:00,512k 19:00,10M 23:00,off`` (``bandwidth.parse_timetable``)."""
     bandwidth_timezone: str = "UTC"

@@ -145,11 +145,6 @@ class Comparison:
         if report.drift.keys() & {Drift.DELETED_BLOB, Drift.DELETED_VAST}:
             await self._still_there()
 
-    async def too_many(self, deletes: int) -> bool:
-        """Whether so many deletes of one side would be held."""
-        limit = await self._deletes.limit()
-        return limit is not None and deletes > limit
-
     # ------------------------------------------------------------------------------------------------------------ listings
 
     async def _rows(self, report: Report) -> AsyncGenerator[Batch, None]:

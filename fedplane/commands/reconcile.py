@@ -19,13 +19,13 @@ from federation.model import Side
 from federation.ports import Clock
 from federation.progress import Backlog
 from federation.rules.decision import Action
-from federation.rules.guards import MASS_DELETE
 from federation.settings import PairSettings, Settings
 from federation.sync.plan import plan
 from federation.telemetry import logger
 from federation.wiring import PairRuntime, open_pair, open_state, require_options
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings, real_keys
+from fedplane.commands.would_hold import would_hold
 from fedplane.output import complain, emit, iso, plain, size
 from fedplane.patience import patiently
 from fedplane.progress import Tell, progress
@@ -257,7 +257,10 @@ class _Foretold(msgspec.Struct):
     report: Report
     counts: Counter[str] = msgspec.field(default_factory=Counter)
     deletes: Counter[Side] = msgspec.field(default_factory=Counter)
+    waiting: Counter[Side] = msgspec.field(default_factory=Counter)
+    """Of ``deletes``: those that are held already."""
     held: dict[Side, int] = msgspec.field(default_factory=dict)
+    """Of ``deletes``: those that a run would hold."""
     halts: list[str] = msgspec.field(default_factory=list)
     assumed: tuple[Side, ...] = ()
     """Sides whose servers' capabilities are not known."""
@@ -280,7 +283,17 @@ async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: 
             await patiently(
                 lambda: _foretell(runtime, scanner, told, part.keys, as_json=as_json), clock, lambda: told.report.resume
             )
-            told.held = await patiently(lambda: _too_many(runtime, scanner, told, part), clock)
+            told.held = await patiently(
+                lambda: would_hold(
+                    runtime.state,
+                    pair.rules.delete_budget,
+                    told.deletes,
+                    told.waiting,
+                    whole=part == Part("", ()),
+                    now_us=clock.now_us(),
+                ),
+                clock,
+            )
             told.cut_short = False
         except Halt as error:
             told.halts.append(error.reason)
@@ -288,15 +301,6 @@ async def _show(settings: Settings, pair: PairSettings, part: Part, *, as_json: 
         finally:
             _sum_up(pair.name, told, as_json=as_json)
     return exit_codes.HALTED if told.halts else exit_codes.OK
-
-
-async def _too_many(runtime: PairRuntime, scanner: Scanner, told: _Foretold, part: Part) -> dict[Side, int]:
-    """Deletes that would be held, by the side they would be carried out on."""
-    held = {side: count for side, count in told.deletes.items() if await scanner.too_many(count)}
-    if part.prefix or part.keys:  # only a scan of the whole pair ends what an earlier one said
-        known = {side: count for side, count in told.deletes.items() if await runtime.state.note(f"{MASS_DELETE}{side.other}")}
-        held |= known
-    return held
 
 
 def _sum_up(pair: str, told: _Foretold, *, as_json: bool) -> None:
@@ -311,10 +315,17 @@ def _sum_up(pair: str, told: _Foretold, *, as_json: bool) -> None:
     }
     nothing = "nothing was found" if told.cut_short else "both sides are as agreed"
     what = ", ".join(f"{count} {name}" for name, count in sorted(told.counts.items())) or nothing
-    held = "".join(f"; these {count} deletes on {side} would be held, all of them" for side, count in sorted(told.held.items()))
+    held = "".join(_would_be_held(told, side) for side in sorted(told.held))
     end = f"; CUT SHORT after {told.report.resume!r}" if told.cut_short else ""
     assumed = f"\n  {capabilities.assumed_text(told.assumed)}" if told.assumed else ""
     emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}{assumed}", as_json=as_json)
+
+
+def _would_be_held(told: _Foretold, side: Side) -> str:
+    held, count = told.held[side], told.deletes[side]
+    if held < count:
+        return f"; {held} of these {count} deletes on {side} would be held"
+    return f"; these {count} deletes on {side} would be held, all of them"
 
 
 async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, keys: tuple[str, ...], *, as_json: bool) -> None:
@@ -324,8 +335,11 @@ async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, key
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
             told.counts[f"{decision.action}"] += 1
+            held = False
             if decision.action == Action.DELETE:
                 told.deletes[decision.destination] += 1
+                held = any(not one.verdict for one in await runtime.state.held([planned.key]))
+                told.waiting[decision.destination] += held
             line = {
                 "pair": runtime.settings.name,
                 "key": planned.key,
@@ -334,9 +348,11 @@ async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, key
                 "source": decision.source,
                 "reason": decision.reason,
                 "preserve": decision.preserve,
+                "held": held,
             }
             arrow = f" {decision.source} -> {decision.source.other}" if decision.source is not None else ""
             kept = f"; the version on {decision.preserve} is kept as a conflict" if decision.preserve is not None else ""
+            kept += "; held" if held else ""
             emit(
                 line,
                 f"{decision.action}{arrow}  {plain(planned.key)}  ({difference.kind}: {decision.reason}{kept})",

@@ -14,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from federation.capabilities import Capabilities
-from federation.model import Metadata, Side
-from federation.progress import OPTIONS_NOTE, DeleteBudget, HaltRecord
+from federation.clock import SystemClock
+from federation.model import Change, Metadata, Side, Source
+from federation.progress import OPTIONS_NOTE, DeleteBudget, HaltRecord, Held
 from federation.rules.decision import Action
-from federation.rules.guards import MASS_DELETE
+from federation.rules.guards import DELETE_FLOOR, MASS_DELETE
 from federation.sync.identity import check_identity
 from fedplane import exit_codes
 from fedplane.cli import app
@@ -59,6 +60,15 @@ class _Bench:
         held = self.world.raw[Side.VAST].objects
         for key in [key for key in sorted(held) if key.startswith("d")][:count]:
             del held[key]
+
+    async def hold(self, key: str) -> None:
+        """Its delete waits for a person."""
+        state = self.world.state
+        await state.mark([Change(key, Side.VAST, Source.RECONCILER, deleted=True)])
+        lease = await state.acquire(state.shard_of(key), owner="test", ttl_seconds=60)
+        assert lease is not None
+        [claim] = await state.claim(lease, limit=9, now_us=self.world.clock.now_us())
+        await state.hold(lease, key, claim.hint.generation, Held(key, Side.BLOB, "over the budget", 1))
 
     async def show(self, part: Part = WHOLE, *, as_json: bool = True) -> int:
         """The command; it must leave everything as it was."""
@@ -112,6 +122,26 @@ async def test_few_deletes_are_held_where_an_earlier_scan_found_too_many(
     for part, held in ((WHOLE, {}), (Part("d0/", ()), {"blob": 5})):
         assert await bench.show(part) == exit_codes.OK
         assert _summary(capsys)[0]["would_be_held"] == held
+
+
+async def test_what_is_held_already_and_what_the_window_has_no_room_for_is_called_so(
+    bench: _Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Few deletes, of a pair whose window's budget is nearly used up."""
+    await bench.begin()
+    bench.lose(5)
+    state, at_us = bench.world.state, SystemClock().now_us()
+    budget = bench.settings.rules.delete_budget
+    for n in range(DELETE_FLOOR - 2):
+        assert await state.reserve_delete(f"gone{n}", budget, objects=0, now_us=at_us)
+    assert await bench.show() == exit_codes.OK
+    assert _summary(capsys)[0]["would_be_held"] == {"blob": 3}
+
+    await bench.hold("d0/k000")
+    assert await bench.show(as_json=False) == exit_codes.OK
+    told = capsys.readouterr().out
+    assert next(line for line in told.splitlines() if "held" in line).endswith("(deleted_on_vast: deleted; held)")
+    assert "; 3 of these 5 deletes on blob would be held; nothing was written" in told
 
 
 @pytest.mark.parametrize("part", [WHOLE, Part("d1/", ()), Part("", ("d0/k000",))], ids=["whole", "prefix", "key"])
