@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, TransferRecord
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, Parked, TransferRecord
 
 
 class Records(Protocol):
@@ -92,6 +92,13 @@ class Records(Protocol):
         """Of *shards* (None: of all) those with dirty keys, and when their first is due: microseconds since 1970 UTC.
 
         0 where a key is claimed, be it by somebody at work or by one who died.
+        """
+        ...
+
+    async def parked_records(self, shard: int, *, cursor: int) -> tuple[int, list[Parked]]:
+        """Some parked keys of one shard, in no order; one may come twice.
+
+        Begin with cursor 0 and go on with the one returned until it is 0.
         """
         ...
 

@@ -333,6 +333,11 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         """As in the port."""
         return sorted(self._parked.values(), key=lambda one: (one.since_us, one.key))
 
+    async def parked_records(self, shard: int, *, cursor: int) -> tuple[int, list[Parked]]:
+        """As in the port; all at once."""
+        del cursor
+        return 0, [one for key, one in self._parked.items() if self.shard_of(key) == shard]
+
     async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
         """As in the port."""
         del now_us

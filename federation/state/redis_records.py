@@ -29,7 +29,7 @@ from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout, of_endpoint
 from federation.state.lists import oldest, records
-from federation.state.pieces import hash_pieces
+from federation.state.pieces import hash_piece, hash_pieces
 from federation.state.records import PackedBases, key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
@@ -163,6 +163,11 @@ class RecordQueries:
     async def parked(self) -> list[Parked]:
         """As in the port."""
         return await oldest(records(self.calls, self.layout, Parked))
+
+    async def parked_records(self, shard: int, *, cursor: int) -> tuple[int, list[Parked]]:
+        """As in the port; one round trip."""
+        after, found = await hash_piece(self.calls, self.layout.of_shard(shard, "parked"), cursor)
+        return after, [msgspec.json.decode(packed, type=Parked) for _, packed in found]
 
     async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
         """As in the port; of *keys* in one round trip."""
