@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, TransferRecord
+from federation.progress import ConflictRecord, Cursor, DeadLetter, HaltRecord, Lease, Parked, TransferRecord
 
 
 class Records(Protocol):
@@ -97,6 +97,17 @@ class Records(Protocol):
 
     async def due_since_us(self, *, from_us: int, now_us: int) -> int | None:
         """When the first key that came due since *from_us*, and is not claimed, did; None: there is none. As ``claim`` counts."""
+        ...
+
+    async def are_parked(self, keys: Sequence[str]) -> list[bool]:
+        """Which of *keys* are parked."""
+        ...
+
+    async def parked_records(self, shard: int, *, cursor: int) -> tuple[int, list[Parked]]:
+        """Some parked keys of one shard, in no order; one may come twice. A record that cannot be read is left out.
+
+        Begin with cursor 0 and go on with the one returned until it is 0.
+        """
         ...
 
     async def put_note(self, name: str, value: bytes) -> None:

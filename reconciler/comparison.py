@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from operator import or_
 
 from federation.errors import Halt, NotPresent
 from federation.keys import excluded, excluded_below
@@ -239,10 +240,11 @@ class Comparison:
             return
         keys = [difference.row.key for difference in found]
         dirty, held = await self._state.are_dirty(keys), {one.key for one in await self._state.held(keys)}
+        parked = await self._state.are_parked(keys)  # heard of; what stands in its way is no matter of events
         ahead_us = {side: (await self._stores[side].clock_skew()).us for side in Side}
         vast_ahead_us, now_us = ahead_us[Side.VAST], {side: self._clock.now_us() + ahead_us[side] for side in Side}
         marks: list[Change] = []
-        for difference, known in zip(found, dirty, strict=True):
+        for difference, known in zip(found, map(or_, dirty, parked), strict=True):
             self._blame(difference, report, known=known or difference.row.key in held)
             young_until_us = self._young_until(difference.row.vast, difference.base, vast_ahead_us)
             report.young += young_until_us > 0

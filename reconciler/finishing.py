@@ -11,8 +11,10 @@ from typing import Protocol
 
 import msgspec
 
-from federation.model import Side
-from federation.ports import Clock, State
+from federation.model import Change, Side, Source
+from federation.ports import ChangeSink, Clock, State
+from federation.progress import Parked
+from federation.state.damaged import DAMAGED
 from reconciler import sweep
 from reconciler.report import Report
 from reconciler.sweep import SWEEPS, Search, Turn
@@ -39,6 +41,8 @@ class Finish(msgspec.Struct, kw_only=True):
     shards: int = 0
     """Whose tombstones were looked through since."""
     search: Search = msgspec.field(default_factory=Search)
+    parked_shard: int = 0
+    """Whose parked keys are marked next. What was marked of them is not parked any more, so no place within is kept."""
 
 
 class Relist(Protocol):
@@ -57,6 +61,7 @@ class Finishing:
         finish: Finish,
         keep: Callable[[Finish], Awaitable[None]],
         state: State,
+        sink: ChangeSink,
         clock: Clock,
         deletes: Withheld,
         relist: Relist,
@@ -66,6 +71,7 @@ class Finishing:
         self.finish = finish
         self._keep = keep
         self._state = state
+        self._sink = sink
         self._clock = clock
         self._deletes = deletes
         self._relist_copies = relist
@@ -79,7 +85,8 @@ class Finishing:
             self._relist,
             self._forget_tombstones,
             lambda: self._sweep(turn, seen),
-        )
+            self._mark_parked,
+        )  # a new one comes last: the number of a step is kept
         for step in steps[self.finish.step :]:
             await step()
             self.finish.step += 1
@@ -127,3 +134,25 @@ class Finishing:
 
     async def _sweep(self, turn: Turn, seen: list[bytes]) -> None:
         self.finish.report.base_only += await sweep.sweep(self._state, turn, seen, self.finish.search, self._now_and_then)
+
+    async def _mark_parked(self) -> None:
+        """Mark what was parked before the scan began: some of it no listing tells of, being gone from both sides, or new in tags.
+
+        What the scan itself marked is not parked any more. A damaged record is no better for a look: a person's word is awaited.
+        """
+        finish = self.finish
+        while finish.parked_shard < self._state.shards:
+            cursor: int | None = None
+            while cursor != 0:
+                cursor, parked = await self._state.parked_records(finish.parked_shard, cursor=cursor or 0)
+                await self._mark_again(parked)
+            finish.parked_shard += 1
+            await self._now_and_then()
+
+    async def _mark_again(self, parked: list[Parked]) -> None:
+        before_us = self.finish.report.started_us
+        keys = {one.key for one in parked if one.since_us < before_us and one.reason != DAMAGED}
+        if keys:
+            await self._sink.mark([Change(key, side, Source.RECONCILER) for key in sorted(keys) for side in Side])
+            self.finish.report.tried_again += len(keys)
+        await self._now_and_then()

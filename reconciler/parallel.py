@@ -33,6 +33,10 @@ MOST_CUTS = 16
 """Whole scans in a row that are cut; the next is one range, which no order of a server's own can hide anything from."""
 
 
+Place = tuple[str, bool] | None
+"""The last key that was compared, and whether the range was to its end; None: nothing of it was kept."""
+
+
 class LostError(Exception):
     """The range, or the end of the scan, is another process's by now."""
 
@@ -69,6 +73,8 @@ class ParallelScan:
         self._save_seconds = save_seconds
         self._told = self._began = clock.monotonic_seconds()
         self._progress: dict[int, Progress] = {}
+        self._kept: dict[int, Place] = {}
+        """How far each range is in the state, as this process knows it."""
         self._written = False
         self._failed = False
         self._trusted: set[Side] = set()
@@ -217,6 +223,7 @@ class ParallelScan:
 
     async def _load(self, number: int) -> None:
         saved = await self._book.progress(self.plan, number)
+        self._kept[number] = _place(saved)
         if saved is not None:
             self._progress[number] = saved
             self._trust(saved.ordered)
@@ -324,18 +331,26 @@ class ParallelScan:
         await self._book.drop_plan(self.plan)
 
     async def _save(self, number: int, progress: Progress) -> None:
-        """Keep how far the range is. The first save of a scan that was not written down does that."""
+        """Keep how far the range is. The first save of a scan that was not written down does that. Raises LostError."""
         if not self._written and not await self._write_plan():
             return  # another process's scan is written down: this one goes on by itself
         if not await self._state.own(range_task(number), owner=self._owner, ttl_seconds=OWNED_SECONDS):
+            raise LostError
+        # Who was stopped for longer than it owned the range owns it again now, though others went on with it, or ended the scan.
+        if not await self._planned() or _place(await self._book.progress(self.plan, number)) != self._kept.get(number):
             raise LostError
         if self._asked:
             progress.asked_us = self._clock.now_us()
         progress.ordered = [side for side, store in self._stores.items() if store.ordered]
         await self._state.keep_marks(self.plan.ground.task)
         await self._book.save(number, progress)
+        self._kept[number] = _place(progress)
 
     def _tell(self, now: float) -> None:
         if self._on_progress is not None and now - self._told >= TELL_SECONDS:
             self._told = now
             self._on_progress(self.report)
+
+
+def _place(progress: Progress | None) -> Place:
+    return (progress.report.resume, progress.done) if progress is not None else None

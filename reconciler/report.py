@@ -57,6 +57,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Sides that lack more objects than the delete budget allows to be gone at once: all those deletes are held."""
     base_only: int = 0
     """Records of objects that neither side lists any more, dropped by the slow sweep."""
+    tried_again: int = 0
+    """Parked keys that no listing told of, marked at the end of a whole scan so that they are tried again."""
     sorted_sides: list[Side] = msgspec.field(default_factory=list)
     """Sides whose listing came out of order and was sorted on disk."""
     reordered: dict[Side, bool] = msgspec.field(default_factory=dict)
@@ -127,6 +129,8 @@ class Report(msgspec.Struct, kw_only=True):
             lines.append(f"  deletes no longer remembered: {self.forgotten}")
         if self.base_only:
             lines.append(f"  records of objects that are on neither side, dropped: {self.base_only}")
+        if self.tried_again:
+            lines.append(f"  parked keys that are tried again: {self.tried_again}")
         if self.fresh_state:
             lines.append("  state was empty: union mode, nothing is deleted")
         return "\n".join(lines)

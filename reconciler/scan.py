@@ -266,6 +266,7 @@ class Scanner(Comparison):
                 finish,
                 parallel.save_finish,
                 self._state,
+                self._sink,
                 self._clock,
                 self._deletes,
                 self._relist,

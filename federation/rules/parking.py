@@ -1,7 +1,7 @@
 """Why a key is parked, in words, and its way back: shown by ``parked``, ``explain``, ``status`` and docs/parked.md. Pure.
 
-Whatever the reason, a parked key is tried again when an event or a scan shows that it still differs, and by ``fedplane parked
-retry``; nothing is lost by waiting.
+Whatever the reason, a parked key is tried again when an event or a scan shows that it still differs, at the end of each scan of
+the whole pair (but for ``record_damaged``), and by ``fedplane parked retry``; nothing is lost by waiting.
 """
 
 from __future__ import annotations

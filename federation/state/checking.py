@@ -10,7 +10,7 @@ running plane changes between two pieces is no fault. One that has a fault may c
 | dirty_and_parked | a key both at work and waiting for a person |
 | due_, claimed_, since_..._without_hint | left over: handed out to nobody, but lag or backlog may be told too high |
 | wrong_shard | a record that no look-up finds: made under another layout |
-| bad_record | a base record that cannot be read: its key is parked once it is looked at (docs/parked.md, `record_damaged`) |
+| bad_record | a record that cannot be read: of a base its key is parked once it is looked at (`record_damaged`, docs/parked.md) |
 | count | the number of objects, which the delete budget is a share of, is not that of the records, three times alike |
 """
 
@@ -24,6 +24,7 @@ import msgspec
 
 from federation.errors import UsageError
 from federation.model import Side
+from federation.progress import Held, Parked
 from federation.state.calls import Calls
 from federation.state.layout import Layout
 from federation.state.pieces import AT_ONCE, hash_pieces
@@ -77,9 +78,10 @@ async def check(calls: Calls, layout: Layout) -> Checked:
     for shard in range(layout.shards):
         found = _Found()
         await _dirty(calls, layout, shard, found)
-        for name in ("parked", "held"):
+        for name, kind in (("parked", Parked), ("held", Held)):
             async for fields in hash_pieces(calls, [layout.of_shard(shard, name)]):
                 found.add("wrong_shard", _misplaced(layout, shard, [key for key, _ in fields]))
+                found.add("bad_record", [key.decode() for key, packed in fields if not _readable(packed, kind)])
         await _records(calls, layout, shard, checked, found)
         [dirty] = await calls.pipe([("HLEN", layout.of_shard(shard, "hint"))])
         checked.dirty += dirty
@@ -100,6 +102,14 @@ async def _dirty(calls: Calls, layout: Layout, shard: int, found: _Found) -> Non
                 found.add(kind.decode(), [name.decode() for name in names])
             if int(cursor) == 0:
                 break
+
+
+def _readable(packed: bytes, kind: type[Parked | Held]) -> bool:
+    try:
+        msgspec.json.decode(packed, type=kind)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def _misplaced(layout: Layout, shard: int, names: Sequence[bytes]) -> list[str]:

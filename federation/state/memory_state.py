@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from federation.errors import LeaseLost
-from federation.model import Base, Change, Hint, HintEntry, Side, Source, Stamp
+from federation.model import Base, Change, Hint, Side, Source
 from federation.ports import Clock
 from federation.progress import SCAN_BEHIND_US, Backlog, Claim, Held, Lease, MarkResult, Parked
 from federation.state.layout import Layout
+from federation.state.memory_dirty import Dirty
 from federation.state.memory_records import MemoryRecords
 from federation.state.memory_transfers import MemoryTransfers
 from federation.state.records import key_digest, pack_base
-
-ENTRIES_A_SIDE = 4
-"""Hinted versions kept per side; more become one entry of unknown version, which is never taken for an echo."""
-
-
-@dataclass(slots=True)
-class _Dirty:
-    generation: int = 0
-    entries: dict[Side, list[HintEntry]] = field(default_factory=lambda: {side: [] for side in Side})
-    since_us: dict[Side, int] = field(default_factory=dict)
-    newer_us: dict[Side, int] = field(default_factory=dict)
-    """As ``since_us``, of what was marked after the last claim."""
-    sources: set[Source] = field(default_factory=set)
-    due_us: int | None = None
-    """None while claimed."""
-    claimed: int = 0
-    """The generation that was handed out; 0 while nobody works on it."""
-    attempts: int = 0
-    last_error: str = ""
 
 
 @dataclass(slots=True)
@@ -54,7 +36,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         self._layout = Layout(pair, shards, 1)
         self._clock = clock
         self._opened = False
-        self._dirty: dict[str, _Dirty] = {}
+        self._dirty: dict[str, Dirty] = {}
         self._base: dict[str, Base] = {}
         self._intents: dict[str, Base] = {}
         self._parked: dict[str, Parked] = {}
@@ -89,13 +71,13 @@ class MemoryState(MemoryRecords, MemoryTransfers):
             return False
         now = self._clock.now_us()
         only_scan = change.source is Source.RECONCILER and change.key not in self._dirty
-        dirty = self._dirty.setdefault(change.key, _Dirty())
+        dirty = self._dirty.setdefault(change.key, Dirty())
         announced = dirty.sources == {Source.RECONCILER} and change.source is not Source.RECONCILER
         if dirty.claimed == dirty.generation:
             dirty.newer_us = {}
         dirty.generation = self._next_generation(change.key)
         dirty.sources.add(change.source)
-        _add_entry(dirty, change)
+        dirty.add(change)
         # A time that its side's clock has not reached (a file's may be anything) makes nothing younger than its mark.
         marked_us = now + self.ahead_us[change.side]
         at_us = min(change.at.at_us, marked_us) if change.at is not None else marked_us
@@ -178,7 +160,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         for _, key in oldest + rest[::-1][:newest]:
             dirty = self._dirty[key]
             dirty.claimed, dirty.due_us = dirty.generation, None
-            claims.append(Claim(_hint(key, dirty), self._base.get(key), self._held.get(key), self._intents.get(key)))
+            claims.append(Claim(dirty.hint(key), self._base.get(key), self._held.get(key), self._intents.get(key)))
         return claims
 
     async def reclaim(self, lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:
@@ -218,7 +200,7 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         self._keep_newer(dirty, generation)
         return False
 
-    def _keep_newer(self, dirty: _Dirty, generation: int) -> None:
+    def _keep_newer(self, dirty: Dirty, generation: int) -> None:
         dirty.claimed, dirty.due_us, dirty.attempts, dirty.last_error = 0, self._clock.now_us(), 0, ""
         for side in Side:
             dirty.entries[side] = [entry for entry in dirty.entries[side] if entry.generation > generation]
@@ -296,10 +278,14 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         """As in the port."""
         return [key in self._dirty for key in keys]
 
+    async def are_parked(self, keys: Sequence[str]) -> list[bool]:
+        """As in the port."""
+        return [key in self._parked for key in keys]
+
     async def explain(self, key: str) -> tuple[Hint | None, Base | None, Parked | None, Held | None]:
         """As in the port."""
         dirty = self._dirty.get(key)
-        hint = _hint(key, dirty) if dirty is not None else None
+        hint = dirty.hint(key) if dirty is not None else None
         return hint, self._base.get(key), self._parked.get(key), self._held.get(key)
 
     async def backlog(self) -> Backlog:
@@ -338,6 +324,11 @@ class MemoryState(MemoryRecords, MemoryTransfers):
         """As in the port."""
         return sorted(self._parked.values(), key=lambda one: (one.since_us, one.key))
 
+    async def parked_records(self, shard: int, *, cursor: int) -> tuple[int, list[Parked]]:
+        """As in the port; all at once."""
+        del cursor
+        return 0, [one for key, one in self._parked.items() if self.shard_of(key) == shard]
+
     async def unpark(self, keys: Sequence[str], *, now_us: int) -> int:
         """As in the port."""
         del now_us
@@ -358,39 +349,3 @@ class MemoryState(MemoryRecords, MemoryTransfers):
             self._held[key] = replace(self._held[key], verdict=verdict)
         await self.mark([Change(key, side, Source.OPERATOR) for key in known for side in Side])
         return len(known)
-
-
-def _hint(key: str, dirty: _Dirty) -> Hint:
-    return Hint(
-        key=key,
-        generation=dirty.generation,
-        blob=tuple(dirty.entries[Side.BLOB]),
-        vast=tuple(dirty.entries[Side.VAST]),
-        sources=tuple(one for one in Source if one in dirty.sources),
-        attempts=dirty.attempts,
-        last_error=dirty.last_error,
-    )
-
-
-def _add_entry(dirty: _Dirty, change: Change) -> None:
-    entries = dirty.entries[change.side]
-    at = change.at
-    for index, entry in enumerate(entries):
-        if (entry.etag, entry.deleted) == (change.etag, change.deleted):
-            at = _of_one_version(entry.at, at)
-            del entries[index]
-            break
-    entries.append(HintEntry(change.etag, change.deleted, at, dirty.generation))
-    if len(entries) > ENTRIES_A_SIDE:
-        times = [entry.at for entry in entries if entry.at is not None]
-        at = min(times, key=lambda stamp: stamp.at_us, default=None)
-        dirty.entries[change.side] = [HintEntry(None, deleted=False, at=at, generation=dirty.generation)]
-
-
-def _of_one_version(one: Stamp | None, two: Stamp | None) -> Stamp | None:
-    """The time to keep: the later, since it decides what can be an echo; of two that may be one moment the more precise."""
-    if one is None or two is None:
-        return one or two
-    if abs(one.at_us - two.at_us) < max(one.precision_us, two.precision_us) and one.precision_us != two.precision_us:
-        return one if one.precision_us < two.precision_us else two
-    return one if one.at_us > two.at_us else two

@@ -23,5 +23,15 @@ async def hash_pieces(calls: Calls, keys: Sequence[str]) -> AsyncIterator[Fields
         while cursors:
             replies = await calls.pipe([("HSCAN", key, cursor, "COUNT", AT_ONCE) for key, cursor in cursors.items()])
             for _, found in replies:
-                yield list(found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True))
+                yield _fields(found)
             cursors = {key: cursor for key, (cursor, _) in zip(cursors, replies, strict=True) if int(cursor)}
+
+
+async def hash_piece(calls: Calls, key: str, cursor: int) -> tuple[int, Fields]:
+    """The piece of one hash at *cursor*, and the cursor of the next; 0 begins, and ends it."""
+    [(after, found)] = await calls.pipe([("HSCAN", key, cursor, "COUNT", AT_ONCE)])
+    return int(after), _fields(found)
+
+
+def _fields(found: dict[bytes, bytes] | list[bytes]) -> Fields:
+    return list(found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True))

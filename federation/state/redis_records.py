@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from federation.state.calls import Call, Calls, Client
 from federation.state.faults import redis_faults
 from federation.state.layout import Layout, of_endpoint
 from federation.state.lists import oldest, records
-from federation.state.pieces import hash_pieces
+from federation.state.pieces import hash_piece, hash_pieces
 from federation.state.records import PackedBases, key_digest, unpack_base, unpack_hint
 
 _BUCKETS_AT_ONCE = 16
@@ -95,6 +95,10 @@ class RecordQueries:
     async def are_dirty(self, keys: Sequence[str]) -> list[bool]:
         """As in the port; one round trip."""
         return [bool(n) for n in await self.calls.pipe([("HEXISTS", self._of(key, "hint"), key) for key in keys])]
+
+    async def are_parked(self, keys: Sequence[str]) -> list[bool]:
+        """As in the port; one round trip."""
+        return [bool(n) for n in await self.calls.pipe([("HEXISTS", self._of(key, "parked"), key) for key in keys])]
 
     def _of(self, key: str, name: str) -> str:
         return self.layout.of_shard(self.shard_of(key), name)
@@ -169,6 +173,15 @@ class RecordQueries:
     async def parked(self) -> list[Parked]:
         """As in the port."""
         return await oldest(records(self.calls, self.layout, Parked))
+
+    async def parked_records(self, shard: int, *, cursor: int) -> tuple[int, list[Parked]]:
+        """As in the port; one round trip."""
+        after, found = await hash_piece(self.calls, self.layout.of_shard(shard, "parked"), cursor)
+        readable = []
+        for _, packed in found:
+            with suppress(msgspec.MsgspecError):  # such a one must not end a scan; `state check` tells of it
+                readable.append(msgspec.json.decode(packed, type=Parked))
+        return after, readable
 
     async def held(self, keys: Sequence[str] | None = None) -> list[Held]:
         """As in the port; of *keys* in one round trip."""

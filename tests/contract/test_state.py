@@ -10,7 +10,7 @@ import pytest
 from federation.errors import LeaseLost
 from federation.model import ECHO_SLACK_US, Base, Change, Side, Source, Stamp, StampOrigin
 from federation.ports import State
-from federation.progress import Held
+from federation.progress import Held, Parked
 from federation.state.records import key_digest
 from tests.contract.state_support import AGREED, MD5, TestClock, agree, event, lease_of
 
@@ -274,6 +274,18 @@ async def test_nothing_is_taken_off_that_was_marked_meanwhile(state: State, cloc
 
     assert (await state.parked(), await state.held()) == ([], [])
     assert len(await state.claim(lease, limit=1, now_us=clock.us)) == 1
+
+
+async def test_parked_keys_are_read_by_shard(state: State, clock: TestClock) -> None:
+    """Each is in the pieces of its own shard, until it is marked."""
+    await state.mark([event("k")])
+    lease = await lease_of(state, "k")
+    [claim] = await state.claim(lease, limit=1, now_us=clock.us)
+    await state.park(lease, "k", claim.hint.generation, reason="r", detail="d", now_us=1)
+    found = [await state.parked_records(shard, cursor=0) for shard in range(state.shards)]
+    assert found == [(0, [Parked("k", "r", "d", 1)] if shard == lease.shard else []) for shard in range(state.shards)]
+    await state.mark([event("k")])
+    assert await state.parked_records(lease.shard, cursor=0) == (0, [])
 
 
 async def test_a_repeated_settle_does_not_take_a_newer_hint_for_its_own(state: State) -> None:

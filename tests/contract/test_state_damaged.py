@@ -144,3 +144,17 @@ async def test_the_command_that_forgets_a_record_is_whole_whatever_the_key(state
     _, place, name = command.split(" ", 2)
     assert ast.literal_eval(f"b{name}") == key.encode()
     assert await state.calls.pipe([("HDEL", place, key)]) == [1]
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"\xc1", b'{"key":1}'])
+async def test_a_parked_record_that_cannot_be_read_ends_no_scan_and_is_told(state: RedisState, value: bytes) -> None:
+    """The scan passes it over and tries the others again; `state check` names it."""
+    await _damage(state, "parked", "bad", value)
+    await state.mark([event("good", Side.BLOB)])
+    lease = await lease_of(state, "good")
+    [claim] = await state.claim(lease, limit=8, now_us=TestClock().us)
+    await state.park(lease, "good", claim.hint.generation, reason="leased", detail="", now_us=1)
+    assert [one.key for one in (await state.parked_records(0, cursor=0))[1]] == ["good"]
+    assert await state.are_parked(["bad", "good", "other"]) == [True, True, False]
+    [fault] = [fault for fault in (await check(state.calls, state.layout)).faults if fault.kind == "bad_record"]
+    assert (fault.count, fault.keys) == (1, ("bad",))

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from federation.clock import SystemClock
-from federation.model import Side
+from federation.model import Change, Side, Source
 from federation.progress import ConflictRecord, Held, Parked
 from federation.state.client import single
 from federation.state.lists import count, records
@@ -179,3 +179,24 @@ async def test_the_lists_are_read_in_pieces(server: Server) -> None:
     told: dict[str, Any] = await state._redis.info("commandstats")
     assert not told.keys() & {"cmdstat_hvals", "cmdstat_hgetall", "cmdstat_hkeys"}
     await state.close()
+
+
+async def test_parked_keys_are_read_on_while_they_are_marked(server: Server) -> None:
+    """As at the end of a whole scan: those of a piece go while the next is asked for, and none is passed over."""
+    state = RedisState(single(server.url), "other", shards=1, clock=SystemClock())
+    await state.open()
+    await state.calls.pipe([("HSET", state.layout.of_shard(0, "parked"), *_packed(number)) for number in range(2_000)])
+    cursor, pieces, found = 0, 0, set[str]()
+    while pieces == 0 or cursor:
+        cursor, piece = await state.parked_records(0, cursor=cursor)
+        await state.mark([Change(one.key, Side.BLOB, Source.RECONCILER) for one in piece])
+        found |= {one.key for one in piece}
+        pieces += 1
+    assert pieces > 1
+    assert found == {f"k{number}" for number in range(2_000)}
+    assert await state.parked() == []
+    await state.close()
+
+
+def _packed(number: int) -> tuple[str, bytes]:
+    return f"k{number}", msgspec.json.encode(Parked(f"k{number}", "leased", "", 1))

@@ -65,7 +65,7 @@ class _Bench:
         """Its delete waits for a person."""
         state = self.world.state
         await state.mark([Change(key, Side.VAST, Source.RECONCILER, deleted=True)])
-        lease = await state.acquire(state.shard_of(key), owner="test", ttl_seconds=60)
+        lease = self.world.lease
         assert lease is not None
         [claim] = await state.claim(lease, limit=9, now_us=self.world.clock.now_us())
         await state.hold(lease, key, claim.hint.generation, Held(key, Side.BLOB, "over the budget", 1))

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from federation.model import Base, Side, Stamp
+from federation.model import Base, Change, Side, Source, Stamp
 from federation.state.memory_state import MemoryState
 from reconciler import finishing, parallel, sweep, withheld
 from reconciler.book import COMPLETE, FINISHING, Book, kept, whole_scans
@@ -21,7 +21,7 @@ from tests.unit.test_scan import DAY, SECOND, _Clock, _Pair
 
 _SHARDS = 3 * SWEEPS
 _EACH = 4
-"""Of deletes, kept copies a side, tombstones and records of what is gone in the shards that one scan looks through."""
+"""Of deletes, kept copies a side, parked keys, tombstones and records of what is gone in the shards that a scan looks through."""
 _WRITES = ("put_note", "mark", "record_conflict", "forget_tombstones", "own", "disown")
 _PIECES = ("forget_tombstones", "base_records", "mark", "record_conflict")
 
@@ -80,8 +80,9 @@ class _Lab(_Pair):
         return await scanner.scan()
 
     async def fill(self) -> None:
-        """Deletes on VAST, kept copies without a record, old tombstones, and records of objects that neither side has."""
+        """Deletes on VAST, kept copies without a record, parked keys, old tombstones, and records of what neither side has."""
         for number in range(_EACH):
+            await self.park(f"parked{number}")
             await self.agree(f"here{number}")
             await self.agree(f"deleted{number}")
             del self.raw[Side.VAST].objects[f"deleted{number}"]
@@ -104,6 +105,15 @@ class _Lab(_Pair):
         etags = [await self.put(side, key) for side in Side]
         await self._settle(key, Base(blob_etag=etags[0], vast_etag=etags[1], size_bytes=1, vast_as_of_us=2**52))
 
+    async def park(self, key: str) -> None:
+        """A person is waited for, though no side holds it any more."""
+        await self.state.mark([Change(key, Side.BLOB, Source.EVENT_GRID)])
+        lease = await self.state.acquire(self.state.shard_of(key), owner="t", ttl_seconds=60)
+        assert lease is not None
+        [claim] = await self.state.claim(lease, limit=9, now_us=self.clock.us)
+        await self.state.park(lease, key, claim.hint.generation, reason="leased", detail="", now_us=self.clock.us)
+        await self.state.release(lease)
+
     async def _settle(self, key: str, base: Base) -> None:
         lease = await self.state.acquire(self.state.shard_of(key), owner="t", ttl_seconds=60)
         assert lease is not None
@@ -117,6 +127,7 @@ class _Lab(_Pair):
         return (
             sorted(self.state._base),
             sorted(await self.state.dirty_keys(limit=99)),
+            await self.state.parked(),
             [record.preserved_as for record in await self.state.conflicts()],
             sorted(suspects.records),
             await self.state.note(NEXT_SWEEP),
@@ -148,12 +159,14 @@ async def test_a_cut_at_any_point_passes_nothing_over_and_repeats_one_piece(opti
     """Killed before or after any call to the state: what comes of it is the same, and what was looked at is not again."""
     uncut = await _fresh(options)
     report = await uncut.scan()
-    assert (report.complete, report.forgotten, report.relisted, report.drift) == (
+    assert (report.complete, report.forgotten, report.relisted, report.tried_again, report.drift) == (
         True,
         _EACH,
         2 * _EACH,
+        _EACH,
         {"deleted_on_vast": _EACH},
     )
+    assert await uncut.state.parked() == []
     wanted, pieces, cuts = await uncut.outcome(), uncut.state.pieces.total(), 0
     while True:
         lab = await _fresh(options)

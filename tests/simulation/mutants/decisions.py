@@ -11,8 +11,9 @@ from federation.progress import Claim, Held
 from federation.rules import decide as decide_module
 from federation.rules.decision import Action, Decision, Reason, Rules
 from federation.sources import build
+from federation.state.memory_dirty import Dirty
 from federation.state.memory_records import MemoryRecords
-from federation.state.memory_state import MemoryState, _Dirty
+from federation.state.memory_state import MemoryState
 from federation.sync import sync_key as sync_key_module
 from tests.simulation.draw import OPTIONED_FROM
 from tests.simulation.mutants.mutant import Mutant, Swap, everywhere
@@ -70,7 +71,7 @@ def _own_puts_looked_at() -> list[Swap]:
 
 
 def _since_forgotten() -> list[Swap]:
-    def keep_newer(self: MemoryState, dirty: _Dirty, generation: int) -> None:
+    def keep_newer(self: MemoryState, dirty: Dirty, generation: int) -> None:
         original(self, dirty, generation)
         dirty.since_us = dict.fromkeys(dirty.since_us, self._clock.now_us())
 
@@ -79,7 +80,7 @@ def _since_forgotten() -> list[Swap]:
 
 
 def _since_of_the_later() -> list[Swap]:
-    def keep_newer(self: MemoryState, dirty: _Dirty, generation: int) -> None:
+    def keep_newer(self: MemoryState, dirty: Dirty, generation: int) -> None:
         original(self, dirty, generation)
         now = self._clock.now_us()
         for side in dirty.since_us:
