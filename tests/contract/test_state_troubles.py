@@ -35,12 +35,6 @@ Trouble = Callable[[AnyClient, Server], Awaitable[Callable[[], Awaitable[object]
 PASSWORD = "correct horse"
 
 
-async def out_of_memory(client: AnyClient, _: Server) -> Callable[[], Awaitable[object]]:
-    """Maxmemory is reached and nothing may be evicted."""
-    await client.config_set("maxmemory", "1")
-    return lambda: client.config_set("maxmemory", "0")
-
-
 async def too_few_replicas(client: AnyClient, _: Server) -> Callable[[], Awaitable[object]]:
     """The server wants a replica that is not there."""
     await client.config_set("min-replicas-to-write", "1")
@@ -103,7 +97,7 @@ async def state_on(server: Server, clock: TestClock, url: str = "", **settings: 
         await state.close()
 
 
-@pytest.mark.parametrize("trouble", [out_of_memory, too_few_replicas, read_only, failed_save, busy])
+@pytest.mark.parametrize("trouble", [too_few_replicas, read_only, failed_save, busy])
 async def test_a_server_that_refuses_writes_is_retry_later_and_nothing_is_half_done(
     tmp_path: Path, clock: TestClock, trouble: Trouble
 ) -> None:
