@@ -12,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.auth.token import TokenInterface
 from redis.backoff import NoBackoff
-from redis.credentials import StreamingCredentialProvider
+from redis.credentials import CredentialProvider, StreamingCredentialProvider
 from redis.exceptions import NoPermissionError, RedisClusterException
 
 from federation.errors import UsageError
@@ -53,6 +53,39 @@ async def _renew(pool: BlockingConnectionPool, _: TokenInterface) -> None:
     await connect_anew(pool)
 
 
+class _Tokens(CredentialProvider):
+    """The same tokens, of which redis-py does not see that they are renewed.
+
+    A cluster's client takes each free connection out of its pool to send AUTH over it: one that fails ends the renewal, and all
+    that follow, and those taken out never come back.
+    """
+
+    def __init__(self, provider: StreamingCredentialProvider) -> None:
+        self._provider = provider
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """For a connection that is made."""
+        return await self._provider.get_credentials_async()
+
+
+def _cluster(url: str, access: dict[str, Any]) -> RedisCluster:
+    provider = access.get("credential_provider")
+    hidden = {"credential_provider": _Tokens(provider)} if provider else {}
+    client: RedisCluster = RedisCluster.from_url(url, max_connections=AT_ONCE, **options(), **access | hidden)
+    if provider:
+        renew: Any = partial(_renew_nodes, client)
+        provider.on_next(renew)
+    return client
+
+
+async def _renew_nodes(client: RedisCluster, _: TokenInterface) -> None:
+    """Have every connection made anew, with the new token, before it is used again. Awaits nothing, so nothing can fail."""
+    nodes = client.nodes_manager
+    for node in (*nodes.nodes_cache.values(), *nodes.startup_nodes.values()):
+        for connection in node._connections:  # noqa: SLF001
+            connection.mark_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
+
+
 def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     """The kind of connection that packs commands in C, too: redis-py's asyncio connections only parse replies so."""
 
@@ -75,7 +108,7 @@ async def remote(settings: RedisSettings) -> Client:
         if clustered is None:
             clustered = not settings.url.startswith("unix:") and await _is_cluster(settings.url, access)
         if clustered:
-            return RedisCluster.from_url(settings.url, max_connections=AT_ONCE, **options(), **access)
+            return _cluster(settings.url, access)
         return single(settings.url, **access)
     except (ValueError, RedisClusterException):
         raise UsageError(

@@ -197,9 +197,7 @@ class RecordQueries:
     async def remember_renames(self, keys: Sequence[str], *, now_us: int) -> None:
         """Deletes of these keys were halves of renames; the oldest are dropped beyond ``RENAMES_KEPT``."""
         if keys:
-            renames = self.layout.of_pair("renames")
-            commands: list[tuple[Any, ...]] = [("ZADD", renames, now_us, key) for key in keys]
-            await self.calls.pipe([*commands, ("ZREMRANGEBYRANK", renames, 0, -RENAMES_KEPT - 1)])
+            await self.calls.run("remember", [self.layout.of_pair("renames")], [now_us, RENAMES_KEPT, *keys])
 
     async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
         """As in the port."""
@@ -217,10 +215,12 @@ class RecordQueries:
 
     # ----------------------------------------------------------------------------------------------- records of the pair
 
+    async def _put(self, key: str, name: str | bytes, value: bytes, how: str = "") -> None:
+        await self.calls.run("put", [key], [name, value, how])
+
     async def record_conflict(self, record: ConflictRecord) -> None:
         """As in the port."""
-        with redis_faults():
-            await self._redis.hsetnx(self.layout.of_pair("conflicts"), record.conflict_id, _json(record))
+        await self._put(self.layout.of_pair("conflicts"), record.conflict_id, msgspec.json.encode(record), "first")
 
     async def conflicts(self, key: str | None = None) -> list[ConflictRecord]:
         """As in the port."""
@@ -239,8 +239,7 @@ class RecordQueries:
 
     async def halt(self, record: HaltRecord) -> None:
         """As in the port; the first record of a name stays."""
-        with redis_faults():
-            await self._redis.hsetnx(self.layout.of_pair("halts"), record.name, _json(record))
+        await self._put(self.layout.of_pair("halts"), record.name, msgspec.json.encode(record), "first")
 
     async def halts(self) -> list[HaltRecord]:
         """As in the port."""
@@ -273,11 +272,11 @@ class RecordQueries:
 
     async def put_note(self, name: str, value: bytes) -> None:
         """As in the port; an empty value removes the note."""
+        if value:
+            await self._put(self.layout.of_pair("notes"), name, value)
+            return
         with redis_faults():
-            if value:
-                await self._redis.hset(self.layout.of_pair("notes"), name, _wire(value))
-            else:
-                await self._redis.hdel(self.layout.of_pair("notes"), name)
+            await self._redis.hdel(self.layout.of_pair("notes"), name)
 
     async def note(self, name: str) -> bytes | None:
         """As in the port."""
@@ -300,7 +299,7 @@ class RecordQueries:
             if not told:
                 await self._redis.hdel(key, name)
                 return
-            await self._redis.hset(key, name, _wire(told))
+            await self._put(key, name, told)
             await self._redis.expire(key, PACE_KEPT_SECONDS)
 
     async def paces(self, endpoint: str) -> dict[str, bytes]:
@@ -343,11 +342,3 @@ def _fields(packed: bytes) -> Iterator[bytes]:
         end = at + 4 + int.from_bytes(packed[at : at + 4], "big")
         yield packed[at + 4 : end]
         at = end
-
-
-def _wire(value: bytes) -> Any:  # noqa: ANN401 - redis-py's stubs say str, the wire takes bytes
-    return value
-
-
-def _json(record: object) -> Any:  # noqa: ANN401 - as _wire
-    return msgspec.json.encode(record)

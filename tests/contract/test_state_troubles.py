@@ -26,6 +26,7 @@ from federation.settings import RedisSettings
 from federation.state import faults
 from federation.state.calls import AT_ONCE
 from federation.state.client import remote
+from federation.state.layout import of_endpoint
 from federation.state.redis_state import RedisState
 from tests.contract import redis_servers
 from tests.contract.redis_servers import AnyClient, Server
@@ -33,12 +34,6 @@ from tests.contract.state_support import AGREED, TestClock, agree, event
 
 Trouble = Callable[[AnyClient, Server], Awaitable[Callable[[], Awaitable[object]]]]
 PASSWORD = "correct horse"
-
-
-async def out_of_memory(client: AnyClient, _: Server) -> Callable[[], Awaitable[object]]:
-    """Maxmemory is reached and nothing may be evicted."""
-    await client.config_set("maxmemory", "1")
-    return lambda: client.config_set("maxmemory", "0")
 
 
 async def too_few_replicas(client: AnyClient, _: Server) -> Callable[[], Awaitable[object]]:
@@ -103,7 +98,7 @@ async def state_on(server: Server, clock: TestClock, url: str = "", **settings: 
         await state.close()
 
 
-@pytest.mark.parametrize("trouble", [out_of_memory, too_few_replicas, read_only, failed_save, busy])
+@pytest.mark.parametrize("trouble", [too_few_replicas, read_only, failed_save, busy])
 async def test_a_server_that_refuses_writes_is_retry_later_and_nothing_is_half_done(
     tmp_path: Path, clock: TestClock, trouble: Trouble
 ) -> None:
@@ -366,3 +361,13 @@ def test_a_refused_certificate_is_no_outage() -> None:
     """It does not cure itself, so it is the user's to correct."""
     error = ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
     assert isinstance(faults.translate(error), UsageError)
+
+
+async def test_something_else_in_the_place_of_the_paces_is_told(tmp_path: Path, clock: TestClock) -> None:
+    """No outage, which would be waited for: the key is named, to be deleted."""
+    async with redis_servers.running(tmp_path / "redis") as server, server.client() as client, state_on(server, clock) as state:
+        await client.set(of_endpoint("e"), "not a hash")
+        for told in (b"told", b""):
+            with pytest.raises(UsageError, match="delete it") as refused:
+                await state.tell_pace("e", "process", told)
+            assert refused.value.reason == "pace_unusable"

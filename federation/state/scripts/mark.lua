@@ -133,7 +133,6 @@ for n, change in ipairs(changes) do
       places[#places + 1] = math.max(only_scan and now - BEHIND_US or now, not_before)
       places[#places + 1] = key
     end
-    if any_parked then call("HDEL", KEYS[6], key) end
   end
 end
 
@@ -143,6 +142,7 @@ if marked > 0 then
     fields[#fields + 1] = key
     fields[#fields + 1] = cmsgpack.pack(hint)
   end
+  -- At maxmemory Redis refuses the first write, and with it all, if it can add memory: no HDEL or ZREM may come before it.
   local anew = call("EXISTS", KEYS[4]) == 0
   if anew then call("HSET", KEYS[4], WIDE, "") end
   call("HSET", KEYS[4], unpack(fields))
@@ -153,6 +153,9 @@ if marked > 0 then
   if #due > 0 then call("ZADD", KEYS[1], "LT", unpack(due)) end
   if #announced > 0 then call("ZADD", KEYS[1], unpack(announced)) end
   call("SET", KEYS[7], sequence)
+  if any_parked then
+    for key in pairs(hints) do call("HDEL", KEYS[6], key) end
+  end
 end
 -- A count below what its maker knows of went back: it stays there, so that it is seen whatever is marked since (marks.py).
 local counts = ARGV[2] ~= "" and tonumber(call("HGET", KEYS[8], ARGV[2]) or 0) >= tonumber(ARGV[7])

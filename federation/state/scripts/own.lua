@@ -2,6 +2,8 @@
 -- KEYS  1 owners HASH of the pair: task -> "<until in ms of Redis' own clock> <owner>"
 -- ARGV  1 task, 2 owner, 3 ttl_ms
 -- Returns 1 when the task is now the owner's (or, given back, nobody's), 0 when another has it.
+-- Also at maxmemory, as settle.lua says.
+redis.call("HDEL", KEYS[1], "")
 local FORGET_MS = 3600000
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

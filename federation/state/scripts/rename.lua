@@ -2,6 +2,8 @@
 -- KEYS  1 HASH of this half in this window (content -> key), 2 and 3 HASHes of the other half in this window and the one before
 -- ARGV  1 content, 2 key, 3 "created" or "deleted", 4 most fields a hash may have, 5 ttl_ms
 -- Returns the keys whose deletes were renames.
+-- Also at maxmemory, as settle.lua says.
+redis.call("HDEL", KEYS[1], "")
 local content, key, out = ARGV[1], ARGV[2], {}
 if redis.call("HEXISTS", KEYS[1], content) == 1 or redis.call("HLEN", KEYS[1]) < tonumber(ARGV[4]) then
   redis.call("HSET", KEYS[1], content, key)
