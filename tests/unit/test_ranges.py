@@ -395,6 +395,5 @@ async def test_a_process_that_is_ended_while_it_finishes_leaves_that_to_others()
         await ended
     blob.list = original  # type: ignore[method-assign]
     async with asyncio.timeout(30):
-        report = await pair.process("b").scan()
-    assert report.whole
+        assert (await pair.process("b").scan()).whole
     assert await Book(pair.state).plan() is None

@@ -396,5 +396,4 @@ async def test_what_ends_a_halt_is_said_once(detail: str, lifting: bool, end: st
     """By the halt's own words where they say it."""
     state = await build(Known())
     await state.halt(HaltRecord("h", detail, ago(5), self_lifting=lifting))
-    text = page(await pair_status(state, settings(), NOW))
-    assert f": {detail}{end}\n" in text
+    assert f": {detail}{end}\n" in page(await pair_status(state, settings(), NOW))

@@ -15,6 +15,7 @@ import pytest
 from federation.errors import Park, Reobserve, RetryLater
 from federation.model import Change, ListEntry, Present, Side, Source
 from federation.ports import ObjectStore
+from federation.progress import DeleteBudget
 from federation.sync.budget import ByteBudget
 from federation.sync.paced_store import PacedStore
 from federation.sync.transfer import Transfer, TransferLimits
@@ -318,7 +319,8 @@ async def test_a_dry_run_goes_on_where_its_listing_was_cut(
     for number in range(20, 30):
         await opened.put(Side.BLOB, f"k{number}x")
     _cut(opened, *cuts)
-    settings: Any = SimpleNamespace(name="p", reconcile=None)
+    rules = SimpleNamespace(delete_budget=DeleteBudget(count=1000, share=0.2, window_seconds=600))
+    settings: Any = SimpleNamespace(name="p", reconcile=None, rules=rules)
     await reconcile._show(settings, settings, reconcile.Part("", ()), as_json=True)
     *lines, summary = _documents(capsys)
     assert [line["key"] for line in lines] == ["k10", *(f"k{number}x" for number in range(20, 30))]
