@@ -134,6 +134,15 @@ def test_a_key_that_is_none_is_a_mistake(
         assert "fedplane parked" in line
 
 
+@pytest.mark.parametrize("words", [["held", "release"], ["held", "reject"], ["parked", "retry"]], ids=" ".join)
+def test_keys_and_all_together_are_a_mistake(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held deletes guard against a mass delete: a key that was named is never taken for all of them."""
+    assert _run(monkeypatch, *words, "k", "--all", "--config", "none.toml") == exit_codes.USAGE
+    assert f"Name the {words[0]} keys or say --all, not both" in capsys.readouterr().err
+
+
 NASTY = "a\nfedplane: all is well \x1b[2J\u202e\r"
 
 
