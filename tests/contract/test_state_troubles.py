@@ -362,17 +362,20 @@ async def test_a_connection_closed_by_another_task_is_no_bug_of_ours() -> None:
         nothing.is_connected  # type: ignore[union-attr] # noqa: B018 - the point
 
 
-async def test_a_server_that_is_away_is_named_by_its_setting_with_what_to_do() -> None:
+@pytest.mark.parametrize("clustered", [None, False, True])
+async def test_a_server_that_is_away_is_named_by_its_setting_with_what_to_do(clustered: bool | None) -> None:
     """One server or a cluster; the password that stands in the URL is not told."""
-    for clustered in (None, False, True):
-        client = None
-        with pytest.raises(RetryLater) as away, faults.redis_faults():
+
+    async def ask() -> None:
+        with faults.redis_faults():
             client = await remote(RedisSettings(url="redis://:hunter2@127.0.0.1:9", cluster=clustered))
-            await client.get("k")
-        assert str(away.value).endswith("; start it, or correct redis.url.")
-        assert "hunter2" not in str(away.value)
-        if client is not None:
-            await client.aclose()
+            async with client:
+                await client.get("k")
+
+    with pytest.raises(RetryLater) as away:
+        await ask()
+    assert str(away.value).endswith("; start it, or correct redis.url.")
+    assert "hunter2" not in str(away.value)
 
 
 def test_a_server_that_answers_needs_no_start() -> None:
