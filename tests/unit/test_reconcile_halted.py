@@ -116,7 +116,7 @@ async def test_refused_credentials_halt_what_works_and_are_unreachable_to_what_l
         raise Halt("who are you", reason="credentials_refused", side=Side.VAST)
 
     await _reconcile(pair)
-    world.raw[Side.VAST].list = refused  # type: ignore[assignment]
+    world.raw[Side.VAST].list = refused  # type: ignore[method-assign]
     _told(await _reconcile(pair), "credentials_refused")
     with pytest.raises(Halt) as ended:
         await reconcile._verify(SETTINGS, pair.settings, "", as_json=True)
