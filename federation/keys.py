@@ -152,6 +152,13 @@ def excluded_below(prefix: str) -> bool:
     return prefix.startswith((PRESERVED_PREFIX, ".snapshot/", ".vast"))
 
 
+def why_never(key: str) -> str:
+    """Why there is nothing to do about *key*, for a person who named it; empty where it may be synchronised."""
+    if not key:
+        return "an empty text is no key"
+    return f"{key!r} is never synchronised: it is ours or VAST's" if excluded(key) else ""
+
+
 def server_prefix(prefix: str, policy: NamePolicy) -> str:
     """The longest text that begins the name of every key that begins with *prefix*."""
     for end, char in enumerate(prefix):

@@ -23,7 +23,7 @@ from federation.pacing_settings import PacingSettings
 from federation.progress import DeleteBudget
 from federation.scan_settings import ReconcileSettings
 from federation.settings_feed import ChangeFeedSettings
-from federation.settings_file import FILE_VARIABLE, OVERRIDE_PREFIX, explain, override, read_toml
+from federation.settings_file import FILE_VARIABLE, OVERRIDE_PREFIX, PAIR_NAME, Places, explain, override, read_toml
 
 DEFAULT_FILE = "federation.toml"
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -258,7 +258,7 @@ class MetricsSettings(_Section):
 class PairSettings(_Section):
     """One container tied to one bucket."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: Annotated[str, Field(pattern=PAIR_NAME)]
     mode: Mode = Mode.TWO_WAY
     blob: BlobSettings
     vast: VastSettings
@@ -362,14 +362,14 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
     """
     env = os.environ if environment is None else environment
     file = Path(path or env.get(FILE_VARIABLE) or DEFAULT_FILE)
-    data = read_toml(file)
+    data, places = read_toml(file), Places()
     for name, value in sorted(env.items()):
         if name.upper().startswith(OVERRIDE_PREFIX):
-            override(data, name, value)
+            override(data, name, value, places)
     try:
         return Settings(**data)
     except ValidationError as error:
-        raise UsageError(explain(file, error), reason="bad_settings") from None
+        raise UsageError(explain(file, error, data, places), reason="bad_settings") from None
 
 
 def secret(variable: str, setting: str, environment: Mapping[str, str] | None = None) -> str:

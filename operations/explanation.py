@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from federation.errors import UsageError
-from federation.keys import excluded
+from federation.keys import why_never
 from federation.model import Absent, Base, Hint, Present, Side, Unknown
 from federation.progress import ConflictRecord, Held, Parked
 from federation.rules.decision import Decision
@@ -34,14 +34,20 @@ class Explanation(msgspec.Struct, kw_only=True):
     assumed_capabilities: tuple[Side, ...]
     """Sides whose servers' capabilities were not known when it was read and decided."""
 
+    @property
+    def known(self) -> bool:
+        """Whether anything is recorded of the key."""
+        return any((self.base, self.hint, self.parked, self.held, self.conflicts))
+
 
 async def explanation(runtime: PairRuntime, key: str, assumed: tuple[Side, ...]) -> tuple[Explanation, Plan]:
     """Look at the state and at both sides. Raises RetryLater when the state cannot be read, UsageError for a key of ours.
 
     *assumed*: sides whose servers' capabilities are not known (``capabilities.recall``).
     """
-    if not key or excluded(key):
-        raise UsageError(f"{key!r} is never synchronised; there is nothing to decide.", reason="never_synchronised")
+    why = why_never(key)
+    if why:
+        raise UsageError(f"{why[0].upper()}{why[1:]}; there is nothing to decide.", reason="never_synchronised")
     hint, base, parked, held = await runtime.state.explain(key)
     planned = await plan(runtime.context, key)
     conflicts = await runtime.state.conflicts(key)

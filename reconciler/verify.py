@@ -80,7 +80,8 @@ class Verified(msgspec.Struct, kw_only=True):
             lines += [f"  {what}: {plain(key)}" for key in keys]
         lines += [f"  {line}" for line in nameless.text(self.unaddressable)]
         if not self.complete:
-            lines.append(f"  CUT SHORT after {self.resume!r}: nothing is said about what follows")
+            reached = f"after {self.resume!r}" if self.resume else "before the first key"
+            lines.append(f"  CUT SHORT {reached}: nothing is said about what follows")
         return "\n".join(lines if not self.fine else [*lines, "  all contents are equal"])
 
 

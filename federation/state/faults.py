@@ -35,6 +35,7 @@ AWAY = (
 RIGHTS = "~fed:* +@all -@dangerous +info +cluster|slots"
 """An ACL user needs no more; the contract tests run with it. The last is for a cluster."""
 _RIGHTS_WORDS = ("NOPERM", "The user executing the script can't")
+_NO_CLUSTER = "Redis Cluster cannot be connected"
 _AWAY_WORDS = (
     "LOADING",
     "READONLY",
@@ -46,7 +47,7 @@ _AWAY_WORDS = (
     "UNKILLABLE",
     "BUSY ",
     "TRYAGAIN",
-    "Redis Cluster cannot be connected",
+    _NO_CLUSTER,
     "slots are covered",
 )
 """Also what a script's command was refused with, which comes wrapped in the script's own error."""
@@ -82,7 +83,7 @@ def translate(error: Exception) -> FederationError | None:
             return UsageError(advice, reason="bad_settings")
     told = isinstance(error, exceptions.ResponseError | exceptions.RedisClusterException)
     if isinstance(error, AWAY) or _closed_underneath(error) or (told and any(word in text for word in _AWAY_WORDS)):
-        return RetryLater(f"Redis cannot be used now: {_tellable(error, text)}", reason=REASON)
+        return RetryLater(f"Redis cannot be used now: {_tellable(error, text)}{_advice(error, text)}", reason=REASON)
     return None
 
 
@@ -97,9 +98,15 @@ def _refused(error: BaseException) -> bool:
 def _tellable(error: Exception, text: str) -> str:
     """What the client says of a connection is told; of what a server answered only what we know, since it may quote anything."""
     if type(error) in _OF_THE_CLIENT or isinstance(error, OSError):
-        return text[:200] or type(error).__name__
+        return text[:200].rstrip(".") or type(error).__name__
     word = next((one for one in _AWAY_WORDS if one in text), "")
     return f"{type(error).__name__} {word}".rstrip()
+
+
+def _advice(error: Exception, text: str) -> str:
+    """What to do where nobody answers. redis.url is only named: a password may be in it."""
+    away = type(error) in _OF_THE_CLIENT or isinstance(error, OSError) or _NO_CLUSTER in text
+    return "; start it, or correct redis.url." if away else ""
 
 
 def _closed_underneath(error: Exception) -> bool:

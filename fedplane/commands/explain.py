@@ -48,6 +48,8 @@ def _text(found: Explanation, planned: Plan) -> str:
         f"  hint:     {_hint(found.hint)}",
         f"  decision: {decision.action}{arrow}, because {decision.reason}",
     ]
+    if not found.known and planned.blob == planned.vast == Absent():
+        lines.append("  No side has it and nothing is recorded of it: is it spelt so? A key is without the pair's prefixes.")
     if found.parked is not None:
         told = parking(found.parked.reason)
         lines.append(f"  parked:   {found.parked.reason} since {iso(found.parked.since_us)}: {found.parked.detail}")

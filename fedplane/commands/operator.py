@@ -100,13 +100,13 @@ def held_reject(
 
 
 def _judge(config: ConfigOption, pair: str, keys: list[str] | None, verdict: str, *, every: bool, as_json: bool) -> None:
+    named = _named(keys, "held", every=every)
     settings = read_settings(config)
 
     async def step(state: State) -> int:
         now_us = SystemClock().now_us()
         if every:
             return sum([await state.judge(piece, verdict=verdict, now_us=now_us) async for piece in _all_keys(state, Held)])
-        named = _named(keys, "held")
         _require(named, [one.key for one in await state.held(named)], "held")
         return await state.judge(named, verdict=verdict, now_us=now_us)
 
@@ -156,13 +156,13 @@ def parked_retry(
     as_json: JsonOption = False,
 ) -> None:
     """Try parked keys again."""
+    named = _named(keys, "parked", every=every)
     settings = read_settings(config)
 
     async def step(state: State) -> int:
         now_us = SystemClock().now_us()
         if every:
             return sum([await state.unpark(piece, now_us=now_us) async for piece in _all_keys(state, Parked)])
-        named = _named(keys, "parked")
         _require(named, [key for key in named if (await state.explain(key))[2] is not None], "parked")
         return await state.unpark(named, now_us=now_us)
 
@@ -177,10 +177,13 @@ async def _all_keys(state: State, kind: type[Waiting]) -> AsyncIterator[list[str
         yield [one.key for one in piece]
 
 
-def _named(keys: list[str] | None, what: str) -> list[str]:
-    if not keys:
+def _named(keys: list[str] | None, what: str, *, every: bool) -> list[str]:
+    """The keys that are meant; none where *every* is. Who says both may have meant the keys alone."""
+    if every and keys:
+        raise UsageError(f"Name the {what} keys or say --all, not both. Nothing was done.", reason="bad_option")
+    if not (every or keys):
         raise UsageError(f"Name the {what} keys, or say --all.", reason="no_keys")
-    return keys
+    return keys or []
 
 
 def _require(keys: list[str], known: list[str], what: str) -> None:

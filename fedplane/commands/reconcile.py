@@ -13,8 +13,7 @@ import msgspec
 import typer
 
 from federation.clock import SystemClock
-from federation.errors import Halt, RetryLater, UsageError
-from federation.keys import excluded, excluded_below
+from federation.errors import Halt, RetryLater
 from federation.model import Side
 from federation.ports import Clock
 from federation.progress import Backlog
@@ -25,6 +24,7 @@ from federation.telemetry import logger
 from federation.wiring import PairRuntime, open_pair, open_state, require_options
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, PairOption, chosen, read_settings, real_keys
+from fedplane.commands.reconcile_options import require_possible, require_together
 from fedplane.commands.would_hold import would_hold
 from fedplane.output import complain, emit, iso, plain, size
 from fedplane.patience import patiently
@@ -39,6 +39,7 @@ from reconciler.verify import verify as verify_contents
 
 _LOOK_SECONDS = 0.1
 _STUCK_SECONDS = 60.0
+_WAIT_SECONDS = 3600.0
 _log = logger("fedplane.reconcile")
 
 
@@ -72,7 +73,10 @@ def reconcile(
     key: Annotated[
         list[str] | None, typer.Option("--key", help="Only this key; may be given more than once.", callback=real_keys)
     ] = None,
-    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the differences to be worked off.")] = 3600.0,
+    wait: Annotated[
+        float | None,
+        typer.Option("--wait", min=0, help=f"Seconds to wait for the differences to be worked off; else {_WAIT_SECONDS:g}."),
+    ] = None,
     verify: Annotated[str, typer.Option("--verify", help="`hash`: read all contents on both sides and compare them.")] = "",
     history: Annotated[bool, typer.Option("--history", help="Print the reports of the last scans; scan nothing.")] = False,
     config: ConfigOption = None,
@@ -80,11 +84,12 @@ def reconcile(
     as_json: JsonOption = False,
 ) -> None:
     """Scan both sides now, mark every difference, and work until they are gone. May be interrupted and run again."""
-    if verify not in ("", "hash"):
-        raise UsageError(f"--verify takes `hash`, not {verify!r}.", reason="bad_option")
-    if dry_run and verify:
-        raise UsageError("--dry-run does not go with --verify, which reads all contents and writes nothing.", reason="bad_option")
-    part = Part(prefix, tuple(_checked(key or [], prefix, verify)))
+    waits = wait is not None
+    require_together(
+        {"--history": history, "--dry-run": dry_run, "--verify": verify, "--key": key, "--prefix": prefix, "--wait": waits}
+    )
+    require_possible(key or [], prefix, verify)
+    part = Part(prefix, tuple(key or ()))
     settings = read_settings(config)
     worst = exit_codes.OK
     for one in chosen(settings, pair):
@@ -95,24 +100,11 @@ def reconcile(
         elif verify:
             worst = max(worst, asyncio.run(_verify(settings, one, prefix, as_json=as_json)))
         else:
-            outcome = asyncio.run(_reconcile(settings, one, part, wait, quiet=as_json))
+            outcome = asyncio.run(_reconcile(settings, one, part, _WAIT_SECONDS if wait is None else wait, quiet=as_json))
             emit(outcome, _text(outcome), as_json=as_json)
             worst = max(worst, _status(outcome))
     if worst:
         raise typer.Exit(worst)
-
-
-def _checked(given: list[str], prefix: str, verify: str) -> list[str]:
-    if given and (prefix or verify):
-        raise UsageError("--key goes with neither --prefix nor --verify.", reason="bad_option")
-    ours = [one for one in given if excluded(one) or not one]
-    if ours:
-        raise UsageError(f"--key: {ours[0]!r} is never synchronised.", reason="bad_option")
-    if excluded_below(prefix):
-        raise UsageError(
-            f"--prefix: what begins with {prefix!r} is never synchronised: it is ours or VAST's.", reason="bad_option"
-        )
-    return given
 
 
 def _status(outcome: Outcome) -> int:
@@ -316,7 +308,8 @@ def _sum_up(pair: str, told: _Foretold, *, as_json: bool) -> None:
     nothing = "nothing was found" if told.cut_short else "both sides are as agreed"
     what = ", ".join(f"{count} {name}" for name, count in sorted(told.counts.items())) or nothing
     held = "".join(_would_be_held(told, side) for side in sorted(told.held))
-    end = f"; CUT SHORT after {told.report.resume!r}" if told.cut_short else ""
+    reached = f"after {told.report.resume!r}" if told.report.resume else "before the first key"
+    end = f"; CUT SHORT {reached}" if told.cut_short else ""
     assumed = f"\n  {capabilities.assumed_text(told.assumed)}" if told.assumed else ""
     emit(summary, f"dry run of {pair}: {what}{held}; nothing was written{end}{assumed}", as_json=as_json)
 

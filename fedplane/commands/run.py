@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from federation.errors import UsageError
 from federation.settings import Settings
 from fedplane import exit_codes
 from fedplane.commands.common import ConfigOption, JsonOption, read_settings
@@ -26,6 +27,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Keep the pairs of the settings file in step until Ctrl-C or SIGTERM. On a terminal: a live view."""
+    if full and not with_stack:
+        raise UsageError("--full says which servers --with-stack brings along: say both, or leave it out.", reason="bad_option")
     if with_stack:
         problem = asyncio.run(_with_stack(full=full, log_file=log_file, as_json=as_json))
         if problem:

@@ -357,6 +357,28 @@ async def test_a_connection_closed_by_another_task_is_no_bug_of_ours() -> None:
         nothing.is_connected  # type: ignore[union-attr] # noqa: B018 - the point
 
 
+@pytest.mark.parametrize("clustered", [None, False, True])
+async def test_a_server_that_is_away_is_named_by_its_setting_with_what_to_do(clustered: bool | None) -> None:
+    """One server or a cluster; the password that stands in the URL is not told."""
+
+    async def ask() -> None:
+        with faults.redis_faults():
+            client = await remote(RedisSettings(url="redis://:hunter2@127.0.0.1:9", cluster=clustered))
+            async with client:
+                await client.get("k")
+
+    with pytest.raises(RetryLater) as away:
+        await ask()
+    assert str(away.value).endswith("; start it, or correct redis.url.")
+    assert "hunter2" not in str(away.value)
+
+
+def test_a_server_that_answers_needs_no_start() -> None:
+    """One that only loads is not advised to be started."""
+    told = str(faults.translate(exceptions.BusyLoadingError("LOADING Redis is loading")))
+    assert "redis.url" not in told
+
+
 def test_a_refused_certificate_is_no_outage() -> None:
     """It does not cure itself, so it is the user's to correct."""
     error = ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")

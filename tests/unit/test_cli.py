@@ -89,6 +89,56 @@ def test_a_prefix_that_is_never_synchronised_is_a_mistake(
     assert f"--prefix: what begins with {prefix!r} is never synchronised" in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--history", "--dry-run"],
+        ["--history", "--key", "k"],
+        ["--history", "--prefix", "p/"],
+        ["--history", "--verify", "hash"],
+        ["--history", "--wait", "0"],
+        ["--dry-run", "--verify", "hash"],
+        ["--dry-run", "--wait", "0"],
+        ["--verify", "hash", "--key", "k"],
+        ["--verify", "hash", "--wait", "0"],
+        ["--key", "k", "--prefix", "p/"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_which_one_would_be_ignored_are_a_mistake(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever gave both expects both; the text names them."""
+    assert _run(monkeypatch, "reconcile", *words, "--config", "none.toml") == exit_codes.USAGE
+    one, other = (word for word in words if word.startswith("--"))
+    assert f"{one} does not go with {other}: " in capsys.readouterr().err
+
+
+def test_a_wait_of_less_than_no_time_is_a_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would end at once, as if all were done."""
+    assert _run(monkeypatch, "reconcile", "--wait", "-3", "--config", "none.toml") == exit_codes.USAGE
+    assert "--wait" in capsys.readouterr().err
+
+
+def test_servers_of_a_stack_that_is_not_asked_for_are_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run --full` alone would run on whatever the settings name."""
+    assert _run(monkeypatch, "run", "--full", "--config", "none.toml") == exit_codes.USAGE
+    assert "--full says which servers --with-stack brings along" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "why"), [(".federation/x", "it is ours or VAST's"), (".snapshot", "it is ours or VAST's"), ("", "is no key")]
+)
+def test_a_key_that_is_never_synchronised_is_told_why(
+    key: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As such a prefix is."""
+    assert _run(monkeypatch, "reconcile", "--key", key, "--config", "none.toml") == exit_codes.USAGE
+    assert why in capsys.readouterr().err
+
+
 def test_with_json_a_mistake_is_json_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +182,15 @@ def test_a_key_that_is_none_is_a_mistake(
         [line] = capsys.readouterr().err.splitlines()
         assert r"caf\udce9" in line.replace("\\\\", "\\")
         assert "fedplane parked" in line
+
+
+@pytest.mark.parametrize("words", [["held", "release"], ["held", "reject"], ["parked", "retry"]], ids=" ".join)
+def test_keys_and_all_together_are_a_mistake(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held deletes guard against a mass delete: a key that was named is never taken for all of them."""
+    assert _run(monkeypatch, *words, "k", "--all", "--config", "none.toml") == exit_codes.USAGE
+    assert f"Name the {words[0]} keys or say --all, not both" in capsys.readouterr().err
 
 
 NASTY = "a\nfedplane: all is well \x1b[2J\u202e\r"

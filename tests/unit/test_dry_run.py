@@ -11,17 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from federation.capabilities import Capabilities
 from federation.clock import SystemClock
-from federation.model import Change, Metadata, Side, Source
+from federation.errors import UsageError
+from federation.model import Absent, Change, Metadata, Side, Source
 from federation.progress import OPTIONS_NOTE, DeleteBudget, HaltRecord, Held
 from federation.rules.decision import Action
 from federation.rules.guards import DELETE_FLOOR, MASS_DELETE
 from federation.sync.identity import check_identity
 from fedplane import exit_codes
-from fedplane.cli import app
 from fedplane.commands import explain, reconcile
 from fedplane.commands.reconcile import Part
 from operations import capabilities
@@ -208,8 +207,33 @@ async def test_etags_that_are_no_hashes_foretell_that_contents_are_read(
     assert ("can do is assumed" in explain._text(found, planned)) is not probed
 
 
-def test_a_dry_run_of_a_verification_is_refused() -> None:
-    """The one was quietly ignored."""
-    done = CliRunner().invoke(app, ["reconcile", "--dry-run", "--verify", "hash"])
-    assert done.exception is not None
-    assert "--dry-run does not go with --verify" in str(done.exception)
+async def test_a_dry_run_that_read_nothing_was_cut_short_before_the_first_key(
+    bench: _Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No empty name stands for a key."""
+    await bench.begin(3)
+    bench.world.raw[Side.VAST].objects.clear()
+    assert await bench.show(as_json=False) == exit_codes.HALTED
+    assert "CUT SHORT before the first key" in capsys.readouterr().out
+
+
+async def test_a_key_that_nobody_knows_is_explained_as_such(bench: _Bench) -> None:
+    """It may be misspelt; one that is agreed, or was and is gone, is known."""
+    await bench.begin(3)
+    unused: Any = None
+    told = {key: explain._text(*await explain._explain(unused, bench.settings, key)) for key in ("no/such", "d0/k000")}
+    assert "No side has it and nothing is recorded of it" in told["no/such"]
+    assert "nothing is recorded" not in told["d0/k000"]
+    for side in Side:
+        del bench.world.raw[side].objects["d0/k000"]
+    found, planned = await explain._explain(unused, bench.settings, "d0/k000")
+    assert (planned.blob, planned.vast, found.base is None) == (Absent(), Absent(), False)
+    assert "nothing is recorded" not in explain._text(found, planned)
+
+
+@pytest.mark.parametrize(("key", "why"), [(".vast_trash", "it is ours or VAST's"), ("", "An empty text is no key")])
+async def test_a_key_that_is_never_synchronised_is_not_explained_but_told_why(bench: _Bench, key: str, why: str) -> None:
+    """There is nothing to decide."""
+    unused: Any = None
+    with pytest.raises(UsageError, match=why):
+        await explain._explain(unused, bench.settings, key)

@@ -69,7 +69,7 @@ def test_what_is_not_whole_is_refused_by_name(tmp_path: Path, events: dict[str, 
     with pytest.raises(UsageError) as caught:
         _load(tmp_path, events)
     assert told in str(caught.value)
-    assert "pair.0.blob.events" in str(caught.value)
+    assert "pair.pair0.blob.events" in str(caught.value)
 
 
 def test_two_pairs_do_not_share_a_subscription(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -19,6 +19,7 @@ from federation.wiring import PairRuntime
 from fedplane import exit_codes
 from fedplane.commands import reconcile
 from fedplane.commands.reconcile import Outcome, Part, _status, _text
+from fedplane.exit_codes import for_error
 from tests.unit.test_abilities import runtime
 from tests.unit.world import World
 
@@ -105,3 +106,18 @@ async def test_where_nothing_is_halted_the_work_is_done(opened: tuple[World, Pai
     assert (_status(outcome), outcome.halts, outcome.outstanding) == (exit_codes.OK, [], 0)
     assert await world.text(Side.VAST, "k") == "x"
     assert "HALTED" not in _text(outcome)
+
+
+async def test_refused_credentials_halt_what_works_and_are_unreachable_to_what_looks(opened: tuple[World, PairRuntime]) -> None:
+    """README, 'Commands': reconcile ends with 4, a verification with 3 though the pair is halted."""
+    world, pair = opened
+
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise Halt("who are you", reason="credentials_refused", side=Side.VAST)
+
+    await _reconcile(pair)
+    world.raw[Side.VAST].list = refused  # type: ignore[method-assign]
+    _told(await _reconcile(pair), "credentials_refused")
+    with pytest.raises(Halt) as ended:
+        await reconcile._verify(SETTINGS, pair.settings, "", as_json=True)
+    assert for_error(ended.value) == exit_codes.UNREACHABLE

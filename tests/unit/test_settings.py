@@ -1,8 +1,7 @@
-"""Settings: one file, the environment over it, and errors that say what to do without showing values."""
+"""Settings: one file, and errors that say what to do without showing values."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -154,15 +153,15 @@ def test_a_wrong_setting_is_named_with_what_is_expected(file: Path, text: str, w
 @pytest.mark.parametrize(
     ("old", "new", "where"),
     [
-        ('bucket = "b"\n', "", "pair.0.vast.bucket"),
-        ('container = "c"', 'container = "c"\nsas = "x"', "pair.0.blob.sas"),
+        ('bucket = "b"\n', "", "pair.datasets.vast.bucket"),
+        ('container = "c"', 'container = "c"\nsas = "x"', "pair.datasets.blob.sas"),
         ('name = "datasets"', 'name = "Data Sets"', "pair.0.name"),
-        ('name = "datasets"', 'name = "datasets"\nmode = "mirror"', "pair.0.mode"),
-        ('name = "datasets"', 'name = "datasets"\nrules.deletes = "sometimes"', "pair.0.rules.deletes"),
-        ('name = "datasets"', 'name = "datasets"\nrules.tie_winner = "s3"', "pair.0.rules.tie_winner"),
-        ('name = "datasets"', 'name = "datasets"\nrules.delete_budget_share = 1.5', "pair.0.rules.delete_budget_share"),
-        ('name = "datasets"', 'name = "datasets"\nrules.foreign = "remove"', "pair.0.rules.foreign"),
-        ('name = "datasets"', 'name = "datasets"\nrules.revert_limit = 0', "pair.0.rules.revert_limit"),
+        ('name = "datasets"', 'name = "datasets"\nmode = "mirror"', "pair.datasets.mode"),
+        ('name = "datasets"', 'name = "datasets"\nrules.deletes = "sometimes"', "pair.datasets.rules.deletes"),
+        ('name = "datasets"', 'name = "datasets"\nrules.tie_winner = "s3"', "pair.datasets.rules.tie_winner"),
+        ('name = "datasets"', 'name = "datasets"\nrules.delete_budget_share = 1.5', "pair.datasets.rules.delete_budget_share"),
+        ('name = "datasets"', 'name = "datasets"\nrules.foreign = "remove"', "pair.datasets.rules.foreign"),
+        ('name = "datasets"', 'name = "datasets"\nrules.revert_limit = 0', "pair.datasets.rules.revert_limit"),
     ],
 )
 def test_a_wrong_field_of_a_pair_is_named(file: Path, old: str, new: str, where: str) -> None:
@@ -210,7 +209,7 @@ def test_without_events_nothing_is_replayed(file: Path) -> None:
 def test_a_prefix_that_no_name_may_begin_with_is_refused(file: Path, section: str, old: str, new: str, hint: str) -> None:
     """Names below it could not be written, or would not be the prefix's."""
     text = refused(file, pair().replace(old, new))
-    assert f"  pair.0.{section}" in text
+    assert f"  pair.datasets.{section}" in text
     assert hint in text
 
 
@@ -220,15 +219,32 @@ def test_the_name_policy_says_which_prefixes_are_legal(file: Path) -> None:
     assert read(file, native).pair[0].vast.prefix == "/a:b/"
 
 
+def test_a_mistake_in_a_pair_is_one_mistake(file: Path) -> None:
+    """A pair that is wrong is there all the same: nothing is said of too few; each goes by its name, as its variable does."""
+    wrong = [
+        pair("one", prefix="a/") + "mode = 'x'",
+        pair("two", prefix="b/").replace('name = "two"', 'name = "two"\nmode = "x"'),
+    ]
+    said = refused(file, *wrong).splitlines()[1:]
+    assert [line.partition(": ")[0] for line in said] == ["  pair.one.vast.mode", "  pair.two.mode"]
+
+
+@pytest.mark.parametrize("name", ['"Data Sets"', '"two"', "3"], ids=["no legal name", "another's", "no text"])
+def test_a_pair_without_a_good_name_of_its_own_is_named_by_its_place(file: Path, name: str) -> None:
+    """Else the name would say nothing, or name the wrong one."""
+    text = refused(file, pair("one").replace('name = "one"', f"name = {name}\nmode = 'x'"), pair("two", prefix="b/"))
+    assert "  pair.0.mode: " in text
+
+
 def test_all_problems_are_told_at_once(file: Path) -> None:
     """A person mends the file in one go."""
     assert "2 wrong setting(s)" in refused(file, "[redis]\nuri = 'x'\n[worker]\nconcurrency = 0", pair())
 
 
 def test_no_pair_is_no_settings(file: Path) -> None:
-    """A file without a pair has nothing to do."""
-    assert "  pair: " in refused(file, "[redis]\nurl = 'embedded'")
-    assert "  pair: " in refused(file, "pair = []")
+    """A file without a pair has nothing to do; it is told how one is written."""
+    for text in ("", "[redis]\nurl = 'embedded'", "pair = []", "[pair]\nname = 'x'"):
+        assert "  pair: at least one [[pair]] section is needed" in refused(file, "\n", text)
 
 
 def test_errors_show_no_values(file: Path) -> None:
@@ -292,89 +308,3 @@ def test_pairs_over_the_same_part_of_both_sides_are_refused(
         assert "disjoint prefixes" in text
     else:
         assert [found.name for found in read(file, *texts).pair] == ["one", "two"]
-
-
-# ------------------------------------------------------------------------------------------------------- the environment
-
-
-def test_the_environment_overrides_a_section_that_is_in_the_file_and_one_that_is_not(file: Path) -> None:
-    """Text becomes the setting's own type."""
-    settings = read(
-        file,
-        "[worker]\nconcurrency = 3\nshards = 8",
-        pair(),
-        FEDERATION__WORKER__CONCURRENCY="5",
-        FEDERATION__REDIS__URL="redis://127.0.0.1:1",
-        FEDERATION__RECONCILE__ON_START="false",
-        FEDERATION__TRANSFER__MEMORY_BYTES="1048576",
-    )
-    assert (settings.worker.concurrency, settings.worker.shards) == (5, 8)
-    assert (settings.redis.url, settings.reconcile.on_start) == ("redis://127.0.0.1:1", False)
-    assert settings.transfer.memory_bytes == 1024 * 1024
-
-
-@pytest.mark.parametrize("which", ["ONE", "0", "one"])
-def test_a_pair_is_named_by_name_or_index(file: Path, which: str) -> None:
-    """Only that pair changes."""
-    settings = read(
-        file,
-        pair("one", container="c1"),
-        pair("two", container="c2"),
-        **{
-            f"FEDERATION__PAIR__{which}__MODE": "vast_master",
-            f"FEDERATION__PAIR__{which}__BLOB__PREFIX": "p/",
-            f"FEDERATION__PAIR__{which}__RULES__DELETES": "ignore",
-        },
-    )
-    assert [one.mode for one in settings.pair] == [Mode.VAST_MASTER, Mode.TWO_WAY]
-    assert [one.blob.prefix for one in settings.pair] == ["p/", ""]
-    assert [one.rules.deletes for one in settings.pair] == ["ignore", "propagate"]
-
-
-def test_lists_are_written_as_json(file: Path) -> None:
-    """Brokers of the event topic."""
-    topic = {"FEDERATION__PAIR__0__VAST__EVENTS__TOPIC": "t"}
-    settings = read(file, FEDERATION__PAIR__0__VAST__EVENTS__BOOTSTRAP='["a:9092", "b:9092"]', **topic)
-    assert settings.pair[0].vast.events.bootstrap == ("a:9092", "b:9092")
-
-
-def test_whole_pairs_may_come_from_the_environment(file: Path) -> None:
-    """A container without a pair in its file."""
-    blob = {"account_url": "https://a.example", "container": "c"}
-    vast = {"endpoint": "https://v.example", "bucket": "b", "access_key_env": "A", "secret_key_env": "S"}
-    both = json.dumps([{"name": "env", "blob": blob, "vast": vast}])
-    settings = read(file, "", FEDERATION__PAIR=both, FEDERATION__PAIR__ENV__MODE="blob_master")
-    assert [(one.name, one.mode) for one in settings.pair] == [("env", Mode.BLOB_MASTER)]
-
-
-@pytest.mark.parametrize("value", ["[broken/", "{tenant}/", "[a, b]/"])
-def test_brackets_that_are_no_json_are_text(file: Path, value: str) -> None:
-    """A prefix may look like that; where a list is wanted the error names the setting."""
-    assert read(file, FEDERATION__PAIR__0__BLOB__PREFIX=value).pair[0].blob.prefix == value
-    text = refused(file, FEDERATION__PAIR__0__VAST__EVENTS__BOOTSTRAP=value)
-    assert "pair.0.vast.events.bootstrap: " in text
-    assert value not in text
-
-
-@pytest.mark.parametrize(
-    ("variable", "hint"),
-    [
-        ("FEDERATION__PAIR__NONE__MODE", "there is no pair 'none'"),
-        ("FEDERATION__PAIR__7__MODE", "there is no pair '7'"),
-        ("FEDERATION__PAIR__0", "names a pair but no field of it"),
-        ("FEDERATION__LOG__LEVEL__DEEPER", "goes below a plain value"),
-        ("FEDERATION__NOWHERE__X", "nowhere: unknown setting"),
-        ("FEDERATION__WORKER__NOWHERE", "worker.nowhere: unknown setting"),
-        ("FEDERATION__WORKER", "worker: "),
-    ],
-)
-def test_a_variable_that_fits_nothing_is_refused(file: Path, variable: str, hint: str) -> None:
-    """A typo is never silently ignored, and its value is not shown."""
-    text = refused(file, "[log]\nlevel = 'info'", pair(), **{variable: "hunter2"})
-    assert hint in text
-    assert "hunter2" not in text
-
-
-def test_other_variables_are_not_ours(file: Path) -> None:
-    """Only the prefix with two underscores counts."""
-    assert read(file, FEDERATION_WORKER="x", MYFEDERATION__WORKER__SHARDS="y") == read(file)

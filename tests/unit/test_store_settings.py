@@ -63,7 +63,7 @@ def test_the_longest_prefix_names_the_tier(tmp_path: Path) -> None:
     ("blob", "word"),
     [
         (TIERS + '[[pair.blob.tiers]]\nprefix = "cold/"\ntier = "Hot"', "same prefix"),
-        (TIERS.replace("Cool", "Archive"), "pair.0.blob.tiers.0.tier"),
+        (TIERS.replace("Cool", "Archive"), "pair.p.blob.tiers.0.tier"),
         ('sas_env = "X"\nuser_delegation_sas = true', "sas_env and user_delegation_sas"),
     ],
     ids=["twice", "archive", "two ways"],
