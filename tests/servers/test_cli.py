@@ -209,7 +209,7 @@ def test_reconcile_takes_given_keys(bench: Bench, user: User) -> None:
     for words in (("--key", ".federation/x"), ("--key", "a", "--prefix", "b")):
         refused = bench.cli("reconcile", *words)
         assert (refused.returncode, "--key" in refused.stderr) == (exit_codes.USAGE, True)
-    for key, why in ((".federation/x", "is never synchronised: it is ours or VAST's"), ("", "an empty text is no key")):
+    for key, why in ((".federation/x", "is never synchronised: it is ours or VAST's"), ("", "An empty text is no key")):
         refused = bench.cli("explain", key)
         assert (refused.returncode, why in refused.stderr) == (exit_codes.USAGE, True)
 
