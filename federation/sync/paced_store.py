@@ -153,17 +153,18 @@ class PacedStore:
 
     @contextmanager
     def _counting(self, current: Tally | None) -> Iterator[None]:
-        """One request is counted and paid for before; what the call takes beyond it, afterwards: others wait for that."""
-        requests = sent.Requests()
-        before = sent.current.set(requests)
+        """One request is counted and paid for before; each beyond it as it leaves: who comes next waits for that."""
+
+        def more() -> None:
+            self.gate.took(1)
+            if current is not None:
+                current.requests_by_side[self.side.value] += 1
+
+        before = sent.current.set(sent.Requests(more))
         try:
             yield
         finally:
             sent.current.reset(before)
-            if (more := requests.count - 1) > 0:
-                self.gate.took(more)
-                if current is not None:
-                    current.requests_by_side[self.side.value] += more
 
     async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0, quick: bool = True) -> _T:
         """As ``_call``, while the key is still ours."""

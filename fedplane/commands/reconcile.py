@@ -327,11 +327,12 @@ async def _foretell(runtime: PairRuntime, scanner: Scanner, told: _Foretold, key
         async for difference in differences:
             planned = await plan(runtime.context, difference.row.key)
             decision = planned.decision
+            delete = decision.action == Action.DELETE
+            held = delete and any(not one.verdict for one in await runtime.state.held([planned.key]))
+            # From here on nothing can fail: a difference that is met again counts once.
             told.counts[f"{decision.action}"] += 1
-            held = False
-            if decision.action == Action.DELETE:
+            if delete:
                 told.deletes[decision.destination] += 1
-                held = any(not one.verdict for one in await runtime.state.held([planned.key]))
                 told.waiting[decision.destination] += held
             line = {
                 "pair": runtime.settings.name,

@@ -18,8 +18,10 @@ async def would_hold(
     All of a side where they are too many at once, or where an earlier scan found so, which only a scan of the *whole* pair ends;
     else what is held already and what the window's budget has no room for.
     """
-    limit = delete_limit((await state.backlog()).objects, count=budget.count, share=budget.share)
-    left = max(0, limit - (await state.delete_tally(budget, now_us=now_us)).done)
+    objects, done = (await state.backlog()).objects, (await state.delete_tally(budget, now_us=now_us)).done
+    limit = delete_limit(objects, count=budget.count, share=budget.share)
+    # A window's budget is a share of what there was before its deletes (reserve.lua).
+    left = max(0, delete_limit(objects + done, count=budget.count, share=budget.share) - done)
     held: dict[Side, int] = {}
     for side, count in deletes.items():
         noted = not whole and await state.note(f"{MASS_DELETE}{side.other}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,15 +14,16 @@ import pytest
 
 from federation.capabilities import Capabilities
 from federation.clock import SystemClock
-from federation.errors import UsageError
+from federation.errors import RetryLater, UsageError
 from federation.model import Absent, Change, Metadata, Side, Source
-from federation.progress import OPTIONS_NOTE, DeleteBudget, HaltRecord, Held
+from federation.progress import OPTIONS_NOTE, Backlog, DeleteBudget, DeleteTally, HaltRecord, Held
 from federation.rules.decision import Action
 from federation.rules.guards import DELETE_FLOOR, MASS_DELETE
 from federation.sync.identity import check_identity
 from fedplane import exit_codes
 from fedplane.commands import explain, reconcile
 from fedplane.commands.reconcile import Part
+from fedplane.commands.would_hold import would_hold
 from operations import capabilities
 from operations.scanning import scanner_of
 from tests.unit.test_pair_guards import pair as settings_of
@@ -141,6 +142,59 @@ async def test_what_is_held_already_and_what_the_window_has_no_room_for_is_calle
     told = capsys.readouterr().out
     assert next(line for line in told.splitlines() if "held" in line).endswith("(deleted_on_vast: deleted; held)")
     assert "; 3 of these 5 deletes on blob would be held; nothing was written" in told
+
+
+@pytest.mark.parametrize(
+    ("objects", "done", "deletes", "waiting", "held"),
+    [
+        (170, 30, 10, 0, {}),  # a fifth of the 200 that there were are 40
+        (170, 30, 11, 0, {Side.BLOB: 1}),
+        (170, 30, 11, 1, {Side.BLOB: 1}),
+        (170, 30, 34, 34, {Side.BLOB: 34}),
+        (170, 30, 35, 0, {Side.BLOB: 35}),  # too many at once
+        (170, 45, 1, 0, {Side.BLOB: 1}),
+        (10_000_000, 999, 2, 0, {Side.BLOB: 1}),
+        (0, 24, 1, 0, {}),
+    ],
+)
+async def test_the_windows_room_is_reckoned_as_the_guard_does(
+    objects: int, done: int, deletes: int, waiting: int, held: dict[Side, int]
+) -> None:
+    """Of what there was before the window's deletes."""
+
+    class State:
+        async def backlog(self) -> Backlog:
+            return Backlog(0, {}, {}, parked=0, held=0, conflicts=0, objects=objects)
+
+        async def delete_tally(self, budget: DeleteBudget, *, now_us: int) -> DeleteTally:
+            del budget, now_us
+            return DeleteTally(done=done)
+
+        async def note(self, name: str) -> bytes | None:
+            raise AssertionError(name)
+
+    state: Any = State()
+    counts, wait, budget = {Side.BLOB: deletes}, {Side.BLOB: waiting}, DeleteBudget(count=1000, share=0.2, window_seconds=600)
+    assert await would_hold(state, budget, counts, wait, whole=True, now_us=1) == held
+
+
+async def test_a_difference_that_is_met_again_after_a_fault_counts_once(
+    bench: _Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may be away for a moment between its decision and its record."""
+    await bench.begin()
+    bench.lose(2)
+    state, faults = bench.world.state, [RetryLater("away", reason="redis_unavailable", after_seconds=0.0)]
+    original = state.held
+
+    async def held(keys: Sequence[str] | None = None) -> list[Held]:
+        if faults:
+            raise faults.pop()
+        return await original(keys)
+
+    monkeypatch.setattr(state, "held", held)
+    assert await bench.show() == exit_codes.OK
+    assert _summary(capsys)[0]["summary"]["delete"] == 2
 
 
 @pytest.mark.parametrize("part", [WHOLE, Part("d1/", ()), Part("", ("d0/k000",))], ids=["whole", "prefix", "key"])

@@ -73,7 +73,7 @@ async def test_requests_beyond_the_first_of_a_call_are_waited_for_by_the_next() 
     """One call of a store may take several requests; the rate is that of requests."""
     clock = _Clock()
     gate = Gate(Side.BLOB, clock, PaceLimits(requests_per_second=10.0))
-    store = PacedStore(_Many(), gate)  # type: ignore[arg-type]
+    store = PacedStore(_Many(clock), gate)  # type: ignore[arg-type]
     begun = clock.monotonic_seconds()
     for _ in range(4):
         await store.head("a")  # 6 requests each; a second's worth may come at once
@@ -81,10 +81,26 @@ async def test_requests_beyond_the_first_of_a_call_are_waited_for_by_the_next() 
     assert sent.current.get() is None
 
 
+async def test_a_long_call_of_many_requests_is_paid_for_while_it_lasts() -> None:
+    """Below the rate it owes nothing at its end, however many requests it took."""
+    clock = _Clock()
+    store = PacedStore(_Many(clock, pause_seconds=1.0), Gate(Side.BLOB, clock, PaceLimits(requests_per_second=10.0)))  # type: ignore[arg-type]
+    for _ in range(50):
+        await store.head("a")
+    begun = clock.monotonic_seconds()
+    await store.head("b")
+    assert clock.monotonic_seconds() - begun == pytest.approx(6.0)
+
+
 class _Many:
     side = Side.BLOB
+
+    def __init__(self, clock: _Clock, pause_seconds: float = 0.0) -> None:
+        self._clock = clock
+        self._pause_seconds = pause_seconds
 
     async def head(self, key: str) -> str:
         for _ in range(6):
             sent.one()
+            await self._clock.sleep(self._pause_seconds)
         return key
