@@ -12,9 +12,11 @@ import aiohttp
 
 from federation import keys
 from federation.capabilities import Capabilities
+from federation.clock import SystemClock
 from federation.errors import FederationError, Halt, NotPresent, Reobserve, RetryLater
 from federation.keys import NamePolicy
 from federation.model import ClockSkew, ListEntry, Present, Side, Tags
+from federation.ports import Clock
 from federation.stores import faults, wire
 from federation.stores.lane import Answer, HttpLane, HttpReader, wall_us
 from federation.stores.listing import OrderedListing
@@ -64,6 +66,8 @@ class HttpStore(ABC):
         self._lane = HttpLane(side, ca_file=ca_file, now_us=now_us)
         self._listing = OrderedListing(side, policy, prefix, self._pages)
         self._rights = WriteRights(self)
+        self.clock: Clock = SystemClock()
+        """For pauses between repeats; tests replace it."""
 
     checked_bytes = 0
     version_parameter: str

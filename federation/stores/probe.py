@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
+from federation.backoff import backoff_seconds
 from federation.capabilities import Capabilities
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
-from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind
+from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind, Present
+from federation.ports import Reader
 from federation.stores import wire
 from federation.stores.lane import Answer, unquote_etag
 
@@ -34,6 +37,13 @@ _FRACTION = re.compile(rb"<LastModified>[^<]*\.(\d*[1-9]\d*)Z?</LastModified>")
 _ASKED_PAGE = 10_000
 _MOST_WRITES = 10
 _MILLISECOND_US = 1_000
+_TRIES = 4
+_LONGEST_PAUSE_SECONDS = 5.0
+"""Who asks for more is left alone, and all is tried again later."""
+_PASSES = frozenset({"unreachable", "cut_short", "throttled", "server_error"})
+"""Not a timeout: who does not answer for a minute would hold up the start for many."""
+_DAMAGED = frozenset({"checksum_mismatch"})
+_T = TypeVar("_T")
 
 
 class Probe:
@@ -53,7 +63,8 @@ class Probe:
             # Known before parts are sent: they are judged by it.
             store.capabilities = found = replace(found, etag_is_md5=await self._hash_of_content(first))
             found = await self._conditional_put(found, first)
-            found = replace(await store.probe_more(self._key, found), leading_slash=await self._leading_slash())
+            found = await self._again(partial(store.probe_more, self._key, found), reasons=_PASSES | _DAMAGED, tries=2 * _TRIES)
+            found = replace(found, leading_slash=await self._leading_slash())
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
             await self._forget(self._key)
@@ -76,19 +87,21 @@ class Probe:
 
         What is concluded from a hash is believed for as long as capabilities are kept.
         """
-        reader = await self._store.open(key)
-        try:
-            if await reader.read() == PROBE_BODY:
-                return
-        finally:
-            await reader.close()
+        if (await self._again(lambda: self._read(self._store.open(key))))[1] == PROBE_BODY:
+            return
         text = "the probe's object is not what was written; something between us and the side changes what is sent"
         raise RetryLater(text, reason="content_mismatch", key=key, side=self._store.side)
 
     async def _conditional_put(self, found: Capabilities, first: Answer) -> Capabilities:
         refused = [await self.refuses(self._put(self._key, wire.condition(etag))) for etag in (None, WRONG_ETAG)]
-        right = wire.condition(unquote_etag(first.headers.get("ETag", "")))
-        return replace(found, conditional_put=all(refused) and not await self.refuses(self._put(self._key, right)))
+        right = [unquote_etag(first.headers.get("ETag", ""))]
+
+        async def taken() -> bool:
+            # A repeat after a lost answer has another ETag to name.
+            etag = right.pop() if right else (await self._store.head(self._key)).version.etag
+            return not await self.refuses(self._put(self._key, wire.condition(etag), tries=1))
+
+        return replace(found, conditional_put=all(refused) and await self._again(taken, reasons=_PASSES | _DAMAGED))
 
     async def _versioning(self, first: Answer) -> bool:
         """Whether the first version can be read back after it was overwritten and deleted."""
@@ -96,11 +109,11 @@ class Probe:
         if version_id is None:
             return False
         try:
-            reader = await self._store.open_version(self._key, version_id)
-            # One that does not know versions may give the current object, which stands here where nothing may be deleted.
-            return await reader.read() == PROBE_BODY and reader.present.version.version_id == version_id
+            present, data = await self._again(lambda: self._read(self._store.open_version(self._key, version_id)))
         except (NotPresent, Park):
             return False
+        # One that does not know versions may give the current object, which stands here where nothing may be deleted.
+        return data == PROBE_BODY and present.version.version_id == version_id
 
     async def _checksums(self) -> bool:
         """Whether damaged content is refused. Raises RetryLater: what is busy has not said no, and what is found is kept."""
@@ -116,9 +129,9 @@ class Probe:
 
     async def _tags(self) -> bool:
         try:
-            untagged = await self._store.read_tags(self._key)  # as most objects are
-            await self._store.write_tags(self._key, {"probe": "1"})
-            return (untagged, await self._store.read_tags(self._key)) == ((), (("probe", "1"),))
+            untagged = await self._again(partial(self._store.read_tags, self._key))  # as most objects are
+            await self._again(partial(self._store.write_tags, self._key, {"probe": "1"}))
+            return (untagged, await self._again(partial(self._store.read_tags, self._key))) == ((), (("probe", "1"),))
         except (Park, NotPresent):
             return False
         except RetryLater as error:
@@ -130,7 +143,7 @@ class Probe:
         names = [f"{self._key}-{end}" for end in _ORDERED]
         for name in reversed(names):
             await self._put(name, {})
-        body = await self._store.list_page(f"{self._key}-", _ASKED_PAGE)
+        body = await self._again(partial(self._store.list_page, f"{self._key}-", _ASKED_PAGE))
         entries = self._store.parse_page(body).entries
         seen = [entry.key for entry in entries]
         page = _PAGE.search(body)
@@ -163,7 +176,7 @@ class Probe:
             for name in names:
                 await self._put(name, {})
                 written.insert(0, name)
-            seen = self._store.parse_page(await self._store.list_page(names[0], _ASKED_PAGE)).entries
+            seen = self._store.parse_page(await self._again(partial(self._store.list_page, names[0], _ASKED_PAGE))).entries
         except (Park, Reobserve):
             return False
         except RetryLater as error:
@@ -175,15 +188,40 @@ class Probe:
                 await self._forget(name)
         return [entry.key for entry in seen] == [self._store.written_name(name) for name in names]
 
-    async def _put(self, key: str, headers: dict[str, str]) -> Answer:
-        answer = await self._store.put_probe(key, headers)
+    async def _again(self, step: Callable[[], Awaitable[_T]], *, reasons: frozenset[str] = _PASSES, tries: int = _TRIES) -> _T:
+        """Repeat *step* after faults that pass: there are some fifty requests, and without this one fault fails them all.
+
+        For steps that are answered alike when an answer was lost and they are repeated.
+        """
+        for attempt in range(tries - 1):
+            try:
+                return await step()
+            except RetryLater as error:
+                asked = error.after_seconds
+                pause = asked if asked is not None else backoff_seconds(attempt, first_seconds=0.2)
+                if error.reason not in reasons or pause > _LONGEST_PAUSE_SECONDS:
+                    raise
+                await self._store.clock.sleep(pause)
+        return await step()
+
+    @staticmethod
+    async def _read(opening: Awaitable[Reader]) -> tuple[Present, bytes]:
+        reader = await opening
+        try:
+            return reader.present, await reader.read()
+        finally:
+            await reader.close()
+
+    async def _put(self, key: str, headers: dict[str, str], *, tries: int = _TRIES) -> Answer:
+        reasons = _PASSES if "Content-MD5" in headers else _PASSES | _DAMAGED
+        answer = await self._again(partial(self._store.put_probe, key, headers), reasons=reasons, tries=tries)
         version_id = wire.version_id(answer.headers, self._store.side)
         if version_id is not None:
             self._versions.append((key, version_id))
         return answer
 
     async def _delete(self, key: str, headers: dict[str, str], query: dict[str, str] | None = None) -> None:
-        answer = await self._store.delete_probe(key, headers, query)
+        answer = await self._again(partial(self._store.delete_probe, key, headers, query))
         version_id = wire.version_id(answer.headers, self._store.side)
         if version_id is not None and not query:
             self._versions.append((key, version_id))
@@ -205,7 +243,7 @@ class Probe:
     async def _current(self, key: str) -> str | None:
         """Version id of what is there, empty where it has none; None when nothing is."""
         try:
-            return (await self._store.head(key)).version.version_id or ""
+            return (await self._again(partial(self._store.head, key))).version.version_id or ""
         except NotPresent:
             return None
 

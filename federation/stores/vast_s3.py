@@ -21,11 +21,10 @@ from yarl import URL
 from federation import hashing
 from federation import metadata as mapping
 from federation.capabilities import Capabilities
-from federation.clock import SystemClock
 from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import policy_for
 from federation.model import ETagKind, Metadata, OriginStamp, Present, Side, Tags, s3_etag_kind
-from federation.ports import Clock, Halfway, WriteResult
+from federation.ports import Halfway, WriteResult
 from federation.record_ports import UploadLog
 from federation.stores import faults, wire
 from federation.stores.base import HttpStore, Request
@@ -90,8 +89,6 @@ class VastS3Store(HttpStore):
         """
         super().__init__(Side.VAST, policy_for(Side.VAST, name_policy), prefix, ca_file=ca_file, map_tags=map_tags, now_us=now_us)
         self.uploads: Final = uploads
-        self.clock: Clock = SystemClock()
-        """For the pauses of copies in parts; tests replace it."""
         self._bucket: Final = bucket
         self._bucket_url: Final = f"{endpoint.rstrip('/')}/{quote(bucket)}"
         self._place = self._bucket_url
