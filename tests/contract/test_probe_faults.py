@@ -45,7 +45,7 @@ def _flaky(store: HttpStore, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_faults_that_pass_change_neither_what_is_found_nor_that_it_is(case: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request in twelve fails: nearly every probe ends, finds what one without faults does, and leaves nothing that is listed."""
+    """One request in twelve fails: nearly every probe ends, finds what one without faults does, and leaves nothing behind."""
     store = case.make()
     if not isinstance(store, HttpStore):
         pytest.skip("no requests in memory")
