@@ -69,6 +69,16 @@ class FairPool:
         finally:
             room.close()
 
+    def more(self, size: int, *, bulk: bool) -> bool:
+        """Hold *size* units beside some that are held, if nobody has to wait for that: who holds some never waits for more."""
+        heads = [queue[0] for queue in self._flows.values() if queue]
+        if size > self.free or any(not head.bulk or self._bulk_held + head.size <= self.bulk_total for head in heads):
+            return False
+        if bulk and self._bulk_held + size > self.bulk_total:
+            return False
+        self._hold(size, bulk=bulk)
+        return True
+
     def give_back(self, size: int, *, bulk: bool) -> None:
         """For ``Room``."""
         self.free += size
@@ -132,6 +142,15 @@ class Room:
         if size < self.size:
             spare, self.size = self.size - size, size
             self._pool.give_back(spare, bulk=self._bulk)
+
+    def fit(self, size: int) -> bool:
+        """Hold *size*, less or more than now, if that needs no waiting."""
+        if size > self.size:
+            if not self._pool.more(size - self.size, bulk=self._bulk):
+                return False
+            self.size = size
+        self.shrink(size)
+        return True
 
     def close(self) -> None:
         """Give everything back. Idempotent."""

@@ -181,8 +181,10 @@ async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) ->
     finally:
         if scene.reader is None:
             await scene.let_go()
-    scene.room.shrink(scene.reader.present.version.size_bytes)
-    scene.learn(side, complete(scene.reader.present, key, side, claim.hint))
+    found = scene.reader.present
+    scene.learn(side, complete(found, key, side, claim.hint))
+    if ctx.transfer.is_small(found.version.size_bytes) and not scene.room.fit(found.version.size_bytes):
+        await scene.let_go()  # it is read anew once there is memory for all of it
     return scene
 
 

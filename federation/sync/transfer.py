@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from federation.progress import TransferRecord
 
 _T = TypeVar("_T")
+_UNREAD_BYTES = 1024 * 1024
+"""More than a connection takes in of a body that nobody reads yet (``stores.lane``)."""
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
 _LONGEST_PATIENCE_SECONDS = 600.0
@@ -110,8 +112,8 @@ class Transfer:
         return size_bytes <= self.limits.small_object_bytes
 
     async def room_to_read(self) -> Room:
-        """Memory for an object whose size is not known before the GET is opened; shrink it when it is. The caller closes it."""
-        return await self.budget.room(self.limits.small_object_bytes, of=flow.get())
+        """Memory for what comes of an object before its size is known (``Room.fit`` then). The caller closes it."""
+        return await self.budget.room(min(_UNREAD_BYTES, self.limits.small_object_bytes), of=flow.get())
 
     async def read_small(self, original: Original, reader: Reader | None = None) -> Content:
         """The whole body, that *reader* may have begun to read, checked against its announced size and MD5.

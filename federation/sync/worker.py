@@ -29,7 +29,7 @@ from federation.sync.leases import Leases
 from federation.sync.outcome import Deferred, Ending, ToHalt, ToHold, ToPark, ending
 from federation.sync.paced_store import Tally, fence, tally
 from federation.sync.pacing import Gate
-from federation.sync.ready import ReadyShards
+from federation.sync.ready import Portion, ReadyShards
 from federation.sync.stats import DecisionLine, WorkerStats
 from federation.sync.stopping import end
 from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
@@ -37,14 +37,10 @@ from federation.telemetry import DECISION_LOGGER, logger
 
 _T = TypeVar("_T")
 _log = logger("fedplane.worker")
-_CLAIM_AT_ONCE = 8
-_NEWEST = 2
-"""So many of each claim are the changes that came due last: a fresh one waits for a round of the shards, not for a backlog."""
 _SWEEP_SECONDS = 600.0
 """How often what is left of large transfers is looked for."""
 _APPLIED = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
-_IDLE_POLL_SECONDS = 1.0
-_HALT_POLL_SECONDS = 1.0
+_IDLE_POLL_SECONDS = _HALT_POLL_SECONDS = 1.0
 _RECLAIM_SECONDS = 60.0
 """How often a shard is asked for keys whose end a failover of the state forgot."""
 
@@ -73,7 +69,8 @@ class Worker:
         self._ready = ReadyShards()
         self._rung = asyncio.Event()
         self._work: dict[asyncio.Task[None], str] = {}
-        self._claiming: int | None = None
+        self._claiming: dict[int, bool] = {}
+        self._portion = Portion()
         self._blame = Blame(ctx.stores, ctx.clock)
         self._reclaimed: dict[Lease, float] = {}
         self._halts: tuple[float, list[HaltRecord]] = (float("-inf"), [])
@@ -155,18 +152,19 @@ class Worker:
             await self._rung.wait()
             if await self._must_rest():
                 continue
-            shard, announced = self._ready.take()
-            if shard is None:
+            self._claiming = self._ready.take()
+            if not self._claiming:
                 self._rung.clear()
                 continue
-            lease = self._leases.held.get(shard)
-            if lease is not None and shard not in self._leases.yielding:
-                self._claiming = shard
-                await self._claim_from(lease, fresh=announced)
-                self._claiming = None
+            async with asyncio.TaskGroup() as claims:
+                for shard, announced in self._claiming.items():
+                    lease = self._leases.held.get(shard)
+                    if lease is not None and shard not in self._leases.yielding:
+                        claims.create_task(self._claim_from(lease, fresh=announced))
+            self._claiming = {}
 
     def _busy(self, shard: int) -> bool:
-        return shard == self._claiming or any(self._ctx.state.shard_of(key) == shard for key in self._work.values())
+        return shard in self._claiming or any(self._ctx.state.shard_of(key) == shard for key in self._work.values())
 
     async def _must_rest(self) -> bool:
         """Whether to leave the dirty set alone for a moment: a side asked for rest, or the pair is halted."""
@@ -202,14 +200,14 @@ class Worker:
 
     async def _claim_from(self, lease: Lease, *, fresh: bool = False) -> None:
         """*fresh*: only what was announced not long ago."""
-        # Also more than there are free places: keys one by one would cost round trips, and leave none for the newest.
-        await self._slots.acquire()
+        await self._slots.acquire()  # one free place is enough for a portion
         self._slots.release()
+        limit, newest = self._portion.keys, self._portion.newest
         now_us = self._ctx.clock.now_us()
         try:
             await self._reclaim(lease)
             from_us = now_us - SCAN_BEHIND_US if fresh else 0
-            claims = await self._ctx.state.claim(lease, limit=_CLAIM_AT_ONCE, now_us=now_us, newest=_NEWEST, from_us=from_us)
+            claims = await self._ctx.state.claim(lease, limit=limit, now_us=now_us, newest=newest, from_us=from_us)
         except LeaseLost:
             self._leases.lost(lease)
             return
@@ -220,14 +218,16 @@ class Worker:
             await self._ctx.clock.sleep(error.after_seconds or 0.2)
             self.wake(lease.shard, announced=fresh)
             return
-        if len(claims) == _CLAIM_AT_ONCE:
+        if len(claims) == limit:
             self.wake(lease.shard, announced=fresh)
+        begun = self._ctx.clock.monotonic_seconds()
         for claim in reversed(claims):  # the newest first
             await self._slots.acquire()
             slot = Slot(self._slots)
             task = asyncio.create_task(self._work_on(lease, claim, slot))
             self._work[task] = claim.hint.key
             task.add_done_callback(partial(self._worked, slot))
+        self._portion.placed(len(claims), self._ctx.clock.monotonic_seconds() - begun)
 
     async def _reclaim(self, lease: Lease) -> None:
         """Now and then, between two claims: no key can be on its way to us then."""

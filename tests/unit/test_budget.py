@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from federation.sync.budget import ByteBudget
+from federation.sync.budget import ByteBudget, FairPool
 
 
 async def _hold(budget: ByteBudget, size: int, log: list[str], name: str, release: asyncio.Event) -> None:
@@ -71,3 +71,28 @@ async def test_cancelling_in_the_tick_of_the_grant_returns_the_bytes() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert budget.free == 10
+
+
+async def test_a_room_grows_only_where_nobody_has_to_wait_for_that() -> None:
+    """Into what is free, and not past who waits for it; who waits for his own kind alone is in nobody's way."""
+    pool = FairPool(10, bulk_share=0.5)
+    mine = await pool.room(2)
+    assert mine.fit(4)
+    assert pool.free == 6
+    bulk = await pool.room(5, bulk=True)
+    second = asyncio.create_task(pool.room(2, of="bulk", bulk=True))
+    await asyncio.sleep(0)
+    assert not bulk.fit(6), "beyond what its kind may hold"
+    assert mine.fit(5), "the second bulk request waits for the first, not for this"
+    assert not mine.fit(6), "nothing is free"
+    other = asyncio.create_task(pool.room(3, of="other"))
+    await asyncio.sleep(0)
+    bulk.shrink(4)
+    assert pool.free == 1
+    assert not mine.fit(6), "somebody waits for it"
+    assert mine.fit(1)
+    assert (await other).size == 3
+    for room in (mine, bulk, await other):
+        room.close()
+    (await second).close()
+    assert pool.free == 10

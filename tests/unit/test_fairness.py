@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import pytest
 
 from federation.bandwidth import parse_timetable
 from federation.errors import RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
-from federation.progress import DeleteBudget, MarkResult, TransferRecord
+from federation.progress import Claim, DeleteBudget, MarkResult, TransferRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
@@ -24,13 +24,15 @@ from federation.sync.bulk import BulkLane, give_way
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import SMALL_BODY_BYTES, Gate, PaceLimits
-from federation.sync.ready import ReadyShards
+from federation.sync.ready import Portion, ReadyShards
 from federation.sync.transfer import Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 from federation.wiring import WakingSink
 from tests.simulation.loop import SimLoop
 
 LATENCY_SECONDS = 0.02
+MIB = 1024**2
+LIMITS = TransferLimits(64, 32, 2)
 
 
 class _LoopClock:
@@ -58,12 +60,13 @@ class _Shared:
 class _Pair:
     """One pair over stores that answer after a while."""
 
-    def __init__(self, shared: _Shared, name: str) -> None:
+    def __init__(self, shared: _Shared, name: str, *, shards: int = 4, limits: TransferLimits = LIMITS) -> None:
         self.clock = shared.clock
+        self.put_seconds = LATENCY_SECONDS
         self.raw = {side: MemoryStore(side, clock=self.clock, hook=self._slow) for side in Side}
         for store in self.raw.values():
             store.capabilities = replace(store.capabilities, min_part_bytes=1)
-        self.state = MemoryState(name, shards=4, clock=self.clock)
+        self.state = MemoryState(name, shards=shards, clock=self.clock)
         self.written: dict[str, float] = {}
         lane = BulkLane(self.clock, running=2, waiting=14)  # more than the worker has places
         ctx = PairContext(
@@ -71,7 +74,7 @@ class _Pair:
             stores={side: PacedStore(store, shared.gates[side]) for side, store in self.raw.items()},
             state=self.state,
             clock=self.clock,
-            transfer=Transfer(TransferLimits(64, 32, 2), shared.budget, lane),
+            transfer=Transfer(limits, shared.budget, lane),
             rules=Rules(),
             delete_budget=DeleteBudget(count=1000, share=1.0, window_seconds=600),
             quiet_us=0,
@@ -79,8 +82,8 @@ class _Pair:
         self.worker = Worker(ctx, shared.gates, WorkerLimits(8, 10.0, 2.0, 12), owner="w")
 
     async def _slow(self, call: str, key: str) -> None:
-        del key
-        await asyncio.sleep(0.5 if call == "put_part" else LATENCY_SECONDS)
+        fresh = key.startswith("fresh")
+        await asyncio.sleep(0.5 if call == "put_part" else self.put_seconds if call == "put" and not fresh else LATENCY_SECONDS)
 
     async def write(self, key: str, size_bytes: int = 8, *, source: Source = Source.EVENT_GRID) -> None:
         """A user's write on Blob, and who tells of it."""
@@ -145,6 +148,48 @@ def test_a_fresh_change_does_not_wait_for_the_backlog() -> None:
     _virtually(main())
 
 
+def test_a_fresh_change_passes_announced_ones_that_are_slow() -> None:
+    """Each of 1,000 changes announced before keeps a place for a second: a fresh one waits for a few of them."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one", shards=16)
+        pair.put_seconds = 1.0
+        for number in range(1_000):
+            await pair.write(f"old{number:04d}")
+        async with _running(pair):
+            await asyncio.sleep(5)
+            delays = await _fresh_delays(pair, 5)
+            left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(1_000))
+        assert left > 200, "the backlog outlasts the fresh changes"
+        assert max(delays) < 10
+
+    _virtually(main())
+
+
+def test_a_slow_state_is_asked_for_several_shards_at_a_time() -> None:
+    """Each claim takes half a second and every shard has a backlog: a fresh change does not wait for one claim after another."""
+
+    async def main() -> None:
+        pair = _Pair(_Shared(), "one", shards=16)
+        claim = pair.state.claim
+
+        async def slowly(*args: Any, **options: Any) -> list[Claim]:  # noqa: ANN401
+            await asyncio.sleep(0.5)
+            return await claim(*args, **options)
+
+        for number in range(2_000):
+            await pair.write(f"old{number:04d}", source=Source.RECONCILER)
+        with patch.object(pair.state, "claim", slowly):
+            async with _running(pair):
+                await asyncio.sleep(3)
+                delays = await _fresh_delays(pair, 10)
+                left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(2_000))
+        assert left > 500, "the backlog outlasts the fresh changes"
+        assert max(delays) < 5
+
+    _virtually(main())
+
+
 def test_a_fresh_change_passes_a_scan_that_goes_on_finding() -> None:
     """A scan marks keys faster than they can be worked on: changes announced meanwhile pass those it finds after them, too."""
 
@@ -184,6 +229,43 @@ def test_large_objects_do_not_take_the_place_of_small_ones() -> None:
         assert max(delays) < 1.0
         opened = sum(call == "open" and key.startswith("large") for call, key in pair.raw[Side.BLOB].calls)
         assert opened < 30 * (40 + 6), "who waits is not looked at again and again"
+
+    _virtually(main())
+
+
+def test_small_objects_need_little_memory_until_their_size_is_known() -> None:
+    """Large objects leave memory for one object of the small ones' greatest size: four fresh changes are read at a time."""
+
+    async def main() -> None:
+        shared = _Shared(memory_bytes=16 * MIB)
+        pair = _Pair(shared, "one", limits=TransferLimits(4 * MIB, 4 * MIB, 2))
+        held = await shared.budget.room(12 * MIB, of="one/bulk", bulk=True)
+        most = 0
+        async with _running(pair):
+            for number in range(8):
+                await pair.write(f"fresh{number}")
+            while "fresh7" not in pair.raw[Side.VAST].objects:
+                most = max(most, sum(call == "open" for call, _ in pair.raw[Side.BLOB].calls) - len(pair.raw[Side.VAST].objects))
+                await asyncio.sleep(0.001)
+        held.close()
+        assert most >= 4
+
+    _virtually(main())
+
+
+def test_what_does_not_fit_once_its_size_is_known_is_read_when_there_is_memory() -> None:
+    """Two objects of three quarters of the memory each: both arrive, and neither waits while it holds some."""
+
+    async def main() -> None:
+        shared = _Shared(memory_bytes=4 * MIB)
+        pair = _Pair(shared, "one", limits=TransferLimits(4 * MIB, 4 * MIB, 2))
+        for number in range(6):
+            await pair.write(f"old{number}", 3 * MIB)
+        async with _running(pair):
+            for number in range(6):
+                await pair.delay(f"old{number}")
+        assert shared.budget.free == 4 * MIB
+        assert sum(call == "open" for call, _ in pair.raw[Side.BLOB].calls) <= 2 * 6
 
     _virtually(main())
 
@@ -254,13 +336,27 @@ def test_announced_shards_come_first_but_for_every_fourth_time() -> None:
     for shard in (3, 7, 8, 9, 7):
         ready.add(shard, announced=True)
     assert 9 in ready
-    assert [ready.take() for _ in range(4)] == [(3, True), (7, True), (8, True), (0, False)]
-    assert [ready.take() for _ in range(4)] == [(9, True), (1, False), (3, False), (None, False)]
+    taken = [list(ready.take().items()) for _ in range(3)]
+    assert taken == [[(3, True), (7, True), (8, True), (0, False)], [(9, True), (1, False), (3, False)], []]
+    for _ in range(2):
+        ready.add(5)
+        ready.add(5, announced=True)
+    assert [ready.take() for _ in range(3)] == [{5: False}, {5: True}, {}], "never twice at one time"
     ready.add(5)
     ready.add(5, announced=True)
     ready.discard(5)
     assert 5 not in ready
-    assert ready.take() == (None, False)
+    assert ready.take() == {}
+
+
+def test_a_claim_takes_few_keys_while_places_are_long_in_coming() -> None:
+    """Half as many each time, two at least, and at least one of them the newest; claims without keys say nothing."""
+    portion = Portion()
+    seen = []
+    for keys, seconds in [(8, 0.1), (8, 3.0), (0, 0.0), (4, 3.0), (2, 3.0), (2, 0.1), (4, 0.1), (8, 0.1)]:
+        portion.placed(keys, seconds)
+        seen.append((portion.keys, portion.newest))
+    assert seen == [(8, 2), (4, 1), (4, 1), (2, 1), (2, 1), (4, 1), (8, 2), (8, 2)]
 
 
 @pytest.mark.parametrize(("marked", "woken"), [(0, []), (1, ["k"])], ids=["echoes only", "news"])
