@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from federation import metadata as mapping
 from federation.errors import FederationError, Park
 from federation.model import Absent, Base, Metadata, Present, Side, Stamp, StampOrigin
-from federation.ports import ObjectStore, Reader, WriteResult
-from federation.progress import Lease
-from federation.rules.decision import Action, Decision, Reason, Rules
+from federation.ports import ObjectStore, WriteResult
+from federation.rules.decision import Action, Decision, Reason
 from federation.rules.guards import MASS_DELETE, content_name
 from federation.rules.precedence import logical_stamp
 from federation.rules.proof import same_content
-from federation.sync.budget import Room, flow
+from federation.sync.budget import flow
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.journal import KeyJournal
 from federation.sync.observe import new_stamp
 from federation.sync.original import Original
 from federation.sync.preserve import preserve_loser
-from federation.sync.transfer import Content, Target, still_the_same
+from federation.sync.scene import Scene, require_as_looked
+from federation.sync.transfer import Target, still_the_same
 
 NO_ETAG = "?"
 """That no version has."""
@@ -42,57 +42,6 @@ class DeleteHeld(Exception):
         super().__init__(f"delete on {delete_on} is over the budget")
         self.delete_on = delete_on
         self.deleted = deleted
-
-
-@dataclass(slots=True)
-class Scene:
-    """What is known of one key while it is worked on. ``reader``/``content``: the source's content, where a GET is under way."""
-
-    key: str
-    lease: Lease
-    base: Base | None
-    blob: Present | Absent
-    vast: Present | Absent
-    rules: Rules
-    vast_as_of_us: int
-    """VAST's time as of which ``vast`` is known."""
-    delete_released: bool = False
-    delete_held: bool = False
-    recovered: bool = False
-    """``base`` is not recorded: it rests on an intent and on our stamp."""
-    by_person: bool = False
-    """An operator asked for this pass."""
-    reader: Reader | None = None
-    content: Content | None = None
-    room: Room | None = None
-    """Memory for ``content``."""
-
-    def of(self, side: Side) -> Present | Absent:
-        """What *side* holds."""
-        return self.blob if side is Side.BLOB else self.vast
-
-    def learn(self, side: Side, here: Present | Absent) -> None:
-        """*side* holds *here*."""
-        if side is Side.BLOB:
-            self.blob = here
-        else:
-            self.vast = here
-
-    def present(self, side: Side) -> Present:
-        """What *side* holds, where the decision implies that it holds something."""
-        here = self.of(side)
-        if isinstance(here, Absent):
-            raise AssertionError(f"{side} holds nothing, yet the decision reads it")  # noqa: TRY004 - a broken invariant
-        return here
-
-    async def let_go(self) -> None:
-        """End the GET under way and give its memory back. Idempotent."""
-        reader, self.reader = self.reader, None
-        room, self.room = self.room, None
-        if reader is not None:
-            await reader.close()
-        if room is not None:
-            room.close()
 
 
 async def apply(ctx: PairContext, scene: Scene, decision: Decision) -> Base | None:
@@ -248,6 +197,7 @@ async def _copy_large(
     async def confirm() -> None:
         nonlocal as_of_us
         await still_the_same(ctx.stores[side], scene.key, source)
+        await require_as_looked(ctx, scene, destination.side)
         as_of_us = await _as_of(ctx, scene, destination.side)
 
     stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
@@ -276,6 +226,7 @@ async def _copy_small(
         await still_the_same(ctx.stores[side], scene.key, source)
         known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
+        await require_as_looked(ctx, scene, destination.side)
         as_of_us = await _as_of(ctx, scene, destination.side)
         result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
         return md5, result, as_of_us
@@ -290,6 +241,7 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
     known = replace(source, version=replace(source.version, md5=md5))
+    await require_as_looked(ctx, scene, decision.destination)
     as_of_us = await _as_of(ctx, scene, decision.destination)
 
     async def halfway(held: Metadata) -> None:
@@ -325,6 +277,7 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         # Should we die after it, this tells our delete from a user's, which would beat an older object put back meanwhile.
         intent = replace(tombstone, blob_etag=etag) if on is Side.BLOB else replace(tombstone, vast_etag=etag)
         await ctx.state.intend(scene.lease, scene.key, intent)
+    await require_as_looked(ctx, scene, on)
     await ctx.stores[on].delete(scene.key, expected_etag=etag)
     return tombstone
 

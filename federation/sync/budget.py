@@ -70,11 +70,11 @@ class FairPool:
             room.close()
 
     def more(self, size: int, *, bulk: bool) -> bool:
-        """Hold *size* units beside some that are held, if nobody has to wait for that: who holds some never waits for more."""
-        heads = [queue[0] for queue in self._flows.values() if queue]
-        if size > self.free or any(not head.bulk or self._bulk_held + head.size <= self.bulk_total for head in heads):
-            return False
-        if bulk and self._bulk_held + size > self.bulk_total:
+        """Hold *size* units beside some that are held, if they are free: who holds some must never wait for more.
+
+        Also before those who wait: each room grows once, and none is given out meanwhile.
+        """
+        if size > self.free or (bulk and self._bulk_held + size > self.bulk_total):
             return False
         self._hold(size, bulk=bulk)
         return True
@@ -144,7 +144,8 @@ class Room:
             self._pool.give_back(spare, bulk=self._bulk)
 
     def fit(self, size: int) -> bool:
-        """Hold *size*, less or more than now, if that needs no waiting."""
+        """Hold *size*, less or more than now (at most the total), if that needs no waiting."""
+        size = min(size, self._pool.total)
         if size > self.size:
             if not self._pool.more(size - self.size, bulk=self._bulk):
                 return False

@@ -32,8 +32,8 @@ class ReadyShards:
             turn = (self._turn + 1) % _TURNS
             announced = bool(self._announced) and (turn != 0 or not self._all)
             some = self._announced if announced else self._all
-            shard = next(iter(some), None)
-            if shard is None or shard in taken:
+            shard = next((one for one in some if one not in taken), None)
+            if shard is None:
                 break
             self._turn = turn
             del some[shard]

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from federation.model import SECOND_US, Absent, Base, ETagKind, Present, Side
 from federation.rules.proof import copy_of
-from federation.sync.apply import NO_ETAG, Scene, of_nothing
+from federation.sync.apply import NO_ETAG, of_nothing
+from federation.sync.scene import Scene
 
 _LATER_US = 10 * SECOND_US
 """More than clocks and measurements leave open: what VAST dates so much later than our write is another one's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 AGAIN_SECONDS = 3.0
@@ -20,3 +20,12 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in going:
             task.cancel()
         _, going = await asyncio.wait(going, timeout=AGAIN_SECONDS)
+
+
+async def together(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of *steps* side by side. One that fails, or a cancellation, ends the others before it is raised, as it came."""
+    tasks = [asyncio.create_task(step) for step in steps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await end(tasks)

@@ -15,11 +15,12 @@ from federation.rules.decide import Since, decide, since_base
 from federation.rules.decision import Action, Decision, Reason
 from federation.rules.guards import changed_side, content_in_doubt, quiet_until_us
 from federation.rules.proof import copy_of
-from federation.sync.apply import Scene, apply
+from federation.sync.apply import apply
 from federation.sync.context import PairContext
 from federation.sync.observe import as_agreed, as_read_before, complete, delete_time, observe
 from federation.sync.original import Original
 from federation.sync.recovered import recovered
+from federation.sync.scene import Scene
 
 ROUNDS = 4
 """Times one claim looks again after a failed precondition before the key goes back to the queue."""
@@ -158,7 +159,14 @@ async def _as_assumed(ctx: PairContext, scene: Scene, decision: Decision, side: 
         return True
     # RACE: metadata changed on VAST between this look and the write is lost with the version that is replaced.
     now = await observe(ctx.stores[other], scene.key, Hint(scene.key, 0))
+    _looked(ctx, scene, other, now)
     return isinstance(now, Present) and since_base(now, scene.base, other) is Since.SAME
+
+
+def _looked(ctx: PairContext, scene: Scene, side: Side, now: Present | Absent) -> None:
+    """Of Blob only where tags are mapped: whatever else changes there moves its ETag."""
+    if isinstance(now, Present) and (side is Side.VAST or now.metadata.tags is not None):
+        scene.looked[side] = ctx.clock.monotonic_seconds(), now
 
 
 async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Scene:
@@ -172,19 +180,21 @@ async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) ->
         # A delete to confirm, or "look at it": most often nothing is to be read.
         scene.learn(side, await observe(store, key, claim.hint))
         return scene
-    scene.room = await ctx.transfer.room_to_read()
+    scene.room = await ctx.transfer.room_to_read(claim.base.size_bytes if claim.base is not None else 0)
     try:
         scene.reader = await store.open(key)
+        found = scene.reader.present.version
+        if not ctx.transfer.fits(scene.room, found.size_bytes):
+            await scene.let_go()
+            scene.room = await ctx.transfer.room_to_read(found.size_bytes)
+            scene.reader = await store.open(key, if_match=found.etag)
     except NotPresent:
         scene.learn(side, Absent(delete_time(claim.hint, side)))
         return scene
     finally:
         if scene.reader is None:
             await scene.let_go()
-    found = scene.reader.present
-    scene.learn(side, complete(found, key, side, claim.hint))
-    if ctx.transfer.is_small(found.version.size_bytes) and not scene.room.fit(found.version.size_bytes):
-        await scene.let_go()  # it is read anew once there is memory for all of it
+    scene.learn(side, complete(scene.reader.present, key, side, claim.hint))
     return scene
 
 
@@ -205,6 +215,8 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     began = ctx.clock.monotonic_seconds()
     scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
     scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
+    for side in Side:
+        _looked(ctx, scene, side, scene.of(side))
     took_seconds = ctx.clock.monotonic_seconds() - began
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time

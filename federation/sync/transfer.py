@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from federation.progress import TransferRecord
 
 _T = TypeVar("_T")
-_UNREAD_BYTES = 1024 * 1024
-"""More than a connection takes in of a body that nobody reads yet (``stores.lane``)."""
+_UNREAD_BYTES = 1536 * 1024
+"""More than a connection takes in of a body that nobody reads yet: up to 1.2 MiB over TLS (``stores.lane``)."""
 _PATIENCE = 6
 """Times a part's step is repeated, about a minute and a half in all without a Retry-After; then the key waits its turn anew."""
 _LONGEST_PATIENCE_SECONDS = 600.0
@@ -106,14 +106,30 @@ class Transfer:
         self.limits = limits
         self.budget = budget
         self._bulk = bulk
+        self._guess_bytes = 0
 
     def is_small(self, size_bytes: int) -> bool:
         """Whether the object moves in one request."""
         return size_bytes <= self.limits.small_object_bytes
 
-    async def room_to_read(self) -> Room:
-        """Memory for what comes of an object before its size is known (``Room.fit`` then). The caller closes it."""
-        return await self.budget.room(min(_UNREAD_BYTES, self.limits.small_object_bytes), of=flow.get())
+    async def room_to_read(self, size_bytes: int = 0) -> Room:
+        """Memory for a small object, before its GET is opened: *size_bytes* is its size if that is known, or what it was.
+
+        When the GET has told, see ``fits``. The caller closes it.
+        """
+        wanted = max(size_bytes, self._guess_bytes, _UNREAD_BYTES)
+        return await self.budget.room(min(wanted, self.limits.small_object_bytes), of=flow.get())
+
+    def fits(self, room: Room, size_bytes: int) -> bool:
+        """Whether *room* holds an object of that size now, if it is a small one; it grows where nobody waits for memory.
+
+        Where one did not fit, more is asked for at once for those that come next: each would be opened in vain.
+        """
+        if not self.is_small(size_bytes):
+            return True  # of which only the head is read here
+        fits = room.fit(size_bytes)
+        self._guess_bytes = self._guess_bytes * 7 // 8 if fits else size_bytes
+        return fits
 
     async def read_small(self, original: Original, reader: Reader | None = None) -> Content:
         """The whole body, that *reader* may have begun to read, checked against its announced size and MD5.

@@ -31,7 +31,7 @@ from federation.sync.paced_store import Tally, fence, tally
 from federation.sync.pacing import Gate
 from federation.sync.ready import Portion, ReadyShards
 from federation.sync.stats import DecisionLine, WorkerStats
-from federation.sync.stopping import end
+from federation.sync.stopping import end, together
 from federation.sync.sync_key import NotQuiet, Synced, only_echoes, sync_key
 from federation.telemetry import DECISION_LOGGER, logger
 
@@ -156,12 +156,12 @@ class Worker:
             if not self._claiming:
                 self._rung.clear()
                 continue
-            async with asyncio.TaskGroup() as claims:
-                for shard, announced in self._claiming.items():
-                    lease = self._leases.held.get(shard)
-                    if lease is not None and shard not in self._leases.yielding:
-                        claims.create_task(self._claim_from(lease, fresh=announced))
-            self._claiming = {}
+            mine = self._leases.held.keys() - self._leases.yielding.keys()
+            fresh_of = {self._leases.held[shard]: fresh for shard, fresh in self._claiming.items() if shard in mine}
+            try:
+                await together(self._claim_from(lease, fresh=fresh) for lease, fresh in fresh_of.items())
+            finally:
+                self._claiming = {}
 
     def _busy(self, shard: int) -> bool:
         return shard in self._claiming or any(self._ctx.state.shard_of(key) == shard for key in self._work.values())
@@ -230,7 +230,7 @@ class Worker:
         self._portion.placed(len(claims), self._ctx.clock.monotonic_seconds() - begun)
 
     async def _reclaim(self, lease: Lease) -> None:
-        """Now and then, between two claims: no key can be on its way to us then."""
+        """Now and then, between two claims of its shard: no key can be on its way to us then."""
         now = self._ctx.clock.monotonic_seconds()
         if now - self._reclaimed.setdefault(lease, now) < _RECLAIM_SECONDS:
             return

@@ -73,26 +73,23 @@ async def test_cancelling_in_the_tick_of_the_grant_returns_the_bytes() -> None:
     assert budget.free == 10
 
 
-async def test_a_room_grows_only_where_nobody_has_to_wait_for_that() -> None:
-    """Into what is free, and not past who waits for it; who waits for his own kind alone is in nobody's way."""
+async def test_a_room_grows_into_what_is_free_and_never_waits() -> None:
+    """Also before those who wait for more than is free; not beyond what its kind may hold; and to the total at most."""
     pool = FairPool(10, bulk_share=0.5)
     mine = await pool.room(2)
     assert mine.fit(4)
     assert pool.free == 6
-    bulk = await pool.room(5, bulk=True)
-    second = asyncio.create_task(pool.room(2, of="bulk", bulk=True))
-    await asyncio.sleep(0)
+    bulk = await pool.room(4, bulk=True)
     assert not bulk.fit(6), "beyond what its kind may hold"
-    assert mine.fit(5), "the second bulk request waits for the first, not for this"
-    assert not mine.fit(6), "nothing is free"
     other = asyncio.create_task(pool.room(3, of="other"))
     await asyncio.sleep(0)
-    bulk.shrink(4)
-    assert pool.free == 1
-    assert not mine.fit(6), "somebody waits for it"
-    assert mine.fit(1)
+    assert mine.fit(5)
+    assert not mine.fit(7), "one is free"
+    assert mine.size == 5
+    bulk.close()
     assert (await other).size == 3
-    for room in (mine, bulk, await other):
-        room.close()
-    (await second).close()
+    (await other).close()
+    assert mine.fit(11)
+    assert mine.size == 10, "there is no more"
+    mine.close()
     assert pool.free == 10

@@ -25,7 +25,7 @@ from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import SMALL_BODY_BYTES, Gate, PaceLimits
 from federation.sync.ready import Portion, ReadyShards
-from federation.sync.transfer import Transfer, TransferLimits
+from federation.sync.transfer import Content, Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 from federation.wiring import WakingSink
 from tests.simulation.loop import SimLoop
@@ -254,18 +254,33 @@ def test_small_objects_need_little_memory_until_their_size_is_known() -> None:
 
 
 def test_what_does_not_fit_once_its_size_is_known_is_read_when_there_is_memory() -> None:
-    """Two objects of three quarters of the memory each: both arrive, and neither waits while it holds some."""
+    """Six objects of three quarters of the memory each arrive, one after another."""
 
     async def main() -> None:
         shared = _Shared(memory_bytes=4 * MIB)
         pair = _Pair(shared, "one", limits=TransferLimits(4 * MIB, 4 * MIB, 2))
+        reading = most = 0
+        read_small = Transfer.read_small
+
+        async def counted(*args: Any, **options: Any) -> Content:  # noqa: ANN401
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            try:
+                await asyncio.sleep(LATENCY_SECONDS)
+                return await read_small(*args, **options)
+            finally:
+                reading -= 1
+
         for number in range(6):
             await pair.write(f"old{number}", 3 * MIB)
-        async with _running(pair):
-            for number in range(6):
-                await pair.delay(f"old{number}")
+        with patch.object(Transfer, "read_small", counted):
+            async with _running(pair):
+                for number in range(6):
+                    await pair.delay(f"old{number}")
+        assert most == 1, "never two bodies at a time"
         assert shared.budget.free == 4 * MIB
-        assert sum(call == "open" for call, _ in pair.raw[Side.BLOB].calls) <= 2 * 6
+        assert 6 < sum(call == "open" for call, _ in pair.raw[Side.BLOB].calls) <= 2 * 6
 
     _virtually(main())
 

@@ -9,8 +9,8 @@ import pytest
 from federation.model import Absent, Base, ETagKind, OriginStamp, Present, Side, Stamp, Version
 from federation.progress import Held, Lease
 from federation.rules.decision import Action, Decision, Reason, Rules
-from federation.sync.apply import Scene
 from federation.sync.recovered import recovered
+from federation.sync.scene import Scene
 from federation.sync.sync_key import _held_for
 
 AT = Stamp(1_700_000_000_000_000)

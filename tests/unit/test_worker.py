@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import structlog
 
 from federation.clock import SystemClock
-from federation.errors import Park, RetryLater
+from federation.errors import Park, RetryLater, UsageError
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
 from federation.ports import WriteResult
-from federation.progress import DeleteBudget, HaltRecord
+from federation.progress import Claim, DeleteBudget, HaltRecord, Lease
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
@@ -167,6 +169,47 @@ async def test_a_throttled_side_gets_its_rest_and_then_everything_arrives() -> N
         await _until(lambda: "k" in bench.raw[Side.VAST].objects)
 
     assert bench.gates[Side.VAST].failing_since_us is None
+
+
+async def test_a_state_that_refuses_us_ends_the_worker_with_its_advice() -> None:
+    """Though several shards are claimed from at a time, what one raises comes out as it is, and the others are ended."""
+    bench, ended = _Bench(), list[int]()
+
+    async def refuse(lease: Lease, **_: object) -> list[Claim]:
+        if lease.shard == 0:
+            raise UsageError("Redis refuses the user: correct redis.url")
+        try:
+            return await asyncio.Future[list[Claim]]()
+        finally:
+            ended.append(lease.shard)
+
+    with patch.object(bench.state, "claim", refuse), pytest.raises(UsageError, match="correct redis"):
+        await bench.worker().run()
+    assert len(ended) == len(set(ended)) > 0
+
+
+async def test_a_shard_that_is_claimed_from_is_not_given_back() -> None:
+    """What the claim hands out would be worked on by two; another worker gets the idle shards."""
+    bench, asked, go = _Bench(), list[int](), asyncio.Event()
+    claim = bench.state.claim
+
+    async def slowly(lease: Lease, **options: Any) -> list[Claim]:  # noqa: ANN401
+        asked.append(lease.shard)
+        await go.wait()
+        return await claim(lease, **options)
+
+    one = bench.worker("one")
+    with patch.object(bench.state, "claim", slowly):
+        async with _running(one):
+            await _until(lambda: len(asked) == 4)
+            one._leases._share = 0
+            one._leases._choose()
+            await one._leases.give_back()
+            assert one.shards_held == 4
+            go.set()
+            await _until(lambda: not one._claiming)
+            await one._leases.give_back()
+            assert one.shards_held == 0
 
 
 async def test_a_halted_pair_does_nothing_until_lifted() -> None:
