@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from federation import metadata as mapping
 from federation.errors import FederationError, Park
@@ -22,6 +23,7 @@ from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.journal import KeyJournal
 from federation.sync.observe import new_stamp
 from federation.sync.original import Original
+from federation.sync.paced_store import confirmed_by
 from federation.sync.preserve import preserve_loser
 from federation.sync.scene import Scene, require_as_looked
 from federation.sync.transfer import Target, still_the_same
@@ -226,9 +228,9 @@ async def _copy_small(
         await still_the_same(ctx.stores[side], scene.key, source)
         known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
-        await require_as_looked(ctx, scene, destination.side)
         as_of_us = await _as_of(ctx, scene, destination.side)
-        result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
+        with confirmed_by(partial(require_as_looked, ctx, scene, destination.side)):
+            result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
         return md5, result, as_of_us
     finally:
         await scene.let_go()

@@ -47,6 +47,19 @@ fence: ContextVar[Callable[[], None]] = ContextVar("fence")
 """Raises LeaseLost when the key at work in this task may have passed to another worker; set by the worker."""
 
 
+_confirm: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("confirm")
+
+
+@contextmanager
+def confirmed_by(step: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """A put in this block asks *step* once it has its bandwidth, for which it may wait for minutes; *step* may raise."""
+    before = _confirm.set(step)
+    try:
+        yield
+    finally:
+        _confirm.reset(before)
+
+
 class PacedStore:
     """``ports.ObjectStore`` around another.
 
@@ -101,6 +114,7 @@ class PacedStore:
         call: Callable[[], Awaitable[_T]],
         *,
         admitted: Callable[[], None] | None = None,
+        confirmed: Callable[[], Awaitable[None]] | None = None,
         size_bytes: int = 0,
         quick: bool = True,
         whole: bool = True,
@@ -109,11 +123,15 @@ class PacedStore:
 
         *quick*: how long it takes tells how the side is, and not how much it has to do for it. Not *whole*: only the head of the
         answer, which proves little.
-        *admitted* may still say no once there is a place for it. What a closed gate refuses anyhow takes nothing of the rates.
+        *confirmed* may say no once the bandwidth is there, *admitted* once there is a place. What a closed gate refuses anyhow
+        takes nothing of the rates.
         """
         if admitted is not None:
             self.gate.look()
-        place = await self.gate.enter(size_bytes)
+        await self.gate.pay(size_bytes)  # before: who waits for bandwidth holds no place
+        if confirmed is not None:
+            await confirmed()
+        place = await self.gate.enter()
         try:
             if admitted is not None:
                 admitted()
@@ -201,7 +219,7 @@ class PacedStore:
     ) -> WriteResult:
         """As in the port."""
         put = partial(self._store.put, key, data, metadata, stamp=stamp, expected_etag=expected_etag)
-        result = await self.call_to_write(put, size_bytes=len(data))
+        result = await self._call(put, admitted=self._admit_write, confirmed=_confirm.get(None), size_bytes=len(data))
         _wrote(len(data))
         return result
 

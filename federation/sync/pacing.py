@@ -176,13 +176,13 @@ class Gate:
 
     # -------------------------------------------------------------------------------------------------------------- pace
 
-    async def enter(self, size_bytes: int = 0) -> Room:
-        """Wait for the rates' leave to send *size_bytes* and for a place among the calls under way; the caller closes it.
+    async def enter(self) -> Room:
+        """Wait for a place among the calls under way and for the rates' leave for a request; the caller closes it.
 
-        Who waits for bandwidth holds no place: it may take minutes, and calls that send nothing need not wait for that. Leave
-        for the request comes last, so that who got it and waits for a place does not use it later, with all the others at once.
+        What it sends is paid for before (``pay``): who waits for bandwidth holds no place, since it may take minutes, and calls
+        that send nothing need not wait for that. Leave for the request comes last, so that who got it and waits for a place does
+        not use it later, with all the others at once.
         """
-        await self.pay(size_bytes)
         room = await self._slots.room(1, of=flow.get())
         try:
             await self.pay(0, requests=1)

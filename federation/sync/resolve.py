@@ -17,6 +17,7 @@ from federation.sync.context import PairContext
 from federation.sync.journal import noted
 from federation.sync.original import Original
 from federation.sync.reading import OfVersion, Opens
+from federation.sync.scene import require_same
 from federation.sync.transfer import Target
 
 
@@ -66,23 +67,30 @@ async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore,
         await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
         return record.key
     expected_etag = current.version.etag if current is not None else None
-    await _write_back(ctx, *await _kept(store, record), Target(target, record.key, Metadata(), None, expected_etag))
+    await _write_back(ctx, *await _kept(store, record), Target(target, record.key, Metadata(), None, expected_etag), current)
     return record.key
 
 
-async def _write_back(ctx: PairContext, original: Original, reader: Reader, target: Target) -> None:
+async def _write_back(
+    ctx: PairContext, original: Original, reader: Reader, target: Target, replaced: Present | None = None
+) -> None:
+    async def confirm() -> None:
+        if replaced is not None:
+            await require_same(target.store, target.key, replaced)
+
     present = original.present
     target = replace(target, metadata=present.metadata)
     try:
         if ctx.transfer.is_small(present.version.size_bytes):
             data = (await ctx.transfer.read_small(original, reader)).data
             store, expected_etag = target.store, target.expected_etag
+            await confirm()
             await store.put(target.key, data, target.metadata, stamp=None, expected_etag=expected_etag)
             return
     finally:
         await reader.close()
     async with noted(ctx.state, target.store, target.key, ctx.clock) as journal:
-        await ctx.transfer.send_large(original, target, journal=journal)
+        await ctx.transfer.send_large(original, target, journal=journal, confirm=confirm)
 
 
 async def _keep_both(ctx: PairContext, store: ObjectStore, record: ConflictRecord) -> str:

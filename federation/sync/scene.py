@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from federation.errors import NotPresent, Reobserve
-from federation.model import Absent, Base, Present, Side
-from federation.ports import Reader
+from federation.model import Absent, Base, Metadata, Present, Side
+from federation.ports import ObjectStore, Reader
 from federation.progress import Lease
 from federation.rules.decision import Rules
 from federation.sync.budget import Room
@@ -39,7 +39,7 @@ class Scene:
     room: Room | None = None
     """Memory for ``content``."""
     looked: dict[Side, tuple[float, Present]] = field(default_factory=dict)
-    """What was seen at the last look at a side, and when (monotonic)."""
+    """When a side was looked at last (monotonic), and what was seen there."""
 
     def of(self, side: Side) -> Present | Absent:
         """What *side* holds."""
@@ -76,13 +76,27 @@ async def require_as_looked(ctx: PairContext, scene: Scene, side: Side) -> None:
     hours, or have waited for memory. Raises Reobserve.
     """
     seconds, seen = scene.looked.get(side, (0.0, None))
-    if seen is None or ctx.clock.monotonic_seconds() - seconds < _JUST_NOW_SECONDS:
+    now_seconds = ctx.clock.monotonic_seconds()
+    if seen is None or now_seconds - seconds < _JUST_NOW_SECONDS:
         return
     # RACE: metadata changed on VAST between this look and the write is lost with the version that is replaced.
+    await require_same(ctx.stores[side], scene.key, seen)
+    scene.looked[side] = now_seconds, seen
+
+
+async def require_same(store: ObjectStore, key: str, seen: Present) -> None:
+    """Raise Reobserve where *store* does not hold just what was *seen*.
+
+    By size and time as well: on some servers a file keeps its ETag, whatever is written into it (docs/adr/0005).
+    """
     try:
-        now = await ctx.stores[side].head(scene.key)
+        now = await store.head(key)
     except NotPresent:
         now = None
-    if now is None or (now.version.etag, now.metadata) != (seen.version.etag, seen.metadata):
-        raise Reobserve("the object changed since it was looked at", reason="precondition", key=scene.key, side=side)
-    scene.looked[side] = ctx.clock.monotonic_seconds(), now
+    if now is None or _told(now) != _told(seen):
+        raise Reobserve("the object changed since it was looked at", reason="precondition", key=key, side=store.side)
+
+
+def _told(here: Present) -> tuple[str, int, int, Metadata]:
+    version = here.version
+    return version.etag, version.size_bytes, version.modified.at_us, here.metadata

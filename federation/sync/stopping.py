@@ -26,6 +26,10 @@ async def together(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
     """All of *steps* side by side. One that fails, or a cancellation, ends the others before it is raised, as it came."""
     tasks = [asyncio.create_task(step) for step in steps]
     try:
-        await asyncio.gather(*tasks)
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         await end(tasks)
+    for error in [task.exception() for task in tasks if not task.cancelled()]:
+        if error is not None:
+            raise error

@@ -158,15 +158,20 @@ async def _as_assumed(ctx: PairContext, scene: Scene, decision: Decision, side: 
     if not isinstance(scene.of(other), Present):
         return True
     # RACE: metadata changed on VAST between this look and the write is lost with the version that is replaced.
-    now = await observe(ctx.stores[other], scene.key, Hint(scene.key, 0))
-    _looked(ctx, scene, other, now)
-    return isinstance(now, Present) and since_base(now, scene.base, other) is Since.SAME
+    now = await _look(ctx, scene, other, Hint(scene.key, 0))
+    if not isinstance(now, Present) or since_base(now, scene.base, other) is not Since.SAME:
+        return False
+    # A file that was written into may keep its ETag (docs/adr/0005): then that is the agreed one, and the content is not.
+    return other is Side.BLOB or not content_in_doubt(now, scene.base, Hint(scene.key, 0), now_us=await ctx.vast_now_us())
 
 
-def _looked(ctx: PairContext, scene: Scene, side: Side, now: Present | Absent) -> None:
-    """Of Blob only where tags are mapped: whatever else changes there moves its ETag."""
+async def _look(ctx: PairContext, scene: Scene, side: Side, hint: Hint) -> Present | Absent:
+    """Observe, and note what was seen; of Blob only where tags are mapped: whatever else changes there moves its ETag."""
+    seconds = ctx.clock.monotonic_seconds()
+    now = await observe(ctx.stores[side], scene.key, hint)
     if isinstance(now, Present) and (side is Side.VAST or now.metadata.tags is not None):
-        scene.looked[side] = ctx.clock.monotonic_seconds(), now
+        scene.looked[side] = seconds, now
+    return now
 
 
 async def _read_one(ctx: PairContext, lease: Lease, claim: Claim, side: Side) -> Scene:
@@ -213,10 +218,8 @@ async def _look_at_both(ctx: PairContext, lease: Lease, claim: Claim) -> Synced:
     hint, key = claim.hint, claim.hint.key
     scene = await _scene(ctx, lease, claim)
     began = ctx.clock.monotonic_seconds()
-    scene.blob = await observe(ctx.stores[Side.BLOB], key, hint)
-    scene.vast = await observe(ctx.stores[Side.VAST], key, hint)
-    for side in Side:
-        _looked(ctx, scene, side, scene.of(side))
+    scene.blob = await _look(ctx, scene, Side.BLOB, hint)
+    scene.vast = await _look(ctx, scene, Side.VAST, hint)
     took_seconds = ctx.clock.monotonic_seconds() - began
     _recall_delete(scene, claim.held)
     scene.rules = await ctx.current_rules()  # by now both services have told their time

@@ -85,7 +85,7 @@ class Target:
     expected_etag: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Passage:
     """One large transfer at work: where it comes from and goes to, and what of it was there before (parts by number)."""
 
@@ -97,6 +97,8 @@ class _Passage:
     side: Side
     """Where it goes to."""
     resumed: bool = False
+    confirming: bool = False
+    """All was sent, and it is asked whether it may be committed."""
 
 
 class Transfer:
@@ -117,11 +119,11 @@ class Transfer:
 
         When the GET has told, see ``fits``. The caller closes it.
         """
-        wanted = max(size_bytes, self._guess_bytes, _UNREAD_BYTES)
+        wanted = max(size_bytes if self.is_small(size_bytes) else 0, self._guess_bytes, _UNREAD_BYTES)
         return await self.budget.room(min(wanted, self.limits.small_object_bytes), of=flow.get())
 
     def fits(self, room: Room, size_bytes: int) -> bool:
-        """Whether *room* holds an object of that size now, if it is a small one; it grows where nobody waits for memory.
+        """Whether *room* holds an object of that size now, if it is a small one; it grows into what is free.
 
         Where one did not fit, more is asked for at once for those that come next: each would be opened in vain.
         """
@@ -307,7 +309,9 @@ async def _read_part(original: Original, start: int, length: int, sent_md5: str)
 async def _commit(passage: _Passage, target: Target, md5: str, confirm: Callable[[], Awaitable[None]] | None) -> WriteResult:
     """Asked anew before each attempt whether we may: the key's lease may have gone while a throttle was waited for."""
     if confirm is not None:
+        passage.confirming = True
         await confirm()
+        passage.confirming = False
     return await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
 
 
@@ -354,6 +358,8 @@ async def _is_there(target: Target, result: WriteResult, size_bytes: int) -> Non
 
 def _given_up(error: BaseException, passage: _Passage) -> bool:
     """Whether nothing that was sent is of use to a later attempt: not so when it was only interrupted."""
+    if passage.confirming and (isinstance(error, RetryLater) or (isinstance(error, Reobserve) and error.side is passage.side)):
+        return False  # what it would replace cannot be read, or changed: the new decision may be to send the same
     if isinstance(error, RetryLater):
         # Of an upload that it forgot, a server may only say that it failed: begin anew, or it would fail for ever.
         forgotten = passage.resumed and error.reason == "server_error" and error.side in (None, passage.side)

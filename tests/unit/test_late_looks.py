@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
+from unittest.mock import patch
 
 import pytest
 
+from federation.bandwidth import parse_timetable
+from federation.errors import RetryLater
 from federation.model import Change, Metadata, Mode, Side, Source
 from federation.rules.decision import Action
 from federation.sync import transfer
 from federation.sync.budget import ByteBudget, Room
+from federation.sync.pacing import SMALL_BODY_BYTES, PaceLimits
 from federation.sync.sync_key import Synced
 from federation.sync.transfer import Transfer, TransferLimits
 from tests.unit.world import World
@@ -168,3 +173,125 @@ async def test_an_object_of_all_memory_is_read_once() -> None:
     await world.step()
     assert world.raw[Side.BLOB].calls.count(("open", "a")) == 1
     assert await world.both("a") == ("x" * 60, "x" * 60)
+
+
+def _written_in_place(world: World, data: bytes) -> None:
+    """A file is overwritten, and the server keeps its ETag (docs/adr/0005)."""
+    objects = world.raw[Side.VAST].objects
+    before = objects["a"]
+    world.raw[Side.VAST].write_file("a", data)
+    objects["a"] = dataclasses.replace(objects["a"], etag=before.etag)
+
+
+async def _agreed_small(mode: Mode = Mode.TWO_WAY) -> _Scarce:
+    world = _Scarce(mode)
+    await world.write(Side.BLOB, "a", "small")
+    await world.step()
+    world.later(60)
+    await world.write(Side.BLOB, "a", BIG)
+    return world
+
+
+def _midway(world: _Scarce, change: Callable[[], Awaitable[None]]) -> list[str]:
+    """An hour goes by at the fourth part, and *change* happens. Returns the calls to VAST, which grow."""
+    vast, calls = world.raw[Side.VAST], list[str]()
+
+    async def hook(call: str, key: str) -> None:
+        del key
+        calls.append(call)
+        if call == "put_part" and calls.count("put_part") == 4:
+            world.later(3_600)
+            vast._hook = None
+            await change()
+            vast._hook = hook
+
+    vast._hook = hook
+    return calls
+
+
+@pytest.mark.parametrize("data", [b"edited longer", b"SMALL"], ids=["of another size", "of the same size"])
+@pytest.mark.parametrize("midway", [False, True], ids=["before the look", "while it was sent"])
+async def test_a_file_written_into_under_its_etag_is_kept_before_it_is_replaced(data: bytes, *, midway: bool) -> None:
+    """Neither ETag nor metadata tell, but size and time do: the loser is kept."""
+    world = await _agreed_small()
+
+    async def change() -> None:
+        _written_in_place(world, data)
+        world.later(60)
+
+    if midway:
+        _midway(world, change)
+    else:
+        await change()
+    await world.step()
+    assert data in [stored.data for store in world.raw.values() for stored in store.objects.values()]
+    assert await world.state.conflicts()
+
+
+async def test_a_look_that_fails_costs_no_part() -> None:
+    """One 500 to the last HEAD of a transfer that was gone on with: what was sent stays, and the next attempt commits it."""
+    world = await _agreed_small()
+    vast = world.raw[Side.VAST]
+    vast.fail_next("complete", RetryLater("cut", reason="unreachable", side=Side.VAST))
+    with pytest.raises(RetryLater, match="cut"):
+        await world.step()
+    await world.crash()
+    world.later(60)
+    looks = 0
+
+    async def hook(call: str, key: str) -> None:
+        nonlocal looks
+        looks += (call, key) == ("head", "a")
+        world.later(2)  # so that there is a last look
+        if looks == 2:
+            looks += 1
+            raise RetryLater("500", reason="server_error", side=Side.VAST)
+
+    vast._hook = hook
+    with pytest.raises(RetryLater, match="500"):
+        await world.step()
+    vast._hook = None
+    assert await world.state.transfer("a")
+    sent = sum(call == "put_part" for call, _ in vast.calls)
+    await world.crash()
+    world.later(60)
+    await world.step()
+    assert await world.both("a") == (BIG, BIG)
+    assert sum(call == "put_part" for call, _ in vast.calls) == sent
+
+
+async def test_parts_are_of_use_where_the_new_decision_is_the_same() -> None:
+    """What was edited on a side that is led is undone all the same: nothing that was sent is sent again."""
+    world = await _agreed_small(Mode.BLOB_MASTER)
+    calls = _midway(world, lambda: world.edit_on_vast("a"))
+    await world.step()
+    assert await world.both("a") == (BIG, BIG)
+    assert calls.count("put_part") == 8
+    assert await world.owners() or await world.state.conflicts(), "the edit was kept"
+
+
+async def test_metadata_changed_while_bandwidth_was_waited_for_is_not_lost() -> None:
+    """The body has been read and the destination looked at; then its share of the bandwidth takes a minute."""
+    world = _Scarce()
+    small = TransferLimits(small_object_bytes=1 << 20, part_bytes=1 << 20, parallel_parts=2)
+    world.ctx = dataclasses.replace(world.ctx, transfer=Transfer(small, ByteBudget(1 << 22)))
+    await world.write(Side.BLOB, "a", "small")
+    await world.step()
+    world.later(60)
+    await world.write(Side.BLOB, "a", "x" * (SMALL_BODY_BYTES + 1))
+    gate = world.ctx.stores[Side.VAST].gate  # type: ignore[attr-defined]
+    gate.limits = PaceLimits(bandwidth=parse_timetable("4k"))
+    edited = False
+
+    async def sleep(seconds: float) -> None:
+        nonlocal edited
+        world.later(seconds)
+        if not edited:
+            edited = True
+            await world.edit_on_vast("a")
+
+    with patch.object(world.clock, "sleep", sleep):
+        await world.step()
+    assert edited
+    assert await world.owners(), "the edit is somewhere"
+    assert await world.state.conflicts()

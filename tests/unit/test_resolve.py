@@ -158,6 +158,25 @@ async def test_a_large_version_is_on_record_while_it_is_written_back(loser: Side
     assert (await world.state.notes("upload:"), store.uploads) == ({}, {})
 
 
+@pytest.mark.parametrize("text", ["early", "early" * 100], ids=["small", "in_parts"])
+async def test_what_changed_while_the_loser_was_read_is_not_written_over(text: str) -> None:
+    """Metadata on VAST, which moves no ETag: the command says that the object changed, and the conflict stays."""
+    world, record = await fought(Side.VAST, text=text)
+    store = world.sides[Side.VAST]
+
+    async def hook(call: str, key: str) -> None:
+        if call == "open" and key != "a.txt":
+            store._hook = None
+            await world.describe(Side.VAST, "red")
+
+    store._hook = hook
+    with pytest.raises(Reobserve, match="changed since it was looked at"):
+        await world.judge(record, Verdict.OTHER)
+    assert world.text(Side.VAST) == "late"
+    assert store.objects["a.txt"].metadata.user == (("colour", "red"),)
+    assert await world.state.conflicts()
+
+
 async def test_keeping_both_gives_the_loser_a_name_on_both_sides(loser: Side) -> None:
     """The winner stays where it is; beside it stands the loser, carried over like any new object."""
     world, record = await fought(loser)
