@@ -64,11 +64,12 @@ def vouched(present: Present, hint: Hint) -> bool:
     )
 
 
-def content_in_doubt(present: Present, base: Base | None, hint: Hint, *, now_us: int) -> bool:
+def content_in_doubt(present: Present, base: Base | None, hint: Hint, *, now_us: int, slack_us: int = ECHO_SLACK_US) -> bool:
     """Whether a VAST version that has the agreed ETag may hold other content all the same.
 
     Some servers keep an S3-written object's ETag when the file below it is overwritten in place. Size tells, and a time that is
-    certainly later than what we know while not even the metadata changed; an S3 event that names the ETag says that it is new.
+    later by more than *slack_us* than what we know while not even the metadata changed; an S3 event that names the ETag says
+    that it is new.
     """
     if base is None or not base.live or present.version.etag != base.vast_etag or vouched(present, hint):
         return False
@@ -79,7 +80,7 @@ def content_in_doubt(present: Present, base: Base | None, hint: Hint, *, now_us:
         # the file's metadata (facts/vast.md 3 ETag). Else each scan would read the file anew until then.
         return False
     untouched = present.metadata_digest == base.metadata_digest
-    return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us + ECHO_SLACK_US
+    return untouched and base.vast_as_of_us > 0 and present.version.modified.at_us > base.vast_as_of_us + slack_us
 
 
 def quiet_until_us(present: Present, hint: Hint, *, quiet_us: int, now_us: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 
 from federation import metadata as mapping
 from federation.errors import FederationError, Park
@@ -229,10 +228,17 @@ async def _copy_small(
         known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
         as_of_us = await _as_of(ctx, scene, destination.side)
-        with confirmed_by(partial(require_as_looked, ctx, scene, destination.side)):
+
+        async def confirm() -> None:
+            nonlocal as_of_us
+            await require_as_looked(ctx, scene, destination.side)
+            as_of_us = await _as_of(ctx, scene, destination.side)
+
+        with confirmed_by(confirm):
             result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
         return md5, result, as_of_us
     finally:
+        scene.content = None
         await scene.let_go()
 
 

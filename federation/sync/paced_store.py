@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,16 +47,18 @@ fence: ContextVar[Callable[[], None]] = ContextVar("fence")
 """Raises LeaseLost when the key at work in this task may have passed to another worker; set by the worker."""
 
 
-_confirm: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("confirm")
+_confirm: ContextVar[list[Callable[[], Awaitable[None]]]] = ContextVar("confirm")
 
 
 @contextmanager
 def confirmed_by(step: Callable[[], Awaitable[None]]) -> Iterator[None]:
     """A put in this block asks *step* once it has its bandwidth, for which it may wait for minutes; *step* may raise."""
-    before = _confirm.set(step)
+    held = [step]  # emptied: a connection that is opened meanwhile keeps this context for as long as it is kept
+    before = _confirm.set(held)
     try:
         yield
     finally:
+        held.clear()
         _confirm.reset(before)
 
 
@@ -114,7 +116,7 @@ class PacedStore:
         call: Callable[[], Awaitable[_T]],
         *,
         admitted: Callable[[], None] | None = None,
-        confirmed: Callable[[], Awaitable[None]] | None = None,
+        confirmed: Sequence[Callable[[], Awaitable[None]]] = (),
         size_bytes: int = 0,
         quick: bool = True,
         whole: bool = True,
@@ -129,8 +131,8 @@ class PacedStore:
         if admitted is not None:
             self.gate.look()
         await self.gate.pay(size_bytes)  # before: who waits for bandwidth holds no place
-        if confirmed is not None:
-            await confirmed()
+        for step in confirmed:
+            await step()
         place = await self.gate.enter()
         try:
             if admitted is not None:
@@ -219,7 +221,7 @@ class PacedStore:
     ) -> WriteResult:
         """As in the port."""
         put = partial(self._store.put, key, data, metadata, stamp=stamp, expected_etag=expected_etag)
-        result = await self._call(put, admitted=self._admit_write, confirmed=_confirm.get(None), size_bytes=len(data))
+        result = await self._call(put, admitted=self._admit_write, confirmed=_confirm.get(()), size_bytes=len(data))
         _wrote(len(data))
         return result
 

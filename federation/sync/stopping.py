@@ -25,11 +25,14 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 async def together(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
     """All of *steps* side by side. One that fails, or a cancellation, ends the others before it is raised, as it came."""
     tasks = [asyncio.create_task(step) for step in steps]
+    done: set[asyncio.Task[None]] = set()
     try:
         if tasks:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         await end(tasks)
-    for error in [task.exception() for task in tasks if not task.cancelled()]:
+        errors = {task: task.exception() for task in tasks if not task.cancelled()}
+    for task in sorted(errors, key=lambda task: task not in done):
+        error = errors[task]
         if error is not None:
             raise error

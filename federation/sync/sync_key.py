@@ -28,6 +28,8 @@ ROUNDS = 4
 
 _ONE_LOOK_SECONDS = 1.0
 """Longer than this between the looks at both sides, a file may have come with a time of its own, older than the first look."""
+_LONGEST_WRITE_US = 15 * 60 * 1_000_000
+"""No request of ours takes longer (``stores.lane``)."""
 _WRITES = frozenset({Action.COPY, Action.METADATA, Action.DELETE})
 
 
@@ -161,8 +163,10 @@ async def _as_assumed(ctx: PairContext, scene: Scene, decision: Decision, side: 
     now = await _look(ctx, scene, other, Hint(scene.key, 0))
     if not isinstance(now, Present) or since_base(now, scene.base, other) is not Since.SAME:
         return False
-    # A file that was written into may keep its ETag (docs/adr/0005): then that is the agreed one, and the content is not.
-    return other is Side.BLOB or not content_in_doubt(now, scene.base, Hint(scene.key, 0), now_us=await ctx.vast_now_us())
+    # A file that was written into may keep its ETag (docs/adr/0005): then that is the agreed one, and the content is not. But
+    # where the time may be that of our own write, which can take long, nothing is read to find that out.
+    hint, now_us = Hint(scene.key, 0), await ctx.vast_now_us()
+    return other is Side.BLOB or not content_in_doubt(now, scene.base, hint, now_us=now_us, slack_us=_LONGEST_WRITE_US)
 
 
 async def _look(ctx: PairContext, scene: Scene, side: Side, hint: Hint) -> Present | Absent:

@@ -325,7 +325,8 @@ async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]], reaso
         try:
             return await step()
         except RetryLater as error:
-            if passage.journal is None or (reasons is not None and error.reason not in reasons):
+            changed = reasons is not None and error.reason not in reasons and not passage.confirming
+            if passage.journal is None or changed:
                 raise
             clock = passage.journal.clock
             since_seconds = since_seconds if since_seconds is not None else clock.monotonic_seconds()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from unittest.mock import patch
 
@@ -15,6 +17,7 @@ from federation.model import Change, Metadata, Mode, Side, Source
 from federation.rules.decision import Action
 from federation.sync import transfer
 from federation.sync.budget import ByteBudget, Room
+from federation.sync.paced_store import confirmed_by
 from federation.sync.pacing import SMALL_BODY_BYTES, PaceLimits
 from federation.sync.sync_key import Synced
 from federation.sync.transfer import Transfer, TransferLimits
@@ -219,6 +222,7 @@ async def test_a_file_written_into_under_its_etag_is_kept_before_it_is_replaced(
         _written_in_place(world, data)
         world.later(60)
 
+    world.later(3_600)
     if midway:
         _midway(world, change)
     else:
@@ -228,8 +232,9 @@ async def test_a_file_written_into_under_its_etag_is_kept_before_it_is_replaced(
     assert await world.state.conflicts()
 
 
-async def test_a_look_that_fails_costs_no_part() -> None:
-    """One 500 to the last HEAD of a transfer that was gone on with: what was sent stays, and the next attempt commits it."""
+@pytest.mark.parametrize("failures", [1, 20], ids=["once", "for long"])
+async def test_a_look_that_fails_costs_no_part(failures: int) -> None:
+    """The last HEAD of a transfer that was gone on with is answered 500: it is asked again, and what was sent stays."""
     world = await _agreed_small()
     vast = world.raw[Side.VAST]
     vast.fail_next("complete", RetryLater("cut", reason="unreachable", side=Side.VAST))
@@ -237,27 +242,47 @@ async def test_a_look_that_fails_costs_no_part() -> None:
         await world.step()
     await world.crash()
     world.later(60)
-    looks = 0
+    looks, left = 0, failures
 
     async def hook(call: str, key: str) -> None:
-        nonlocal looks
+        nonlocal looks, left
         looks += (call, key) == ("head", "a")
         world.later(2)  # so that there is a last look
-        if looks == 2:
-            looks += 1
+        if (call, key) == ("head", "a") and looks > 1 and left:
+            left -= 1
             raise RetryLater("500", reason="server_error", side=Side.VAST)
 
-    vast._hook = hook
-    with pytest.raises(RetryLater, match="500"):
-        await world.step()
-    vast._hook = None
-    assert await world.state.transfer("a")
     sent = sum(call == "put_part" for call, _ in vast.calls)
-    await world.crash()
-    world.later(60)
+    vast._hook = hook
+    if failures > 1:
+        with pytest.raises(RetryLater, match="500"):
+            await world.step()
+        vast._hook = None
+        assert await world.state.transfer("a")
+        await world.crash()
+        world.later(60)
     await world.step()
+    assert left < failures
     assert await world.both("a") == (BIG, BIG)
     assert sum(call == "put_part" for call, _ in vast.calls) == sent
+
+
+async def test_a_connection_that_is_kept_keeps_no_body() -> None:
+    """What is opened during a put keeps the put's context for as long as it lives: not what is asked before the put."""
+
+    class _Body:
+        async def confirm(self) -> None: ...
+
+    body, kept = _Body(), asyncio.Event()
+    gone = weakref.ref(body)
+    with confirmed_by(body.confirm):
+        connection = asyncio.create_task(kept.wait())
+    await asyncio.sleep(0)
+    del body
+    gc.collect()
+    assert gone() is None
+    kept.set()
+    await connection
 
 
 async def test_parts_are_of_use_where_the_new_decision_is_the_same() -> None:
