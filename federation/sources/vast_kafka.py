@@ -6,6 +6,7 @@ only then the cursors of its partitions move (rule 6). While marks cannot be mad
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -225,16 +226,21 @@ class VastKafka:
                 raise RetryLater("the state went back; reading again from its position", reason="cursor_moved")
 
     async def _move(self, positions: Mapping[int, int]) -> None:
-        """Record that each partition is read up to its offset. Raises RetryLater when another process moved one."""
-        digest = f"{self._digest}:{self._topic_id}" if self._topic_id else self._digest
-        for partition, offset in positions.items():
-            place = self._held[partition]
-            moved = Cursor({str(partition): offset}, digest, self._clock.now_us())
-            if not await self._state.move_cursor(self._cursor_name(partition), place.cursor, moved):
-                raise RetryLater("another process reads these events too; starting over from its position", reason="cursor_moved")
-            self._held[partition] = _Place(moved, offset)
-            self._tell.position[str(partition)] = offset
+        """Record that each partition is read up to its offset, all at a time. Raises RetryLater: another process moved one."""
+        moving = [self._move_one(partition, offset) for partition, offset in positions.items()]
+        for moved in await asyncio.gather(*moving, return_exceptions=True):
+            if isinstance(moved, BaseException):
+                raise moved
         self._commits.tell(positions)
+
+    async def _move_one(self, partition: int, offset: int) -> None:
+        digest = f"{self._digest}:{self._topic_id}" if self._topic_id else self._digest
+        place = self._held[partition]
+        moved = Cursor({str(partition): offset}, digest, self._clock.now_us())
+        if not await self._state.move_cursor(self._cursor_name(partition), place.cursor, moved):
+            raise RetryLater("another process reads these events too; starting over from its position", reason="cursor_moved")
+        self._held[partition] = _Place(moved, offset)
+        self._tell.position[str(partition)] = offset
 
     # ------------------------------------------------------------------------------------------------------------- records
 

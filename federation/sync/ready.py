@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _TURNS = 4
-_SHARDS_AT_ONCE = 4
+_SHARDS_AT_ONCE = 2
 """Claimed from at one time: one by one, a fresh change would wait for as many answers of a slow Redis as there are shards."""
 _MOST_KEYS, _LEAST_KEYS = 8, 2
 _LONG_SECONDS = 0.25

@@ -161,7 +161,7 @@ def test_a_fresh_change_passes_announced_ones_that_are_slow() -> None:
             delays = await _fresh_delays(pair, 5)
             left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(1_000))
         assert left > 200, "the backlog outlasts the fresh changes"
-        assert max(delays) < 10
+        assert max(delays) < 14
 
     _virtually(main())
 
@@ -185,7 +185,7 @@ def test_a_slow_state_is_asked_for_several_shards_at_a_time() -> None:
                 delays = await _fresh_delays(pair, 10)
                 left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(2_000))
         assert left > 500, "the backlog outlasts the fresh changes"
-        assert max(delays) < 5
+        assert max(delays) < 7
 
     _virtually(main())
 
@@ -351,8 +351,8 @@ def test_announced_shards_come_first_but_for_every_fourth_time() -> None:
     for shard in (3, 7, 8, 9, 7):
         ready.add(shard, announced=True)
     assert 9 in ready
-    taken = [list(ready.take().items()) for _ in range(3)]
-    assert taken == [[(3, True), (7, True), (8, True), (0, False)], [(9, True), (1, False), (3, False)], []]
+    taken = [list(ready.take().items()) for _ in range(5)]
+    assert taken == [[(3, True), (7, True)], [(8, True), (0, False)], [(9, True), (1, False)], [(3, False)], []]
     for _ in range(2):
         ready.add(5)
         ready.add(5, announced=True)

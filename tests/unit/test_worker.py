@@ -173,7 +173,7 @@ async def test_a_throttled_side_gets_its_rest_and_then_everything_arrives() -> N
 
 async def test_a_state_that_refuses_us_ends_the_worker_with_its_advice() -> None:
     """Though several shards are claimed from at a time, what one raises comes out as it is, and the others are ended."""
-    bench, ended = _Bench(), list[int]()
+    bench, ended = _Bench(shards=2), list[int]()
 
     async def refuse(lease: Lease, **_: object) -> list[Claim]:
         if lease.shard == 0:
@@ -190,7 +190,7 @@ async def test_a_state_that_refuses_us_ends_the_worker_with_its_advice() -> None
 
 async def test_a_shard_that_is_claimed_from_is_not_given_back() -> None:
     """What the claim hands out would be worked on by two; another worker gets the idle shards."""
-    bench, asked, go = _Bench(), list[int](), asyncio.Event()
+    bench, asked, go = _Bench(shards=2), list[int](), asyncio.Event()
     claim = bench.state.claim
 
     async def slowly(lease: Lease, **options: Any) -> list[Claim]:  # noqa: ANN401
@@ -201,11 +201,11 @@ async def test_a_shard_that_is_claimed_from_is_not_given_back() -> None:
     one = bench.worker("one")
     with patch.object(bench.state, "claim", slowly):
         async with _running(one):
-            await _until(lambda: len(asked) == 4)
+            await _until(lambda: len(asked) == 2)
             one._leases._share = 0
             one._leases._choose()
             await one._leases.give_back()
-            assert one.shards_held == 4
+            assert one.shards_held == 2
             go.set()
             await _until(lambda: not one._claiming)
             await one._leases.give_back()
