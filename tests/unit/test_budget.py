@@ -93,3 +93,36 @@ async def test_a_room_grows_into_what_is_free_and_never_waits() -> None:
     assert mine.size == 10, "there is no more"
     mine.close()
     assert pool.free == 10
+
+
+async def test_units_go_to_the_flows_in_turn() -> None:
+    """One flow's long queue does not keep another's first request waiting behind it."""
+    pool, log = FairPool(1), list[str]()
+    first = await pool.room(1, of="busy")
+
+    async def ask(flow: str, name: str) -> None:
+        async with pool.take(1, of=flow):
+            log.append(name)
+
+    tasks = [asyncio.create_task(ask("busy", f"busy{number}")) for number in range(5)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(ask("other", "other0")))
+    await asyncio.sleep(0)
+    first.close()
+    await asyncio.gather(*tasks)
+    assert log.index("other0") <= 1
+    assert pool.free == 1
+
+
+async def test_bulk_leaves_a_rest_to_the_others() -> None:
+    """Parts of large objects hold at most their share; what they ask beyond keeps nobody else waiting."""
+    pool = FairPool(8, bulk_share=0.75)
+    bulk = [await pool.room(3, of="bulk", bulk=True), await pool.room(3, of="bulk", bulk=True)]
+    waiting = asyncio.create_task(pool.room(1, of="bulk", bulk=True))
+    small = await asyncio.wait_for(pool.room(2, of="small"), 1)
+    assert not waiting.done()
+    bulk[0].close()
+    (await asyncio.wait_for(waiting, 1)).close()
+    small.close()
+    bulk[1].close()
+    assert pool.free == 8

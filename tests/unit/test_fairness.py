@@ -19,12 +19,11 @@ from federation.progress import Claim, DeleteBudget, MarkResult, TransferRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
-from federation.sync.budget import ByteBudget, FairPool
+from federation.sync.budget import ByteBudget
 from federation.sync.bulk import BulkLane, give_way
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import SMALL_BODY_BYTES, Gate, PaceLimits
-from federation.sync.ready import Portion, ReadyShards
 from federation.sync.transfer import Content, Transfer, TransferLimits
 from federation.sync.worker import Worker, WorkerLimits
 from federation.wiring import WakingSink
@@ -128,6 +127,11 @@ async def _fresh_delays(pair: _Pair, count: int) -> list[float]:
     return delays
 
 
+def _left(pair: _Pair, count: int) -> int:
+    """Of so many old keys those that are still to be copied."""
+    return sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(count))
+
+
 def test_a_fresh_change_does_not_wait_for_the_backlog() -> None:
     """While 2,000 older keys of the pair are being worked through, each fresh change arrives within a fraction of that."""
 
@@ -137,7 +141,7 @@ def test_a_fresh_change_does_not_wait_for_the_backlog() -> None:
             await pair.write(f"old{number:04d}")
         async with _running(pair):
             delays = await _fresh_delays(pair, 20)
-            left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(2_000))
+            left = _left(pair, 2_000)
             await pair.delay("old0000")
             for number in range(2_000):
                 await pair.delay(f"old{number:04d}")
@@ -159,7 +163,7 @@ def test_a_fresh_change_passes_announced_ones_that_are_slow() -> None:
         async with _running(pair):
             await asyncio.sleep(5)
             delays = await _fresh_delays(pair, 5)
-            left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(1_000))
+            left = _left(pair, 1_000)
         assert left > 200, "the backlog outlasts the fresh changes"
         assert max(delays) < 14
 
@@ -183,7 +187,7 @@ def test_a_slow_state_is_asked_for_several_shards_at_a_time() -> None:
             async with _running(pair):
                 await asyncio.sleep(3)
                 delays = await _fresh_delays(pair, 10)
-                left = sum(f"old{number:04d}" not in pair.raw[Side.VAST].objects for number in range(2_000))
+                left = _left(pair, 2_000)
         assert left > 500, "the backlog outlasts the fresh changes"
         assert max(delays) < 7
 
@@ -343,37 +347,6 @@ def test_the_worker_sweeps_what_is_left_of_large_transfers() -> None:
     _virtually(main())
 
 
-def test_announced_shards_come_first_but_for_every_fourth_time() -> None:
-    """Where only one kind is ready it is that one's turn; what was named before keeps its place; one may be of both kinds."""
-    ready = ReadyShards()
-    for shard in (0, 1, 3, 0):
-        ready.add(shard)
-    for shard in (3, 7, 8, 9, 7):
-        ready.add(shard, announced=True)
-    assert 9 in ready
-    taken = [list(ready.take().items()) for _ in range(5)]
-    assert taken == [[(3, True), (7, True)], [(8, True), (0, False)], [(9, True), (1, False)], [(3, False)], []]
-    for _ in range(2):
-        ready.add(5)
-        ready.add(5, announced=True)
-    assert [ready.take() for _ in range(3)] == [{5: False}, {5: True}, {}], "never twice at one time"
-    ready.add(5)
-    ready.add(5, announced=True)
-    ready.discard(5)
-    assert 5 not in ready
-    assert ready.take() == {}
-
-
-def test_a_claim_takes_few_keys_while_places_are_long_in_coming() -> None:
-    """Half as many each time, two at least, and at least one of them the newest; claims without keys say nothing."""
-    portion = Portion()
-    seen = []
-    for keys, seconds in [(8, 0.1), (8, 3.0), (0, 0.0), (4, 3.0), (2, 3.0), (2, 0.1), (4, 0.1), (8, 0.1)]:
-        portion.placed(keys, seconds)
-        seen.append((portion.keys, portion.newest))
-    assert seen == [(8, 2), (4, 1), (4, 1), (2, 1), (2, 1), (4, 1), (8, 2), (8, 2)]
-
-
 @pytest.mark.parametrize(("marked", "woken"), [(0, []), (1, ["k"])], ids=["echoes only", "news"])
 async def test_echoes_wake_nobody(marked: int, woken: list[str]) -> None:
     """A bulk load's own echoes put no shard first; one change that is news does."""
@@ -381,39 +354,6 @@ async def test_echoes_wake_nobody(marked: int, woken: list[str]) -> None:
     context.mark.return_value = MarkResult(marked=marked, echoes=1 - marked)
     await WakingSink(context, worker).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
     assert [change.key for call in worker.wake_changes.call_args_list for change in call.args[0]] == woken
-
-
-async def test_units_go_to_the_flows_in_turn() -> None:
-    """One flow's long queue does not keep another's first request waiting behind it."""
-    pool, log = FairPool(1), list[str]()
-    first = await pool.room(1, of="busy")
-
-    async def ask(flow: str, name: str) -> None:
-        async with pool.take(1, of=flow):
-            log.append(name)
-
-    tasks = [asyncio.create_task(ask("busy", f"busy{number}")) for number in range(5)]
-    await asyncio.sleep(0)
-    tasks.append(asyncio.create_task(ask("other", "other0")))
-    await asyncio.sleep(0)
-    first.close()
-    await asyncio.gather(*tasks)
-    assert log.index("other0") <= 1
-    assert pool.free == 1
-
-
-async def test_bulk_leaves_a_rest_to_the_others() -> None:
-    """Parts of large objects hold at most their share; what they ask beyond keeps nobody else waiting."""
-    pool = FairPool(8, bulk_share=0.75)
-    bulk = [await pool.room(3, of="bulk", bulk=True), await pool.room(3, of="bulk", bulk=True)]
-    waiting = asyncio.create_task(pool.room(1, of="bulk", bulk=True))
-    small = await asyncio.wait_for(pool.room(2, of="small"), 1)
-    assert not waiting.done()
-    bulk[0].close()
-    (await asyncio.wait_for(waiting, 1)).close()
-    small.close()
-    bulk[1].close()
-    assert pool.free == 8
 
 
 async def test_a_full_lane_gives_appointments_one_after_another() -> None:
