@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from federation import metadata as mapping
 from federation.errors import FederationError, Park
@@ -18,14 +19,14 @@ from federation.rules.guards import MASS_DELETE, content_name
 from federation.rules.precedence import logical_stamp
 from federation.rules.proof import same_content
 from federation.sync.budget import flow
+from federation.sync.confirm import confirmed_by
 from federation.sync.context import REVERT_WINDOW_SECONDS, PairContext
 from federation.sync.journal import KeyJournal
 from federation.sync.observe import new_stamp
-from federation.sync.original import Original
-from federation.sync.paced_store import confirmed_by
+from federation.sync.original import Original, still_the_same
 from federation.sync.preserve import preserve_loser
 from federation.sync.scene import Scene, require_as_looked
-from federation.sync.transfer import Target, still_the_same
+from federation.sync.transfer import Target
 
 NO_ETAG = "?"
 """That no version has."""
@@ -193,22 +194,16 @@ async def _copy_large(
 ) -> tuple[str, WriteResult, int]:
     side, source, written = origin
     await scene.let_go()  # its parts are asked for one by one
-    as_of_us = 0
-
-    async def confirm() -> None:
-        nonlocal as_of_us
-        await still_the_same(ctx.stores[side], scene.key, source)
-        await require_as_looked(ctx, scene, destination.side)
-        as_of_us = await _as_of(ctx, scene, destination.side)
-
+    last = _LastLook(ctx, scene, destination.side)
     stamp = new_stamp(scene.key, source, side, written) if ctx.origin_stamps else None
     copied = await ctx.transfer.send_large(
         Original(ctx.stores[side], scene.key, source),
         Target(destination, scene.key, source.metadata, stamp, expected),
         journal=KeyJournal(ctx.state, scene.lease, scene.key, ctx.stores, ctx.clock),
-        confirm=confirm,
+        unchanged=partial(still_the_same, ctx.stores[side], scene.key, source),
+        confirm=last.look,
     )
-    return copied.md5, copied.result, as_of_us
+    return copied.md5, copied.result, last.as_of_us
 
 
 async def _copy_small(
@@ -227,16 +222,10 @@ async def _copy_small(
         await still_the_same(ctx.stores[side], scene.key, source)
         known = source if source.version.md5 == md5 else replace(source, version=replace(source.version, md5=md5))
         stamp = new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None
-        as_of_us = await _as_of(ctx, scene, destination.side)
-
-        async def confirm() -> None:
-            nonlocal as_of_us
-            await require_as_looked(ctx, scene, destination.side)
-            as_of_us = await _as_of(ctx, scene, destination.side)
-
-        with confirmed_by(confirm):
+        last = _LastLook(ctx, scene, destination.side)
+        with confirmed_by(last.look):
             result = await destination.put(scene.key, data, source.metadata, stamp=stamp, expected_etag=expected)
-        return md5, result, as_of_us
+        return md5, result, last.as_of_us
     finally:
         scene.content = None
         await scene.let_go()
@@ -249,8 +238,7 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
     written = logical_stamp(source, side, scene.rules)
     md5 = source.version.md5 or target.version.md5 or (scene.base.md5 if scene.base is not None else None)
     known = replace(source, version=replace(source.version, md5=md5))
-    await require_as_looked(ctx, scene, decision.destination)
-    as_of_us = await _as_of(ctx, scene, decision.destination)
+    last = _LastLook(ctx, scene, decision.destination)
 
     async def halfway(held: Metadata) -> None:
         # Its stamp is of before. Who else gave it these headers loses nothing when the rest of the source's metadata follows.
@@ -260,15 +248,16 @@ async def _metadata(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         await ctx.state.intend(scene.lease, scene.key, replace(intent, metadata_digest=digest, deleted=True))
 
     async with _damage_is_ours(ctx, scene, side, source, written):
-        result = await ctx.stores[decision.destination].replace_metadata(
-            scene.key,
-            source.metadata,
-            stamp=new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None,
-            expected_etag=target.version.etag,
-            halfway=halfway,
-        )
+        with confirmed_by(last.look):
+            result = await ctx.stores[decision.destination].replace_metadata(
+                scene.key,
+                source.metadata,
+                stamp=new_stamp(scene.key, known, side, written) if ctx.origin_stamps else None,
+                expected_etag=target.version.etag,
+                halfway=halfway,
+            )
     base = _base(scene, side, source, written, other_etag=result.etag, md5=md5, lossy=result.lossy)
-    return replace(base, vast_as_of_us=as_of_us)
+    return replace(base, vast_as_of_us=last.as_of_us)
 
 
 async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
@@ -285,8 +274,8 @@ async def _delete(ctx: PairContext, scene: Scene, decision: Decision) -> Base:
         # Should we die after it, this tells our delete from a user's, which would beat an older object put back meanwhile.
         intent = replace(tombstone, blob_etag=etag) if on is Side.BLOB else replace(tombstone, vast_etag=etag)
         await ctx.state.intend(scene.lease, scene.key, intent)
-    await require_as_looked(ctx, scene, on)
-    await ctx.stores[on].delete(scene.key, expected_etag=etag)
+    with confirmed_by(_LastLook(ctx, scene, on).look):
+        await ctx.stores[on].delete(scene.key, expected_etag=etag)
     return tombstone
 
 
@@ -332,6 +321,21 @@ async def _reserve_revert(ctx: PairContext, scene: Scene, zone: Side) -> None:
             key=scene.key,
             side=zone,
         )
+
+
+@dataclass(slots=True)
+class _LastLook:
+    """Taken right before a write on *side*. ``as_of_us``: see ``_as_of``."""
+
+    ctx: PairContext
+    scene: Scene
+    side: Side
+    as_of_us: int = 0
+
+    async def look(self) -> None:
+        """Raises as ``require_as_looked``."""
+        await require_as_looked(self.ctx, self.scene, self.side)
+        self.as_of_us = await _as_of(self.ctx, self.scene, self.side)
 
 
 async def _as_of(ctx: PairContext, scene: Scene, written_side: Side) -> int:

@@ -59,6 +59,7 @@ def _as_measured(rules: Rules, vast_ahead_us: int, uncertainty_us: int, rebuildi
 class PairContext:
     """One pair at work.
 
+    ``stores``: each behind its gate, which also asks for the last look before a write (``confirmed_by``).
     ``quiet_us``: how long a file-side version must have been unchanged before it is read. ``revert_limit``: how often within
     ``REVERT_WINDOW_SECONDS`` a key is put back against a writer in a read-only zone.
     """

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from federation.errors import RetryLater
-from federation.model import Present
+from federation.errors import Reobserve, RetryLater
+from federation.model import ETagKind, Present
+from federation.ports import ObjectStore
 from federation.sync.reading import Extent, Opens, pieces, read_all, read_checked
 
 AGAIN_SECONDS = 1.0
@@ -56,3 +57,16 @@ class Original:
                     text = "two readings of one version differ"
                     raise RetryLater(text, reason="content_mismatch", after_seconds=AGAIN_SECONDS)
                 at += len(piece)
+
+
+def _identity(present: Present) -> tuple[str, int, int]:
+    version = present.version
+    return version.etag, version.modified.at_us, version.size_bytes
+
+
+async def still_the_same(store: ObjectStore, key: str, present: Present) -> None:
+    """Raise Reobserve when a file-side version changed while it was read; S3 writes are atomic and need no second look."""
+    if present.version.etag_kind is not ETagKind.FILE_SIDE and not present.version.content_moved:
+        return
+    if _identity(await store.head(key)) != _identity(present):
+        raise Reobserve("the file changed while it was read", reason="changed_while_read", key=key, side=store.side)

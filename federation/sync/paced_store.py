@@ -16,6 +16,7 @@ from federation.capabilities import Capabilities
 from federation.errors import FederationError, RetryLater
 from federation.model import ClockSkew, ListEntry, Metadata, OriginStamp, Present
 from federation.ports import Halfway, ObjectStore, Reader, Upload, WriteResult
+from federation.sync.confirm import to_confirm
 from federation.sync.pacing import LONGEST_REST_SECONDS, Gate
 
 _T = TypeVar("_T")
@@ -45,21 +46,6 @@ tally: ContextVar[Tally] = ContextVar("tally")
 
 fence: ContextVar[Callable[[], None]] = ContextVar("fence")
 """Raises LeaseLost when the key at work in this task may have passed to another worker; set by the worker."""
-
-
-_confirm: ContextVar[list[Callable[[], Awaitable[None]]]] = ContextVar("confirm")
-
-
-@contextmanager
-def confirmed_by(step: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    """A put in this block asks *step* once it has its bandwidth, for which it may wait for minutes; *step* may raise."""
-    held = [step]  # emptied: a connection that is opened meanwhile keeps this context for as long as it is kept
-    before = _confirm.set(held)
-    try:
-        yield
-    finally:
-        held.clear()
-        _confirm.reset(before)
 
 
 class PacedStore:
@@ -125,19 +111,20 @@ class PacedStore:
 
         *quick*: how long it takes tells how the side is, and not how much it has to do for it. Not *whole*: only the head of the
         answer, which proves little.
-        *confirmed* may say no once the bandwidth is there, *admitted* once there is a place. What a closed gate refuses anyhow
+        *confirmed* and then *admitted* may say no once the bandwidth and a place are there. What a closed gate refuses anyhow
         takes nothing of the rates.
         """
         if admitted is not None:
             self.gate.look()
         await self.gate.pay(size_bytes)  # before: who waits for bandwidth holds no place
-        for step in confirmed:
-            await step()
         place = await self.gate.enter()
         try:
+            with self.gate.inside():
+                for step in confirmed:
+                    await step()
             if admitted is not None:
                 admitted()
-        except FederationError:
+        except BaseException:
             place.close()
             raise
         current = tally.get(None)
@@ -187,8 +174,9 @@ class PacedStore:
             sent.current.reset(before)
 
     async def call_to_write(self, call: Callable[[], Awaitable[_T]], *, size_bytes: int = 0, quick: bool = True) -> _T:
-        """As ``_call``, while the key is still ours."""
-        return await self._call(call, admitted=self._admit_write, size_bytes=size_bytes, quick=quick)
+        """As ``_call``, while the key is still ours, and as ``confirmed_by`` asks."""
+        steps = to_confirm.get(())
+        return await self._call(call, admitted=self._admit_write, confirmed=steps, size_bytes=size_bytes, quick=quick)
 
     def _admit_write(self) -> None:
         _require_ours()
@@ -221,7 +209,7 @@ class PacedStore:
     ) -> WriteResult:
         """As in the port."""
         put = partial(self._store.put, key, data, metadata, stamp=stamp, expected_etag=expected_etag)
-        result = await self._call(put, admitted=self._admit_write, confirmed=_confirm.get(()), size_bytes=len(data))
+        result = await self.call_to_write(put, size_bytes=len(data))
         _wrote(len(data))
         return result
 

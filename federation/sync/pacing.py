@@ -5,7 +5,9 @@ SDKs' own retries are switched off, but for azure-identity's: it repeats by itse
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from federation.backoff import LONGEST_BACKOFF_SECONDS, backoff_seconds
@@ -181,8 +183,11 @@ class Gate:
 
         What it sends is paid for before (``pay``): who waits for bandwidth holds no place, since it may take minutes, and calls
         that send nothing need not wait for that. Leave for the request comes last, so that who got it and waits for a place does
-        not use it later, with all the others at once.
+        not use it later, with all the others at once. Who is inside already waits for nothing: the next ones do.
         """
+        if _inside.get() is self:
+            self.took(1)
+            return Room(self._slots, 0, bulk=False)
         room = await self._slots.room(1, of=flow.get())
         try:
             await self.pay(0, requests=1)
@@ -190,6 +195,15 @@ class Gate:
             room.close()
             raise
         return room
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """In this block the caller holds a place: were it to wait for a second one, all might wait for each other."""
+        before = _inside.set(self)
+        try:
+            yield
+        finally:
+            _inside.reset(before)
 
     async def rest(self) -> None:
         """Before a page of a listing: wait for the gate to open and for the rates' leave for a request. Holds no place.
@@ -252,3 +266,7 @@ class Gate:
     def _resize(self, limit: int) -> None:
         if limit != self._slots.total:
             self._slots.resize(limit)
+
+
+_inside: ContextVar[Gate | None] = ContextVar("inside", default=None)
+"""The gate in which this task holds a place."""

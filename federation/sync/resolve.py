@@ -13,6 +13,7 @@ from federation.errors import NotPresent, UsageError
 from federation.model import Change, Metadata, Present, Source
 from federation.ports import ObjectStore, Reader, State
 from federation.progress import ConflictRecord
+from federation.sync.confirm import confirmed_by
 from federation.sync.context import PairContext
 from federation.sync.journal import noted
 from federation.sync.original import Original
@@ -84,8 +85,8 @@ async def _write_back(
         if ctx.transfer.is_small(present.version.size_bytes):
             data = (await ctx.transfer.read_small(original, reader)).data
             store, expected_etag = target.store, target.expected_etag
-            await confirm()
-            await store.put(target.key, data, target.metadata, stamp=None, expected_etag=expected_etag)
+            with confirmed_by(confirm):
+                await store.put(target.key, data, target.metadata, stamp=None, expected_etag=expected_etag)
             return
     finally:
         await reader.close()

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, TypeVar
 from federation import hashing
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, LeaseLost, NotPresent, Reobserve, RetryLater
-from federation.model import ETagKind, Metadata, OriginStamp, Present, Side
+from federation.model import Metadata, OriginStamp, Present, Side
 from federation.ports import ObjectStore, Reader, Upload, WriteResult
 from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
+from federation.sync.confirm import confirmed_by
 from federation.sync.journal import Journal, fingerprint
-from federation.sync.original import AGAIN_SECONDS, Original
+from federation.sync.original import AGAIN_SECONDS, Original, still_the_same
 from federation.sync.parts import PartPlan, plan_parts
 from federation.sync.reading import PIECE_BYTES, pieces, read_all
 from federation.telemetry import logger
@@ -167,12 +168,14 @@ class Transfer:
         target: Target,
         *,
         journal: Journal | None = None,
+        unchanged: Callable[[], Awaitable[None]] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Copied:
-        """Send *original* in parts to *target* and commit conditionally, after *confirm*, which may still say no.
+        """Send *original* in parts to *target* and commit conditionally.
 
-        With a *journal*, a transfer that ends early, by a fault or with the process, leaves its parts to the next attempt.
-        Raises as ``Upload.complete``, ``Reader``, *confirm* and ``plan_parts``, and RetryLater (bulk_busy).
+        *unchanged* is asked once all was read, *confirm* right before each commit (``confirmed_by``); both may still say no. With
+        a *journal*, a transfer that ends early, by a fault or with the process, leaves its parts to the next attempt. Raises as
+        ``Upload.complete``, ``Reader``, *unchanged*, *confirm* and ``plan_parts``, and RetryLater (bulk_busy).
         """
         size_bytes = original.present.version.size_bytes
         memory_bytes = self.budget.bulk_total
@@ -182,6 +185,8 @@ class Transfer:
             try:
                 md5 = await self._send_parts(passage)
                 self.check_content(original.present, size_bytes, md5)
+                if unchanged is not None:
+                    await _patiently(passage, unchanged)
                 result = await _patiently(passage, partial(_commit, passage, target, md5, confirm), _NOT_DONE)
                 await _is_there(target, result, size_bytes)
             except BaseException as error:
@@ -307,12 +312,16 @@ async def _read_part(original: Original, start: int, length: int, sent_md5: str)
 
 
 async def _commit(passage: _Passage, target: Target, md5: str, confirm: Callable[[], Awaitable[None]] | None) -> WriteResult:
-    """Asked anew before each attempt whether we may: the key's lease may have gone while a throttle was waited for."""
-    if confirm is not None:
-        passage.confirming = True
-        await confirm()
-        passage.confirming = False
-    return await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
+    """Asked anew before each attempt whether we may: a throttle may have been waited for."""
+
+    async def asked() -> None:
+        if confirm is not None:
+            passage.confirming = True
+            await confirm()
+            passage.confirming = False
+
+    with confirmed_by(asked):
+        return await passage.upload.complete(expected_etag=target.expected_etag, md5_hex=md5)
 
 
 async def _patiently(passage: _Passage, step: Callable[[], Awaitable[_T]], reasons: frozenset[str] | None = None) -> _T:
@@ -366,19 +375,6 @@ def _given_up(error: BaseException, passage: _Passage) -> bool:
         forgotten = passage.resumed and error.reason == "server_error" and error.side in (None, passage.side)
         return error.reason in _DAMAGED or forgotten
     return isinstance(error, Exception) and not isinstance(error, LeaseLost | Halt)  # a halt is lifted, often within seconds
-
-
-def _identity(present: Present) -> tuple[str, int, int]:
-    version = present.version
-    return version.etag, version.modified.at_us, version.size_bytes
-
-
-async def still_the_same(store: ObjectStore, key: str, present: Present) -> None:
-    """Raise Reobserve when a file-side version changed while it was read; S3 writes are atomic and need no second look."""
-    if present.version.etag_kind is not ETagKind.FILE_SIDE and not present.version.content_moved:
-        return
-    if _identity(await store.head(key)) != _identity(present):
-        raise Reobserve("the file changed while it was read", reason="changed_while_read", key=key, side=store.side)
 
 
 async def _abandon(passage: _Passage) -> None:

@@ -17,7 +17,7 @@ from federation.model import Change, Metadata, Mode, Side, Source
 from federation.rules.decision import Action
 from federation.sync import transfer
 from federation.sync.budget import ByteBudget, Room
-from federation.sync.paced_store import confirmed_by
+from federation.sync.confirm import confirmed_by
 from federation.sync.pacing import SMALL_BODY_BYTES, PaceLimits
 from federation.sync.sync_key import Synced
 from federation.sync.transfer import Transfer, TransferLimits
@@ -25,6 +25,7 @@ from tests.unit.world import World
 
 _LIMITS = TransferLimits(small_object_bytes=64, part_bytes=32, parallel_parts=2)
 BIG = "b" * 240
+PARTS = 8
 
 
 @pytest.fixture(autouse=True)
@@ -320,3 +321,47 @@ async def test_metadata_changed_while_bandwidth_was_waited_for_is_not_lost() -> 
     assert edited
     assert await world.owners(), "the edit is somewhere"
     assert await world.state.conflicts()
+
+
+async def _overwritten_by(world: _Scarce, how: str) -> None:
+    """A user of Blob does that to what is on both sides."""
+    if how == "deleted":
+        await world.remove(Side.BLOB, "a")
+    elif how == "described":
+        await world.write(Side.BLOB, "a", "small", metadata=Metadata(user=(("colour", "red"),)))
+    else:
+        await world.write(Side.BLOB, "a", BIG if how == "large" else "y" * 60)
+
+
+@pytest.mark.parametrize("how", ["small", "large", "deleted", "described"])
+async def test_metadata_changed_while_a_place_was_waited_for_is_not_lost(how: str) -> None:
+    """Between the look and the write a minute of others' requests goes by: the rate allows one a second."""
+    world = _Scarce()
+    await world.write(Side.BLOB, "a", "small")
+    await world.step()
+    world.later(60)
+    await _overwritten_by(world, how)
+    gate = world.ctx.stores[Side.VAST].gate  # type: ignore[attr-defined]
+    gate.limits = PaceLimits(requests_per_second=1)
+    vast, looked, edited = world.raw[Side.VAST], False, False
+
+    async def hook(call: str, key: str) -> None:
+        nonlocal looked
+        all_sent = how != "large" or vast.calls.count(("put_part", key)) == PARTS
+        if call == "head" and all_sent and not edited:
+            looked = True
+            gate.took(60)
+
+    async def sleep(seconds: float) -> None:
+        nonlocal edited
+        world.later(seconds)
+        if looked and not edited:
+            edited = True
+            await world.edit_on_vast("a")
+
+    vast._hook = hook
+    with patch.object(world.clock, "sleep", sleep):
+        await world.step()
+    assert edited or how == "large", "nothing comes between the look at what a large object replaces and its commit"
+    kept = [record.loser_metadata for record in await world.state.conflicts()]
+    assert not edited or await world.owners() or any(lost is not None and lost.user for lost in kept), "the edit is somewhere"

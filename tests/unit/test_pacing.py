@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from federation import sent
 from federation.backoff import LONGEST_BACKOFF_SECONDS, backoff_seconds
 from federation.errors import RetryLater
-from federation.model import Side
+from federation.model import Metadata, Side
+from federation.stores.memory import MemoryStore
+from federation.sync.confirm import confirmed_by
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import Gate, PaceLimits
 
@@ -90,6 +94,27 @@ async def test_a_long_call_of_many_requests_is_paid_for_while_it_lasts() -> None
     begun = clock.monotonic_seconds()
     await store.head("b")
     assert clock.monotonic_seconds() - begun == pytest.approx(6.0)
+
+
+async def test_what_is_asked_before_a_write_waits_for_no_second_place() -> None:
+    """Where one call may be under way at a time the write has that place; what it asks rides on it, and the next request pays."""
+    clock = _Clock()
+    gate = Gate(Side.VAST, clock, PaceLimits(requests_per_second=10.0, max_concurrency=1))
+    raw = MemoryStore(Side.VAST, clock=clock)
+    store = PacedStore(raw, gate)
+    etag = (await store.put("k", b"1", Metadata(), stamp=None, expected_etag=None)).etag
+
+    async def look() -> None:
+        await store.head("k")
+
+    async with asyncio.timeout(5):
+        for _ in range(10):
+            with confirmed_by(look):
+                etag = (await store.put("k", b"2", Metadata(), stamp=None, expected_etag=etag)).etag
+    assert [call for call, _ in raw.calls] == ["put"] + 10 * ["head", "put"]
+    begun = clock.monotonic_seconds()
+    await store.head("k")
+    assert clock.monotonic_seconds() - begun == pytest.approx(0.2), "for the last look and for itself"
 
 
 class _Many:

@@ -15,6 +15,8 @@ from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from federation.sync.budget import ByteBudget
 from federation.sync.context import PairContext
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate
 from federation.sync.resolve import Verdict, resolve, visible_key
 from federation.sync.sync_key import sync_key
 from federation.sync.transfer import Transfer, TransferLimits
@@ -30,7 +32,7 @@ class World:
         self.state = MemoryState("pair", shards=1, clock=self.clock)
         self.ctx = PairContext(
             name="pair",
-            stores=self.sides,
+            stores={side: PacedStore(store, Gate(side, self.clock)) for side, store in self.sides.items()},
             state=self.state,
             clock=self.clock,
             transfer=Transfer(TransferLimits(small_object_bytes=64, part_bytes=32, parallel_parts=2), ByteBudget(1 << 30)),

@@ -14,9 +14,9 @@ from federation.errors import Reobserve, RetryLater
 from federation.model import ETagKind, Metadata, Present, Side, Stamp, Version
 from federation.stores.memory import MemoryReader, MemoryStore
 from federation.sync.budget import ByteBudget
-from federation.sync.original import Original
+from federation.sync.original import Original, still_the_same
 from federation.sync.reading import PIECE_BYTES, read_all
-from federation.sync.transfer import Target, Transfer, TransferLimits, still_the_same
+from federation.sync.transfer import Target, Transfer, TransferLimits
 
 
 class _Clock:
