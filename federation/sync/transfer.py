@@ -299,7 +299,7 @@ async def _send_part(
         return
     token = await _patiently(passage, partial(passage.upload.put_part, number, data, md5=md5))
     if passage.journal is not None:
-        await passage.journal.part(number, md5.hex(), token)
+        await _patiently(passage, partial(passage.journal.part, number, md5.hex(), token))
 
 
 async def _read_part(original: Original, start: int, length: int, sent_md5: str) -> tuple[bytes, bytes]:

@@ -6,7 +6,7 @@ import pytest
 
 from federation.errors import FederationError, Halt, LeaseLost, Park, RetryLater
 from federation.model import ClockSkew, Metadata, OriginStamp, Present, Side, Stamp, Version
-from federation.progress import TransferRecord
+from federation.progress import Lease, TransferRecord
 from federation.sync import journal
 from federation.sync.journal import fingerprint, sweep
 from federation.sync.paced_store import fence
@@ -164,3 +164,28 @@ async def test_a_worker_that_lost_its_lease_leaves_the_parts() -> None:
     for upload in (sending, again):
         await upload.abort()
     assert vast.uploads == {}
+
+
+@pytest.mark.parametrize("failures", [1, 4])
+async def test_a_record_of_a_part_that_waits_for_redis_costs_no_part(side: Side, failures: int) -> None:
+    """Redis fails over in the middle of a transfer of hours: nothing is read or sent twice for that."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    note_part, left = world.state.note_part, failures
+
+    async def away(lease: Lease, key: str, number: int, part: str) -> None:
+        nonlocal left
+        if number >= 5 and left:
+            left -= 1
+            raise RetryLater("failing over", reason="redis_unavailable")
+        await note_part(lease, key, number, part)
+
+    world.state.note_part = away  # type: ignore[method-assign]
+    before, opened = _sent(world, side.other), world.raw[side].calls.count(("open", "big"))
+    await world.step()
+
+    assert left == 0
+    assert _sent(world, side.other) - before == 8
+    assert world.raw[side].calls.count(("open", "big")) - opened == 8 + 1, "each part once, after the first look"
+    assert await world.both("big") == (BIG, BIG)
+    assert await world.state.transfers(0) == []
