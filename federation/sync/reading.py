@@ -19,7 +19,9 @@ _ONE_PIECE_BYTES = 256 * 1024
 _REOPENED = 5
 """Times a reading is taken up again that yields less than ``PIECE_BYTES`` in all."""
 _PAUSE_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 600.0
 _CUT = frozenset({"cut_short", "unreachable", "timeout"})
+_PASSES = _CUT | {"throttled", "paced", "server_error"}
 
 
 class Opens(Protocol):
@@ -111,6 +113,41 @@ async def pieces(extent: Extent, reader: Reader | None = None, *, cut: RetryLate
         if got >= extent.length:
             return
         await asyncio.sleep(patience.pause_seconds())  # by the loop's time, which is the simulation's too
+
+
+async def whole_pieces(extent: Extent, *, patient: bool) -> AsyncGenerator[bytes, None]:
+    """As ``pieces``, of a whole object; if *patient*, which costs time alone, a throttle or a closed gate is waited out.
+
+    For as long as something comes in between; else about half a minute without a Retry-After, at most ten minutes.
+    """
+    got, attempt, since_seconds = 0, 0, _now_seconds()
+    while True:
+        begun, reader = got, None
+        try:
+            reader = await (extent.open(got) if got else extent.store.open(extent.key, if_match=extent.etag))
+            rest = replace(extent, start=extent.start + got, length=extent.length - got)
+            async with aclosing(pieces(rest, reader)) as parts:
+                async for piece in parts:
+                    got += len(piece)
+                    yield piece
+        except RetryLater as error:
+            if got > begun:
+                attempt, since_seconds = 0, _now_seconds()
+            long = attempt >= _REOPENED or _now_seconds() - since_seconds > _LONGEST_WAIT_SECONDS
+            if long or not patient or error.reason not in _PASSES:
+                raise
+            pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(attempt)
+            attempt += error.reason != "paced"
+        else:
+            return
+        finally:
+            if reader is not None:
+                await reader.close()
+        await asyncio.sleep(pause)
+
+
+def _now_seconds() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _open(extent: Extent, got: int, cut: RetryLater | None) -> Reader:

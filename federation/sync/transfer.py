@@ -26,7 +26,7 @@ from federation.sync.confirm import confirmed_by
 from federation.sync.journal import Journal, fingerprint
 from federation.sync.original import AGAIN_SECONDS, Original, still_the_same
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import PIECE_BYTES, pieces, read_all
+from federation.sync.reading import PIECE_BYTES, read_all, whole_pieces
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -262,20 +262,16 @@ class Transfer:
         return md5
 
     async def _hash(self, original: Original) -> str:
-        digest = hashlib.md5(usedforsecurity=False)
+        digest, held = hashlib.md5(usedforsecurity=False), bytearray()
+        patient = not self.is_small(original.present.version.size_bytes)  # of what takes hours nothing is read twice
         async with self.budget.take(2 * PIECE_BYTES, of=flow.get()):
-            reader = await original.store.open(original.key, if_match=original.present.version.etag)
-            try:
-                async with aclosing(pieces(original.extent(), reader)) as parts:
-                    held = bytearray()
-                    async for piece in parts:
-                        held += piece
-                        if len(held) >= PIECE_BYTES:
-                            await asyncio.to_thread(digest.update, held)
-                            held.clear()
-                    digest.update(held)
-            finally:
-                await reader.close()
+            async with aclosing(whole_pieces(original.extent(), patient=patient)) as parts:
+                async for piece in parts:
+                    held += piece
+                    if len(held) >= PIECE_BYTES:
+                        await asyncio.to_thread(digest.update, held)
+                        held.clear()
+            digest.update(held)
         return digest.hexdigest()
 
 
