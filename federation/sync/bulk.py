@@ -13,6 +13,8 @@ from federation.ports import Clock
 give_way: ContextVar[Callable[[], None]] = ContextVar("give_way")
 """Gives back the worker's slot of the key at work in this task: a large transfer has a lane of its own. Set by the worker."""
 
+_was_inside: ContextVar[bool] = ContextVar("was_inside", default=False)
+"""The key at work in this task has had a turn: to hash it, before it is sent."""
 _FIRST_GUESS_SECONDS = 5.0
 _LATEST_SECONDS = 3600.0
 _MEMORY = 8
@@ -21,6 +23,8 @@ _MEMORY = 8
 
 class BulkLane:
     """At most *running* large transfers at work and *waiting* in line; whoever comes then is told when to come back.
+
+    But for a key that had a turn and needs another: what was read or kept of it, maybe for hours, would be done anew.
 
     Appointments are given out one after another at the lane's pace, so that a backlog of large objects is not looked at again
     and again while it waits.
@@ -38,9 +42,10 @@ class BulkLane:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Give way, then be one of those running for the length of the block. Raises RetryLater (bulk_busy): the line is full."""
-        if self._inside >= self._places:
+        if self._inside >= self._places and not _was_inside.get():
             raise RetryLater("other large objects go first", reason="bulk_busy", after_seconds=self._appointment())
         self._inside += 1
+        _was_inside.set(True)
         try:
             step_aside = give_way.get(None)
             if step_aside is not None:

@@ -13,14 +13,13 @@ from unittest.mock import MagicMock, patch
 import pytest
 
 from federation.bandwidth import parse_timetable
-from federation.errors import RetryLater
 from federation.model import Change, Metadata, Side, Source, Stamp, StampOrigin
 from federation.progress import Claim, DeleteBudget, MarkResult, TransferRecord
 from federation.rules.decision import Rules
 from federation.state.memory_state import MemoryState
 from federation.stores.memory import MemoryStore
 from federation.sync.budget import ByteBudget
-from federation.sync.bulk import BulkLane, give_way
+from federation.sync.bulk import BulkLane
 from federation.sync.context import PairContext
 from federation.sync.paced_store import PacedStore
 from federation.sync.pacing import SMALL_BODY_BYTES, Gate, PaceLimits
@@ -354,24 +353,3 @@ async def test_echoes_wake_nobody(marked: int, woken: list[str]) -> None:
     context.mark.return_value = MarkResult(marked=marked, echoes=1 - marked)
     await WakingSink(context, worker).mark([Change("k", Side.BLOB, Source.EVENT_GRID)])
     assert [change.key for call in worker.wake_changes.call_args_list for change in call.args[0]] == woken
-
-
-async def test_a_full_lane_gives_appointments_one_after_another() -> None:
-    """Who comes too many is told when to come back, each later than the one before, and keeps no place meanwhile."""
-    lane = BulkLane(_LoopClock(), running=1, waiting=1)
-    gone: list[int] = []
-    give_way.set(lambda: gone.append(1))
-    inside = lane.turn()
-    await inside.__aenter__()
-    waiting = asyncio.create_task(lane.turn().__aenter__())
-    await asyncio.sleep(0)
-    told = []
-    for _ in range(3):
-        with pytest.raises(RetryLater) as caught:
-            await lane.turn().__aenter__()
-        assert caught.value.reason == "bulk_busy"
-        told.append(caught.value.after_seconds or 0.0)
-    assert 0 < told[0] < told[1] < told[2]
-    await inside.__aexit__(None, None, None)
-    await asyncio.wait_for(waiting, 1)
-    assert len(gone) == 2
