@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -171,15 +171,20 @@ async def _abort(store: ObjectStore, key: str, upload_id: str) -> None:
 async def clear(stores: Mapping[Side, ObjectStore], record: TransferRecord) -> None:
     """Abort the upload of *record*, or tell that it stays; then the record is of no more use.
 
-    Only what is recorded is touched: uploads that users began are in no record. Raises RetryLater, Halt and LeaseLost: not now.
+    Only what is recorded is touched: uploads that users began are in no record. Raises as ``let_go``.
     """
+    await let_go(_abort(stores[record.side], record.key, record.upload_id), record.side, record.key)
+
+
+async def let_go(aborting: Awaitable[None], side: Side, key: str) -> None:
+    """Wait for *aborting*, of an upload, or tell that it stays. Raises RetryLater, Halt and LeaseLost: not now."""
     try:
-        await _abort(stores[record.side], record.key, record.upload_id)
+        await aborting
     except (RetryLater, Halt, LeaseLost):
         raise
     except FederationError as error:  # such as a right that is missing: no later attempt does better
         text = "a stale upload cannot be aborted; it is left to the side's own lifecycle"
-        _log.warning(text, side=record.side, key=record.key, error=str(error))
+        _log.warning(text, side=side, key=key, error=str(error))
 
 
 async def sweep(state: State, stores: Mapping[Side, ObjectStore], lease: Lease, *, at_work: Sequence[str], now_us: int) -> int:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 from federation import hashing
 from federation.backoff import backoff_seconds
 from federation.errors import FederationError, Halt, LeaseLost, NotPresent, Reobserve, RetryLater
-from federation.model import Metadata, OriginStamp, Present, Side
+from federation.model import Metadata, OriginStamp, Present
 from federation.ports import ObjectStore, Reader, Upload, WriteResult
 from federation.sync.budget import ByteBudget, Room, flow
 from federation.sync.bulk import BulkLane
 from federation.sync.confirm import confirmed_by
-from federation.sync.journal import Journal, fingerprint
+from federation.sync.journal import Journal, fingerprint, let_go
 from federation.sync.original import AGAIN_SECONDS, Original, still_the_same
 from federation.sync.parts import PartPlan, plan_parts
 from federation.sync.reading import PIECE_BYTES, read_all, whole_pieces
@@ -95,8 +95,7 @@ class _Passage:
     plan: PartPlan
     done: dict[int, str]
     journal: Journal | None
-    side: Side
-    """Where it goes to."""
+    target: Target
     resumed: bool = False
     confirming: bool = False
     """All was sent, and it is asked whether it may be committed."""
@@ -216,9 +215,9 @@ class Transfer:
             _log.info("going on with a transfer", key=target.key, parts=len(found.parts), of=plan.count)
             tokens = {number: part.partition(" ")[2] for number, part in found.parts.items()}
             upload = store.resume_upload(target.key, target.metadata, stamp=stamp, upload_id=found.upload_id, parts=tokens)
-            return _Passage(original, upload, plan, found.parts, journal, store.side, resumed=True)
+            return _Passage(original, upload, plan, found.parts, journal, target, resumed=True)
         upload = await store.begin_upload(target.key, target.metadata, stamp=stamp, size_bytes=plan.size_bytes)
-        passage = _Passage(original, upload, plan, {}, journal, store.side)
+        passage = _Passage(original, upload, plan, {}, journal, target)
         try:
             if journal is not None:
                 await journal.begun(store.side, upload.upload_id, print_)
@@ -364,18 +363,19 @@ async def _is_there(target: Target, result: WriteResult, size_bytes: int) -> Non
 
 def _given_up(error: BaseException, passage: _Passage) -> bool:
     """Whether nothing that was sent is of use to a later attempt: not so when it was only interrupted."""
-    if passage.confirming and (isinstance(error, RetryLater) or (isinstance(error, Reobserve) and error.side is passage.side)):
+    side = passage.target.store.side
+    if passage.confirming and (isinstance(error, RetryLater) or (isinstance(error, Reobserve) and error.side is side)):
         return False  # what it would replace cannot be read, or changed: the new decision may be to send the same
     if isinstance(error, RetryLater):
         # Of an upload that it forgot, a server may only say that it failed: begin anew, or it would fail for ever.
-        forgotten = passage.resumed and error.reason == "server_error" and error.side in (None, passage.side)
+        forgotten = passage.resumed and error.reason == "server_error" and error.side in (None, side)
         return error.reason in _DAMAGED or forgotten
     return isinstance(error, Exception) and not isinstance(error, LeaseLost | Halt)  # a halt is lifted, often within seconds
 
 
 async def _abandon(passage: _Passage) -> None:
     with suppress(FederationError):  # the fault that led here is the one to report; what stays is recorded, and swept
-        await asyncio.shield(passage.upload.abort())
+        await let_go(asyncio.shield(passage.upload.abort()), passage.target.store.side, passage.target.key)
         if passage.journal is not None:
             await passage.journal.end()
 

@@ -189,3 +189,17 @@ async def test_a_record_of_a_part_that_waits_for_redis_costs_no_part(side: Side,
     assert world.raw[side].calls.count(("open", "big")) - opened == 8 + 1, "each part once, after the first look"
     assert await world.both("big") == (BIG, BIG)
     assert await world.state.transfers(0) == []
+
+
+async def test_an_upload_that_is_gone_and_may_not_be_aborted_is_begun_anew(side: Side) -> None:
+    """A lifecycle rule cleared it away, and to an identity without AbortMultipartUpload the server says no more than 403."""
+    world = await _agreed_small(side)
+    await world.write(side, "big", BIG)
+    await _dies_at(world, side.other, "put_part", 6)
+    world.raw[side.other].uploads.clear()
+    for _ in range(10):
+        world.raw[side.other].fail_next("abort", FORBIDDEN)
+    world.later(20)
+    await world.step()
+    assert await world.both("big") == (BIG, BIG)
+    assert await world.state.transfers(0) == []
