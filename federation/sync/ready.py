@@ -33,8 +33,8 @@ class ReadyShards:
             announced = bool(self._announced) and (turn != 0 or not self._all)
             some = self._announced if announced else self._all
             shard = next((one for one in some if one not in taken), None)
-            if shard is None:
-                break
+            if shard is None or (turn == 0 and next(iter(some)) in taken):
+                break  # the next time its turn comes first: were it passed over, it could be so each time
             self._turn = turn
             del some[shard]
             taken[shard] = announced

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from federation.sync.ready import Portion, ReadyShards
+
+SHARDS = 24
 
 
 def test_announced_shards_come_first_but_for_every_fourth_time() -> None:
@@ -24,6 +28,19 @@ def test_announced_shards_come_first_but_for_every_fourth_time() -> None:
     ready.discard(5)
     assert 5 not in ready
     assert ready.take() == {}
+
+
+@pytest.mark.parametrize("announced", [1, 2, 3, 4, 6, 21])
+def test_no_shard_is_passed_over_for_ever(announced: int) -> None:
+    """So many shards with announced changes without end: what else waits in them has its turn as what waits in others."""
+    ready, looked, rounds = ReadyShards(), set[int](), 16 * SHARDS
+    for _ in range(rounds):
+        for shard in range(SHARDS):
+            ready.add(shard)
+            if shard < announced:
+                ready.add(shard, announced=True)
+        looked |= {shard for shard, fresh in ready.take().items() if not fresh}
+    assert looked == set(range(SHARDS))
 
 
 def test_a_claim_takes_few_keys_while_places_are_long_in_coming() -> None:
