@@ -139,6 +139,24 @@ def test_a_locked_object_is_not_a_lost_credential() -> None:
     assert isinstance(faults.fault(Side.VAST, denied, operation="DELETE"), Halt)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "<Message>Access Denied</Message><BucketName>retention-logs</BucketName><Resource>/retention-logs/a</Resource>",
+        "<Message>Access Denied.</Message><Key>wormhole.txt</Key><Resource>/b/wormhole.txt</Resource>",
+        "<Message>Access Denied.</Message><Key>legal hold.txt</Key>",
+        "<Message>User: arn:aws:iam::1:user/worm is not authorized to perform: s3:ListBucket on resource: "
+        "&quot;arn:aws:s3:::immutable data&quot; because no policy allows it</Message>",
+        '<Message>not authorized on "immutable data"</Message>',
+    ],
+)
+def test_a_name_that_speaks_of_locks_is_no_lock(rest: str) -> None:
+    """The answer names bucket and object; a pair whose rights are gone halts whatever they are called."""
+    denied = faults.refusal(403, {}, f"<Error><Code>AccessDenied</Code>{rest}</Error>".encode())
+    assert denied.code == "AccessDenied"
+    assert isinstance(faults.fault(Side.VAST, denied, operation="ListObjectsV2"), Halt)
+
+
 def test_no_code_of_the_azure_sdk_falls_to_a_dangerous_class() -> None:
     """Every error code the SDK knows, named here or not, is mapped; none of the unnamed ones may mean absence."""
     for code in StorageErrorCode:
