@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from federation import hashing, keys
 from federation import metadata as mapping
 from federation.capabilities import Capabilities
-from federation.errors import FederationError, NotPresent, Reobserve, RetryLater, UsageError
+from federation.errors import FederationError, NotPresent, Park, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Halfway, WriteResult
@@ -227,8 +227,22 @@ class AzureBlobStore(HttpStore):
             # As in lists: a hierarchical namespace answers for its directories too. What is marked as a folder by its metadata
             # alone (hdi_isfolder, flat accounts) is an object, and listed as one.
             raise NotPresent("a directory has the name", reason="not_present", key=key, side=self.side)
+        self._require_whole(headers, key)
         self._other_types.note(key, headers)
         return super()._present(headers, key)
+
+    def _require_whole(self, headers: Mapping[str, str], key: str) -> None:
+        """Refuse what a user's copy on the server has not filled: the blob is there before it, empty, and stays so if it fails.
+
+        As a version it would empty the other side, which may hold the last good one. Whoever writes the blob ends that state.
+        """
+        copied = headers.get("x-ms-copy-status")
+        if copied == "pending":
+            text = "the service is still copying to this blob"
+            raise RetryLater(text, reason="copy_pending", key=key, side=self.side, answered=True)
+        if copied in ("failed", "aborted") and headers.get("Content-Length") == "0":
+            text = f"the copy to this blob ended as {copied} and left it empty: copy again, write the blob or delete it"
+            raise Park(text, reason="copy_failed", key=key, side=self.side)
 
     def result(self, answer: Answer, *, lossy: bool = False) -> WriteResult:
         """What a write left. Raises RetryLater when the service did not say."""

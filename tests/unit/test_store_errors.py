@@ -145,8 +145,7 @@ def test_a_locked_object_is_not_a_lost_credential() -> None:
         "<Message>Access Denied</Message><BucketName>retention-logs</BucketName><Resource>/retention-logs/a</Resource>",
         "<Message>Access Denied.</Message><Key>wormhole.txt</Key><Resource>/b/wormhole.txt</Resource>",
         "<Message>Access Denied.</Message><Key>legal hold.txt</Key>",
-        "<Message>User: arn:aws:iam::1:user/worm is not authorized to perform: s3:ListBucket on resource: "
-        "&quot;arn:aws:s3:::immutable data&quot; because no policy allows it</Message>",
+        "<Message>User: arn:aws:iam::1:user/worm may not s3:ListBucket on &quot;arn:aws:s3:::immutable data&quot;</Message>",
         '<Message>not authorized on "immutable data"</Message>',
     ],
 )
