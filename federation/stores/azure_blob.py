@@ -155,7 +155,7 @@ class AzureBlobStore(HttpStore):
             return kept
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
-        return await self._finished_copy(target_key)
+        return await self._kept_copy(target_key)
 
     async def copy_source(self, key: str) -> dict[str, str]:
         """Header that names the source of a copy."""
@@ -163,7 +163,10 @@ class AzureBlobStore(HttpStore):
         return {"x-ms-copy-source": f"{self._container_url}/{wire.url_path(self._name(key))}" + (f"?{sas}" if sas else "")}
 
     async def copy_over(self, source_key: str, key: str, headers: Mapping[str, str]) -> WriteResult:
-        """Copy on the server over what is at *key*; *headers*: conditions on that, and what a copy is not given by its source."""
+        """Copy on the server over what is at *key*; *headers*: conditions on that, and what a copy is not given by its source.
+
+        Raises RetryLater (copy_failed) with ``left_etag``: an empty blob is at *key* now.
+        """
         headers = await self.copy_source(source_key) | dict(headers)
         answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
         if answer.headers.get("x-ms-copy-status") == "success":
@@ -185,12 +188,22 @@ class AzureBlobStore(HttpStore):
     async def _kept(self, source_key: str, target_key: str, source_etag: str) -> WriteResult | None:
         """The copy that is there already; None when the target is free. Raises when the source is not that version any more."""
         try:
-            return await self._finished_copy(target_key)
+            return await self._kept_copy(target_key)
         except NotPresent:
             pass
         if (await self.head(source_key)).version.etag != source_etag:
             raise Reobserve("the source is another version", reason="precondition", key=source_key, side=self.side)
         return None
+
+    async def _kept_copy(self, key: str) -> WriteResult:
+        """A failed copy leaves an empty blob: it must not pass for the version that was to be kept."""
+        try:
+            return await self._finished_copy(key)
+        except RetryLater as error:
+            if error.left_etag:
+                await self.delete(key, expected_etag=error.left_etag)
+                error.left_etag = ""
+            raise
 
     async def _finished_copy(self, key: str) -> WriteResult:
         for _ in range(_COPY_POLLS):
@@ -199,9 +212,8 @@ class AzureBlobStore(HttpStore):
             if status == "success":
                 return self.result(answer)
             if status != "pending":
-                # A failed copy leaves an empty blob: it must not pass for the version that was to be kept.
-                await self.delete(key, expected_etag=unquote_etag(answer.headers["ETag"]))
-                raise RetryLater(f"the service's copy ended as {status}", reason="copy_failed", key=key, side=self.side)
+                text = f"the service's copy ended as {status}"
+                raise RetryLater(text, reason="copy_failed", key=key, side=self.side, left_etag=self.result(answer).etag)
             await asyncio.sleep(_COPY_POLL_SECONDS)
         raise RetryLater("the service is still copying", reason="copy_pending", key=key, side=self.side)
 
