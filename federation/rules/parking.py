@@ -53,7 +53,7 @@ REASONS: Mapping[str, Parking] = {
         "Delete the snapshots, or keep the blob by writing it anew. " + _RETRY,
     ),
     "not_a_block_blob": Parking(
-        "The blob is a page or append blob, and what was asked for is possible on block blobs only.",
+        "The blob is a page or append blob, or was written at the Data Lake endpoint: it takes no blocks.",
         "It is read as content, and made a block blob where VAST's version wins; if that is refused, remove it by hand.",
     ),
     "customer_key": Parking(
