@@ -110,7 +110,9 @@ AZURE: Mapping[str, Meaning] = _table(
             """BlobAccessTierNotSupportedForAccountType BlobTierInadequateForContentLength BlobNotArchived
             CannotChangeToLowerTier ContentLengthLargerThanTierLimit InvalidBlobTier""",
         ),
-        (TOO_LARGE, "BlockCountExceedsLimit BlockListTooLong RequestBodyTooLarge"),
+        (TOO_LARGE, "BlockListTooLong RequestBodyTooLarge"),
+        # Of blocks that nobody committed, 100,000 at most: what is planned never passes the limit of those in a blob.
+        ((Park, "foreign_blocks"), "BlockCountExceedsLimit"),
         (QUOTA, "AccountQuotaExceeded InsufficientStorage"),
         (NAME, "InvalidUri InvalidResourceName OutOfRangeInput RequestUrlFailedToParse"),
         (METADATA, "EmptyMetadataKey InvalidMetadata MetadataTooLarge"),

@@ -32,6 +32,7 @@ ROWS = [
     (Side.BLOB, 500, "OperationTimedOut", RetryLater, "server_error"),
     (Side.BLOB, 400, "Md5Mismatch", RetryLater, "checksum_mismatch"),
     (Side.BLOB, 400, "InvalidUri", Park, "name_refused"),
+    (Side.BLOB, 409, "BlockCountExceedsLimit", Park, "foreign_blocks"),
     (Side.VAST, 404, "NoSuchKey", NotPresent, "not_present"),
     (Side.VAST, 404, "NoSuchBucket", Halt, "container_missing"),
     (Side.VAST, 403, "SignatureDoesNotMatch", Halt, "credentials_refused"),
