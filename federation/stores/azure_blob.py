@@ -309,9 +309,10 @@ class AzureBlobStore(HttpStore):
         """As in the base."""
         return parse_azure_page(body)
 
-    async def read_tags(self, key: str) -> Tags:
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
         """As in the base."""
-        answer = await self.call(Request("GET", "Get Blob Tags", self._name(key), {"comp": "tags"}, key=key))
+        query = {"comp": "tags", **self.of_version(version_id)}
+        answer = await self.call(Request("GET", "Get Blob Tags", self._name(key), query, key=key))
         return parse_tags(answer.body, self.side)
 
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:

@@ -105,8 +105,8 @@ class HttpStore(ABC):
         """Read a raw list page."""
 
     @abstractmethod
-    async def read_tags(self, key: str) -> Tags:
-        """The object's tags, sorted. Raises NotPresent."""
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
+        """The tags of the object, or of an old version of it, sorted. Raises NotPresent."""
 
     @abstractmethod
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
@@ -158,7 +158,7 @@ class HttpStore(ABC):
             present = self._present(response.headers, key)
             if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
                 raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
-            return self._reader(response, present)
+            return self._reader(response, await self.tagged(present, response.headers, key, version_id))
         except FederationError:
             response.close()
             raise
@@ -229,14 +229,18 @@ class HttpStore(ABC):
             self._listing.disturb()
         return name
 
-    async def tagged(self, present: Present, headers: Mapping[str, str], key: str) -> Present:
+    def of_version(self, version_id: str) -> dict[str, str]:
+        """The query that names a version; none for the current one."""
+        return {self.version_parameter: version_id} if version_id else {}
+
+    async def tagged(self, present: Present, headers: Mapping[str, str], key: str, version_id: str = "") -> Present:
         """*present* with its tags, where they are mapped: one more request, unless *headers* say that it has none.
 
         They are read after the version: tags set in between belong to a later moment, and are seen again at the next look.
         """
         if not self._map_tags:
             return present
-        tags = () if wire.no_tags(headers, self.side) else await self.read_tags(key)
+        tags = () if wire.no_tags(headers, self.side) else await self.read_tags(key, version_id)
         return replace(present, metadata=replace(present.metadata, tags=tags))
 
     async def set_tags(self, key: str, tags: Tags) -> None:

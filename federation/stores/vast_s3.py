@@ -284,10 +284,11 @@ class VastS3Store(HttpStore):
         """As in the base."""
         return parse_s3_page(body)
 
-    async def read_tags(self, key: str) -> Tags:
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
         """As in the base."""
+        query = {"tagging": "", **self.of_version(version_id)}
         try:
-            answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), {"tagging": ""}, key=key))
+            answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), query, key=key))
         except Park as error:
             if error.reason != "no_tags":
                 raise

@@ -77,8 +77,9 @@ class Server(VastS3Store):
         """Kept, as is nothing else."""
         self.tags[key] = tuple(sorted(tags.items()))
 
-    async def read_tags(self, key: str) -> Tags:
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
         """Refused where there are none."""
+        del version_id
         if key not in self.tags:
             raise Park("404", reason="refused", key=key, side=Side.VAST)
         return self.tags[key]
