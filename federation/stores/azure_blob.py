@@ -36,6 +36,7 @@ MAX_BLOCK_BYTES = 4_000 * 1024**2
 CHECKED_BYTES = 4 * 1024**2
 """The service tells the MD5 of a range of this size or less, if asked."""
 PAGE_SIZE = 5_000
+_SCOPE = "x-ms-encryption-scope"
 _COPY_POLL_SECONDS = 1.0
 _COPY_POLLS = 600
 
@@ -133,7 +134,7 @@ class AzureBlobStore(HttpStore):
             headers = self.blob_headers(replace(stored, user={}, tags=None), before.headers.get("Content-MD5"))
             etag = await self._set(key, name, "properties", headers, etag)
         if stored.user != held.user:
-            etag = await self._set(key, name, "metadata", wire.azure_user(stored), etag)
+            etag = await self._set_user(key, name, wire.azure_user(stored), etag, before.headers.get(_SCOPE))
         if stored.tags is not None and stored.tags != found.metadata.tags:
             await self.set_tags(key, stored.tags)
         return WriteResult(etag, stored.lossy)
@@ -178,6 +179,15 @@ class AzureBlobStore(HttpStore):
         await self.call(Request("GET", "List Blobs", query={"restype": "container", "comp": "list", "maxresults": "1"}))
 
     # ------------------------------------------------------------------------------------------------------------- inside
+
+    async def _set_user(self, key: str, name: str, headers: Mapping[str, str], etag: str, scope: str | None) -> str:
+        try:
+            return await self._set(key, name, "metadata", headers, etag)
+        except Park as error:
+            if error.reason != "customer_key" or not scope:
+                raise
+        # Of a blob in an encryption scope other than the container's own; else a container may refuse to be told one.
+        return await self._set(key, name, "metadata", {**headers, _SCOPE: scope}, etag)
 
     async def _set(self, key: str, name: str, what: str, headers: Mapping[str, str], etag: str) -> str:
         request = Request(
