@@ -174,10 +174,6 @@ class AzureBlobStore(HttpStore):
             return self.result(answer)
         return await self._finished_copy(key)
 
-    async def check(self) -> None:
-        """As in the port."""
-        await self.call(Request("GET", "List Blobs", query={"restype": "container", "comp": "list", "maxresults": "1"}))
-
     # ------------------------------------------------------------------------------------------------------------- inside
 
     async def _set_user(self, key: str, name: str, headers: Mapping[str, str], etag: str, scope: str | None) -> str:
@@ -306,12 +302,8 @@ class AzureBlobStore(HttpStore):
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""
-        query = {
-            "restype": "container",
-            "comp": "list",
-            "maxresults": str(min(count, PAGE_SIZE)),
-            "prefix": self._prefix + prefix,
-        }
+        query = {"restype": "container", "comp": "list", "maxresults": str(min(count, PAGE_SIZE))}
+        query |= {"prefix": self._prefix + prefix} if self._prefix + prefix else {}
         return (await self.call(Request("GET", "List Blobs", query=query))).body
 
     @staticmethod

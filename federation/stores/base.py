@@ -84,10 +84,6 @@ class HttpStore(ABC):
         """All list pages of names with *prefix*, in the service's order."""
 
     @abstractmethod
-    async def check(self) -> None:
-        """As in the port."""
-
-    @abstractmethod
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """Write one byte under *key* with the given condition."""
 
@@ -113,6 +109,10 @@ class HttpStore(ABC):
         """Replace all tags of the object; neither service takes an ETag as a condition on that. Raises NotPresent."""
 
     # ---------------------------------------------------------------------------------------------------------- shared port
+
+    async def check(self) -> None:
+        """As in the port; of the pair's prefix, below which alone our identity may be allowed to list."""
+        await self.list_page("", 1)
 
     async def head(self, key: str) -> Present:
         """As in the port."""

@@ -182,10 +182,6 @@ class VastS3Store(HttpStore):
         await self._copy_is_of(source_key, target_key, source, etag, self.etag_kind(etag, answer.headers))
         return WriteResult(etag)
 
-    async def check(self) -> None:
-        """As in the port."""
-        await self.call(Request("GET", "ListObjectsV2", query={"list-type": "2", "max-keys": "1"}))
-
     # ------------------------------------------------------------------------------- also used by uploads and copies in parts
 
     def copy_source(self, key: str, etag: str) -> dict[str, str]:
@@ -276,7 +272,8 @@ class VastS3Store(HttpStore):
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count), "prefix": self._prefix + prefix}
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count)}
+        query |= {"prefix": self._prefix + prefix} if self._prefix + prefix else {}
         return (await self.call(Request("GET", "ListObjectsV2", query=query))).body
 
     @staticmethod
