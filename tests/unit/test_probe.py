@@ -149,6 +149,16 @@ async def test_a_server_that_cleans_paths_is_found_out() -> None:
     assert await Server(cleans=True).probe() == replace(_NONE, leading_slash=False)
 
 
+async def test_a_server_that_does_not_tell_case_is_found_out() -> None:
+    """Of Blob's ``A`` and ``a`` it would hold one, and a delete of either would travel back as one of the other."""
+
+    class Folding(Server):
+        async def head(self, key: str) -> Present:
+            return await super().head(key.lower())
+
+    assert await Folding().probe() == replace(_NONE, case_sensitive=False)
+
+
 async def test_a_busy_server_has_not_said_no() -> None:
     """A throttle while names are tried ends the probe, and nothing is left."""
     server = Server(fault=RetryLater("503", reason="throttled", side=Side.VAST))
