@@ -292,7 +292,13 @@ class AzureBlobStore(HttpStore):
             headers["x-ms-version"] = START_FROM_VERSION
         markers = Markers(self.side)
         while True:
-            answer = await self.call(Request("GET", "List Blobs", query=query, headers=headers))
+            try:
+                answer = await self.call(Request("GET", "List Blobs", query=query, headers=headers))
+            except Park:
+                if query.pop("startFrom", None) is None or "marker" in query:
+                    raise
+                headers = {}  # the version is not known everywhere at once: from the beginning then
+                continue
             page = self.parse_page(answer.body)
             marker = markers.after(page)
             yield page
