@@ -92,6 +92,9 @@ def _whole_address(url: str) -> str:
         whole = False
     if not whole:
         raise ValueError("is no whole address: it begins with https:// (or http://) and names a host")
+    if any(sign in url for sign in "@?#"):
+        # Addresses are shown, in errors and by doctor; a SAS or a password in one would be too (rule 10).
+        raise ValueError("is more than an address: leave out user name, query and signature; a SAS goes behind sas_env")
     return url
 
 

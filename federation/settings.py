@@ -374,7 +374,8 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
 
 def secret(variable: str, setting: str, environment: Mapping[str, str] | None = None) -> str:
     """The value of the environment variable that *setting* names. Raises UsageError naming both, never the value."""
-    value = (os.environ if environment is None else environment).get(variable, "")
+    # A secret made from a file often ends with its line's end, which no key has and no header may hold.
+    value = (os.environ if environment is None else environment).get(variable, "").rstrip("\r\n")
     if not value:
         # A secret typed here in place of its variable's name must not be printed.
         named = f"{variable!r}, which is not set" if _VARIABLE_NAME.fullmatch(variable) else "one that is not set"

@@ -284,10 +284,11 @@ def open_feed(pair: PairSettings, credential: object | None) -> FeedBlobs:
     """The change feed of the pair's storage account, read as the Blob side is; whoever opens it closes it. Raises UsageError."""
     from federation.stores.change_feed import AzureChangeFeed  # noqa: PLC0415
 
-    name = pair.blob.connection_string_env
+    blob = pair.blob
+    name = blob.connection_string_env
     text = secret(name, "pair.blob.connection_string_env") if name else None
-    account_url = pair.blob.account_url
-    return AzureChangeFeed(account_url=account_url, connection_string=text, credential=None if text else credential)
+    sas = secret(blob.sas_env, "pair.blob.sas_env") if blob.sas_env else None
+    return AzureChangeFeed(account_url=blob.account_url, connection_string=text, credential=None if text else credential, sas=sas)
 
 
 def build_sources(runtime: PairRuntime, *, on_gap: OnGap) -> list[Source]:

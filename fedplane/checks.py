@@ -217,6 +217,9 @@ def _names(found: Capabilities, which: Side) -> Finding:
     if not found.leading_slash:
         then = 'two keys would be one object, and one of them lost: set name_policy = "common" on this side, or give it a prefix'
         return Finding(what=what, level="broken", found="/a is taken for a", then=then)
+    if not found.case_sensitive:
+        then = "two keys would be one object, and one of them lost: have the server tell upper and lower case apart"
+        return Finding(what=what, level="broken", found="A is taken for a", then=then)
     if found.nested_names:
         return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
     then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "

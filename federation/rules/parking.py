@@ -53,7 +53,7 @@ REASONS: Mapping[str, Parking] = {
         "Delete the snapshots, or keep the blob by writing it anew. " + _RETRY,
     ),
     "not_a_block_blob": Parking(
-        "The blob is a page or append blob, and what was asked for is possible on block blobs only.",
+        "The blob is a page or append blob, or was written at the Data Lake endpoint: it takes no blocks.",
         "It is read as content, and made a block blob where VAST's version wins; if that is refused, remove it by hand.",
     ),
     "customer_key": Parking(
@@ -150,8 +150,8 @@ REASONS: Mapping[str, Parking] = {
     ),
     "changed_while_read": Parking("The file changes while it is read.", "It comes back when its writer pauses.", by_itself=True),
     "foreign_blocks": Parking(
-        "Somebody else has unfinished blocks under this name.",
-        "They end with that writer's commit, or after a week. " + _RETRY,
+        "Unfinished blocks are under this name, of another kind or too many: of somebody else, or of uploads that began anew.",
+        "They end with the next commit or write of that blob, or after a week. " + _RETRY,
     ),
     "copy_pending": Parking("A copy on the server does not come to its end.", "Wait, or abort that copy. " + _RETRY),
     "copy_failed": Parking("A copy on the server failed.", "Nothing was overwritten. " + _KEPT_FAILING),

@@ -300,5 +300,7 @@ def _text(error: FederationError) -> str:
             "pair.blob.change_feed.enabled = false"
         )
     if isinstance(error, Halt) and error.reason == "credentials_refused":
-        return f"{error} Grant it reading $blobchangefeed (Storage Blob Data Reader on the account)."
+        return (
+            f"{error} Grant it reading $blobchangefeed (Storage Blob Data Reader on the account; a SAS must be of the account)."
+        )
     return str(error)

@@ -249,11 +249,17 @@ def authorisation(
     delegate: bool,
     now_us: Callable[[], int],
 ) -> AzureAuth:
-    """A SAS that was given, else SAS made with *credential* (*delegate*), else its tokens. Raises UsageError without any."""
+    """A SAS that was given, else SAS made with *credential* (*delegate*), else its tokens.
+
+    Raises UsageError without any, and for tokens that would go over plain HTTP, where whoever listens could use them.
+    """
     if sas is not None:
         return SasAuth(now_us, sas=sas)
     if credential is None:
         raise UsageError("The Azure side needs a connection string, a SAS or a credential.", reason="no_credential")
+    if account_url.lower().startswith("http:"):
+        text = "pair.blob.account_url begins with http://; what an identity signs in with goes over https:// only. Correct it."
+        raise UsageError(text, reason="plain_http")
     if delegate:
         return DelegationAuth(account_name(account_url), container, delegation_key(account_url, credential), now_us)
     return TokenAuth(credential, now_us)

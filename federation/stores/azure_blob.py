@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from federation import hashing, keys
 from federation import metadata as mapping
 from federation.capabilities import Capabilities
-from federation.errors import FederationError, NotPresent, Reobserve, RetryLater, UsageError
+from federation.errors import FederationError, NotPresent, Park, Reobserve, RetryLater, UsageError
 from federation.keys import AZURE_BLOB
 from federation.model import Metadata, OriginStamp, Present, Side, Tags
 from federation.ports import Halfway, WriteResult
@@ -36,6 +36,7 @@ MAX_BLOCK_BYTES = 4_000 * 1024**2
 CHECKED_BYTES = 4 * 1024**2
 """The service tells the MD5 of a range of this size or less, if asked."""
 PAGE_SIZE = 5_000
+_SCOPE = "x-ms-encryption-scope"
 _COPY_POLL_SECONDS = 1.0
 _COPY_POLLS = 600
 
@@ -133,7 +134,7 @@ class AzureBlobStore(HttpStore):
             headers = self.blob_headers(replace(stored, user={}, tags=None), before.headers.get("Content-MD5"))
             etag = await self._set(key, name, "properties", headers, etag)
         if stored.user != held.user:
-            etag = await self._set(key, name, "metadata", wire.azure_user(stored), etag)
+            etag = await self._set_user(key, name, wire.azure_user(stored), etag, before.headers.get(_SCOPE))
         if stored.tags is not None and stored.tags != found.metadata.tags:
             await self.set_tags(key, stored.tags)
         return WriteResult(etag, stored.lossy)
@@ -155,7 +156,7 @@ class AzureBlobStore(HttpStore):
             return kept
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
-        return await self._finished_copy(target_key)
+        return await self._kept_copy(target_key)
 
     async def copy_source(self, key: str) -> dict[str, str]:
         """Header that names the source of a copy."""
@@ -163,18 +164,26 @@ class AzureBlobStore(HttpStore):
         return {"x-ms-copy-source": f"{self._container_url}/{wire.url_path(self._name(key))}" + (f"?{sas}" if sas else "")}
 
     async def copy_over(self, source_key: str, key: str, headers: Mapping[str, str]) -> WriteResult:
-        """Copy on the server over what is at *key*; *headers*: conditions on that, and what a copy is not given by its source."""
+        """Copy on the server over what is at *key*; *headers*: conditions on that, and what a copy is not given by its source.
+
+        Raises RetryLater (copy_failed) with ``left_etag``: an empty blob is at *key* now.
+        """
         headers = await self.copy_source(source_key) | dict(headers)
         answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
         return await self._finished_copy(key)
 
-    async def check(self) -> None:
-        """As in the port."""
-        await self.call(Request("GET", "List Blobs", query={"restype": "container", "comp": "list", "maxresults": "1"}))
-
     # ------------------------------------------------------------------------------------------------------------- inside
+
+    async def _set_user(self, key: str, name: str, headers: Mapping[str, str], etag: str, scope: str | None) -> str:
+        try:
+            return await self._set(key, name, "metadata", headers, etag)
+        except Park as error:
+            if error.reason != "customer_key" or not scope:
+                raise
+        # Of a blob in an encryption scope other than the container's own; else a container may refuse to be told one.
+        return await self._set(key, name, "metadata", {**headers, _SCOPE: scope}, etag)
 
     async def _set(self, key: str, name: str, what: str, headers: Mapping[str, str], etag: str) -> str:
         request = Request(
@@ -185,12 +194,22 @@ class AzureBlobStore(HttpStore):
     async def _kept(self, source_key: str, target_key: str, source_etag: str) -> WriteResult | None:
         """The copy that is there already; None when the target is free. Raises when the source is not that version any more."""
         try:
-            return await self._finished_copy(target_key)
+            return await self._kept_copy(target_key)
         except NotPresent:
             pass
         if (await self.head(source_key)).version.etag != source_etag:
             raise Reobserve("the source is another version", reason="precondition", key=source_key, side=self.side)
         return None
+
+    async def _kept_copy(self, key: str) -> WriteResult:
+        """A failed copy leaves an empty blob: it must not pass for the version that was to be kept."""
+        try:
+            return await self._finished_copy(key)
+        except RetryLater as error:
+            if error.left_etag:
+                await self.delete(key, expected_etag=error.left_etag)
+                error.left_etag = ""
+            raise
 
     async def _finished_copy(self, key: str) -> WriteResult:
         for _ in range(_COPY_POLLS):
@@ -199,9 +218,8 @@ class AzureBlobStore(HttpStore):
             if status == "success":
                 return self.result(answer)
             if status != "pending":
-                # A failed copy leaves an empty blob: it must not pass for the version that was to be kept.
-                await self.delete(key, expected_etag=unquote_etag(answer.headers["ETag"]))
-                raise RetryLater(f"the service's copy ended as {status}", reason="copy_failed", key=key, side=self.side)
+                text = f"the service's copy ended as {status}"
+                raise RetryLater(text, reason="copy_failed", key=key, side=self.side, left_etag=self.result(answer).etag)
             await asyncio.sleep(_COPY_POLL_SECONDS)
         raise RetryLater("the service is still copying", reason="copy_pending", key=key, side=self.side)
 
@@ -227,8 +245,22 @@ class AzureBlobStore(HttpStore):
             # As in lists: a hierarchical namespace answers for its directories too. What is marked as a folder by its metadata
             # alone (hdi_isfolder, flat accounts) is an object, and listed as one.
             raise NotPresent("a directory has the name", reason="not_present", key=key, side=self.side)
+        self._require_whole(headers, key)
         self._other_types.note(key, headers)
         return super()._present(headers, key)
+
+    def _require_whole(self, headers: Mapping[str, str], key: str) -> None:
+        """Refuse what a user's copy on the server has not filled: the blob is there before it, empty, and stays so if it fails.
+
+        As a version it would empty the other side, which may hold the last good one. Whoever writes the blob ends that state.
+        """
+        copied = headers.get("x-ms-copy-status")
+        if copied == "pending":
+            text = "the service is still copying to this blob"
+            raise RetryLater(text, reason="copy_pending", key=key, side=self.side, answered=True)
+        if copied in ("failed", "aborted") and headers.get("Content-Length") == "0":
+            text = f"the copy to this blob ended as {copied} and left it empty: copy again, write the blob or delete it"
+            raise Park(text, reason="copy_failed", key=key, side=self.side)
 
     def result(self, answer: Answer, *, lossy: bool = False) -> WriteResult:
         """What a write left. Raises RetryLater when the service did not say."""
@@ -260,7 +292,13 @@ class AzureBlobStore(HttpStore):
             headers["x-ms-version"] = START_FROM_VERSION
         markers = Markers(self.side)
         while True:
-            answer = await self.call(Request("GET", "List Blobs", query=query, headers=headers))
+            try:
+                answer = await self.call(Request("GET", "List Blobs", query=query, headers=headers))
+            except Park:
+                if query.pop("startFrom", None) is None or "marker" in query:
+                    raise
+                headers = {}  # the version is not known everywhere at once: from the beginning then
+                continue
             page = self.parse_page(answer.body)
             marker = markers.after(page)
             yield page
@@ -270,12 +308,8 @@ class AzureBlobStore(HttpStore):
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""
-        query = {
-            "restype": "container",
-            "comp": "list",
-            "maxresults": str(min(count, PAGE_SIZE)),
-            "prefix": self._prefix + prefix,
-        }
+        query = {"restype": "container", "comp": "list", "maxresults": str(min(count, PAGE_SIZE))}
+        query |= {"prefix": self._prefix + prefix} if self._prefix + prefix else {}
         return (await self.call(Request("GET", "List Blobs", query=query))).body
 
     @staticmethod
@@ -283,9 +317,10 @@ class AzureBlobStore(HttpStore):
         """As in the base."""
         return parse_azure_page(body)
 
-    async def read_tags(self, key: str) -> Tags:
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
         """As in the base."""
-        answer = await self.call(Request("GET", "Get Blob Tags", self._name(key), {"comp": "tags"}, key=key))
+        query = {"comp": "tags", **self.of_version(version_id)}
+        answer = await self.call(Request("GET", "Get Blob Tags", self._name(key), query, key=key))
         return parse_tags(answer.body, self.side)
 
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:

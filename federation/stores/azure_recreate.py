@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from federation import metadata as mapping
+from federation.errors import RetryLater
 from federation.model import PRESERVED_PREFIX, Side
 from federation.ports import WriteResult
 from federation.stores import wire
@@ -71,11 +72,24 @@ async def take_over(
 ) -> WriteResult:
     """Put the committed blob *staged* in the place of the blob at *key*, if *conditions* hold there. Raises Reobserve."""
     # RACE: for a moment readers see an empty block blob under the name; a blob's type cannot be changed in one request.
-    headers = store.blob_headers(holder, None) | {"x-ms-blob-type": "BlockBlob", **conditions}
-    answer = await store.write(Request("PUT", "Put Blob", store.written_name(key), headers=headers, body=b"", key=key))
+    held = await _hold(store, key, holder, conditions)
     # A copy takes neither tags nor the tier from its source or from what it replaces.
-    headers = wire.tags_header(holder.tags, Side.BLOB) | store.tier(key) | wire.condition(store.result(answer).etag)
-    result = await store.copy_over(staged, key, headers)
+    headers = wire.tags_header(holder.tags, Side.BLOB) | store.tier(key) | wire.condition(held.etag)
+    try:
+        result = await store.copy_over(staged, key, headers)
+    except RetryLater as error:
+        if error.left_etag:
+            # Empty, with the staged one's stamp. Deleting it would be a delete under a user's name, with its event.
+            await _hold(store, key, holder, wire.condition(error.left_etag))
+            error.left_etag = ""
+        raise
     await store.delete(staged, expected_etag=(await store.head(staged)).version.etag)
     _log.warning("recreated as a block blob", key=key)
     return result
+
+
+async def _hold(store: AzureBlobStore, key: str, holder: mapping.Stored, conditions: Mapping[str, str]) -> WriteResult:
+    headers = store.blob_headers(holder, None) | {"x-ms-blob-type": "BlockBlob", **conditions}
+    return store.result(
+        await store.write(Request("PUT", "Put Blob", store.written_name(key), headers=headers, body=b"", key=key))
+    )

@@ -84,10 +84,6 @@ class HttpStore(ABC):
         """All list pages of names with *prefix*, in the service's order."""
 
     @abstractmethod
-    async def check(self) -> None:
-        """As in the port."""
-
-    @abstractmethod
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """Write one byte under *key* with the given condition."""
 
@@ -105,14 +101,18 @@ class HttpStore(ABC):
         """Read a raw list page."""
 
     @abstractmethod
-    async def read_tags(self, key: str) -> Tags:
-        """The object's tags, sorted. Raises NotPresent."""
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
+        """The tags of the object, or of an old version of it, sorted. Raises NotPresent."""
 
     @abstractmethod
     async def write_tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Replace all tags of the object; neither service takes an ETag as a condition on that. Raises NotPresent."""
 
     # ---------------------------------------------------------------------------------------------------------- shared port
+
+    async def check(self) -> None:
+        """As in the port; of the pair's prefix, below which alone our identity may be allowed to list."""
+        await self.list_page("", 1)
 
     async def head(self, key: str) -> Present:
         """As in the port."""
@@ -158,7 +158,7 @@ class HttpStore(ABC):
             present = self._present(response.headers, key)
             if present.version.version_id not in (None, version_id):  # a server that keeps none gave the current one
                 raise NotPresent("the server gave another version", reason="not_present", key=key, side=self.side)
-            return self._reader(response, present)
+            return self._reader(response, await self.tagged(present, response.headers, key, version_id))
         except FederationError:
             response.close()
             raise
@@ -229,14 +229,18 @@ class HttpStore(ABC):
             self._listing.disturb()
         return name
 
-    async def tagged(self, present: Present, headers: Mapping[str, str], key: str) -> Present:
+    def of_version(self, version_id: str) -> dict[str, str]:
+        """The query that names a version; none for the current one."""
+        return {self.version_parameter: version_id} if version_id else {}
+
+    async def tagged(self, present: Present, headers: Mapping[str, str], key: str, version_id: str = "") -> Present:
         """*present* with its tags, where they are mapped: one more request, unless *headers* say that it has none.
 
         They are read after the version: tags set in between belong to a later moment, and are seen again at the next look.
         """
         if not self._map_tags:
             return present
-        tags = () if wire.no_tags(headers, self.side) else await self.read_tags(key)
+        tags = () if wire.no_tags(headers, self.side) else await self.read_tags(key, version_id)
         return replace(present, metadata=replace(present.metadata, tags=tags))
 
     async def set_tags(self, key: str, tags: Tags) -> None:

@@ -17,8 +17,10 @@ CONTAINER = "$blobchangefeed"
 class AzureChangeFeed(AzureBlobStore):
     """``sources.change_feed_index.FeedBlobs``. Each refusal means what the store's table says; nothing is retried here."""
 
-    def __init__(self, *, account_url: str, connection_string: str | None, credential: object | None) -> None:
-        """Authorise as the Blob side does.
+    def __init__(
+        self, *, account_url: str, connection_string: str | None, credential: object | None, sas: str | None = None
+    ) -> None:
+        """Authorise as the Blob side does; *sas* must be of the account: one of the container opens no other.
 
         Raises:
             UsageError: no credential, or an endpoint of a hierarchical namespace, whose accounts have no feed.
@@ -30,7 +32,9 @@ class AzureChangeFeed(AzureBlobStore):
                 "is read at its blob endpoint. Name that, or set pair.blob.change_feed.enabled = false.",
                 reason="no_change_feed",
             )
-        super().__init__(container=CONTAINER, account_url=account_url, connection_string=connection_string, credential=credential)
+        super().__init__(
+            container=CONTAINER, account_url=account_url, connection_string=connection_string, credential=credential, sas=sas
+        )
 
     async def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         """As in the protocol."""

@@ -32,6 +32,9 @@ _KEY_WORDS = re.compile(rb"form of Server Side Encryption")
 """Of an object under a customer's own key (SSE-C), which we have not: the code says only that something is wrong."""
 _LOCK_WORDS = re.compile(rb"object.?lock|retention|worm|immutab|indestructible", re.IGNORECASE)
 _HOLD_WORDS = re.compile(rb"legal.?hold", re.IGNORECASE)
+_MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
+_NAMES = re.compile(rb"arn:\S+|&quot;.*?&quot;|\"[^\"]*\"|(?<!\w)'[^']*'")
+"""In a message: of users, buckets and objects, which may hold any of the words above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,11 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     named = headers.get("x-ms-error-code", "")
     # Something between us and the service may write anything there; what is no code is not repeated.
     code = named if _NAME.fullmatch(named) else found[1].decode() if found else ""
-    if code == "AccessDenied" and _HOLD_WORDS.search(body):
+    message = _MESSAGE.search(body)
+    said = _NAMES.sub(b"", message[1]) if message else b""  # what stands around it names bucket and object
+    if code == "AccessDenied" and _HOLD_WORDS.search(said):
         code = "ObjectOnLegalHold"
-    elif code == "AccessDenied" and _LOCK_WORDS.search(body):
+    elif code == "AccessDenied" and _LOCK_WORDS.search(said):
         code = "ObjectLocked"
     if code == "InvalidRequest" and _KEY_WORDS.search(body):
         code = "UserKeyMustBeSpecified"

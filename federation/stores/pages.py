@@ -199,7 +199,7 @@ def _s3_entry(name: str, quoted: str, date: str, size_bytes: int, *, hashes: boo
 def _usual(body: bytes) -> str | None:
     """The page as text, if it is plain UTF-8 without comments, CDATA, carriage returns and processing instructions."""
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")  # Azure begins its pages with a byte order mark, the emulator does not
     except UnicodeDecodeError:
         return None
     # The declaration at the very beginning is the one "<?" that is usual.

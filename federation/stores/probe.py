@@ -64,7 +64,7 @@ class Probe:
             store.capabilities = found = replace(found, etag_is_md5=await self._hash_of_content(first))
             found = await self._conditional_put(found, first)
             found = await self._again(partial(store.probe_more, self._key, found), reasons=_PASSES | _DAMAGED, tries=2 * _TRIES)
-            found = replace(found, leading_slash=await self._leading_slash())
+            found = replace(found, leading_slash=await self._leading_slash(), case_sensitive=await self._case_sensitive())
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
             await self._forget(self._key)
@@ -167,6 +167,10 @@ class Probe:
             return await self._current(f"/{self._key}") is None
         except (Park, Reobserve):
             return True
+
+    async def _case_sensitive(self) -> bool:
+        """Where objects are files of a file system for Windows, another spelling is the same one."""
+        return await self._current(f"{PROBE_PREFIX}{self._key.removeprefix(PROBE_PREFIX).upper()}") is None
 
     async def _nested(self) -> bool:
         """A server may refuse the second name, fail on it, or take it and leave it out of lists. Raises RetryLater when busy."""

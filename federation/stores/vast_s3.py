@@ -182,10 +182,6 @@ class VastS3Store(HttpStore):
         await self._copy_is_of(source_key, target_key, source, etag, self.etag_kind(etag, answer.headers))
         return WriteResult(etag)
 
-    async def check(self) -> None:
-        """As in the port."""
-        await self.call(Request("GET", "ListObjectsV2", query={"list-type": "2", "max-keys": "1"}))
-
     # ------------------------------------------------------------------------------- also used by uploads and copies in parts
 
     def copy_source(self, key: str, etag: str) -> dict[str, str]:
@@ -276,7 +272,8 @@ class VastS3Store(HttpStore):
 
     async def list_page(self, prefix: str, count: int) -> bytes:
         """As in the base."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count), "prefix": self._prefix + prefix}
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(count)}
+        query |= {"prefix": self._prefix + prefix} if self._prefix + prefix else {}
         return (await self.call(Request("GET", "ListObjectsV2", query=query))).body
 
     @staticmethod
@@ -284,10 +281,11 @@ class VastS3Store(HttpStore):
         """As in the base."""
         return parse_s3_page(body)
 
-    async def read_tags(self, key: str) -> Tags:
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
         """As in the base."""
+        query = {"tagging": "", **self.of_version(version_id)}
         try:
-            answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), {"tagging": ""}, key=key))
+            answer = await self.call(Request("GET", "GetObjectTagging", self._name(key), query, key=key))
         except Park as error:
             if error.reason != "no_tags":
                 raise

@@ -107,6 +107,9 @@ def test_a_side_on_which_two_keys_would_be_one_object_is_broken() -> None:
     world.raw[Side.VAST].capabilities = Capabilities(leading_slash=False)
     one = of(checks.honoured(pair, Side.VAST), "vast: names")
     assert (one.level, "common" in one.then) == ("broken", True)
+    world.raw[Side.VAST].capabilities = Capabilities(case_sensitive=False)
+    one = of(checks.honoured(pair, Side.VAST), "vast: names")
+    assert (one.level, "case" in one.then) == ("broken", True)
 
 
 @pytest.mark.parametrize(("wanted", "can", "level"), [(True, False, "broken"), (True, True, "ok"), (False, False, "ok")])

@@ -187,6 +187,13 @@ def test_one_way_to_authorise() -> None:
         AzureBlobStore(account_url="https://a.example", container="c")
 
 
+@pytest.mark.parametrize("delegate", [True, False])
+def test_an_identity_signs_in_over_tls_only(delegate: bool) -> None:
+    """Azure refuses plain HTTP by default, but after the token has gone over the wire."""
+    with pytest.raises(UsageError, match="https://"):
+        AzureBlobStore(account_url="HTTP://a.example", container="c", credential=object(), delegate=delegate)
+
+
 @pytest.mark.parametrize("url", ["https://acct.blob.core.windows.net", "http://127.0.0.1:10000/acct", "http://[::1]:1/acct/"])
 def test_account_of_a_url(url: str) -> None:
     """First label of the host, or the path's first part."""

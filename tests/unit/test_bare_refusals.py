@@ -103,3 +103,19 @@ async def test_a_refusal_inside_a_success_is_as_by_itself(code: str, reason: str
         with pytest.raises(FederationError) as error:
             await upload.complete(expected_etag=None, md5_hex="")
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_an_identity_of_the_pair_s_prefix_alone_is_enough(side: Side) -> None:
+    """Policies and SAS may allow to list below it only: to ask for the whole container would be refused, and halt the pair."""
+    denied = "AccessDenied" if side is Side.VAST else "AuthorizationPermissionMismatch"
+
+    def answers(request: web.Request) -> web.Response:
+        return web.Response() if request.query.get("prefix", "").startswith("team/") else refusal(403, denied, side)
+
+    async with served(side, answers) as (store, _):
+        store._prefix = "team/"
+        await store.check()
+        with pytest.raises(Park) as error:
+            await store.head("k")
+        assert error.value.reason == "access_denied"

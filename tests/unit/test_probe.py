@@ -77,8 +77,9 @@ class Server(VastS3Store):
         """Kept, as is nothing else."""
         self.tags[key] = tuple(sorted(tags.items()))
 
-    async def read_tags(self, key: str) -> Tags:
+    async def read_tags(self, key: str, version_id: str = "") -> Tags:
         """Refused where there are none."""
+        del version_id
         if key not in self.tags:
             raise Park("404", reason="refused", key=key, side=Side.VAST)
         return self.tags[key]
@@ -146,6 +147,16 @@ async def test_a_name_below_another_is_tried(server: Server) -> None:
 async def test_a_server_that_cleans_paths_is_found_out() -> None:
     """MinIO takes ``/a`` at the root of a bucket for ``a``: two keys would be one object."""
     assert await Server(cleans=True).probe() == replace(_NONE, leading_slash=False)
+
+
+async def test_a_server_that_does_not_tell_case_is_found_out() -> None:
+    """Of Blob's ``A`` and ``a`` it would hold one, and a delete of either would travel back as one of the other."""
+
+    class Folding(Server):
+        async def head(self, key: str) -> Present:
+            return await super().head(key.lower())
+
+    assert await Folding().probe() == replace(_NONE, case_sensitive=False)
 
 
 async def test_a_busy_server_has_not_said_no() -> None:

@@ -181,7 +181,6 @@ async def test_no_answer_of_redis_makes_its_password_public(
         ("FEDERATION__REDIS__URL", f"redis://me:{REDIS_PASSWORD}@127.0.0.1:1/0"),
         ("FEDERATION__REDIS__PASSWORD_ENV", REDIS_PASSWORD),
         (f"{_PAIR}VAST__SECRET_KEY_ENV", VAST_SECRET),
-        (f"{_PAIR}BLOB__ACCOUNT_URL", f"https://acct.example/?sv=1&sig={quote(SAS_SIGNATURE)}"),
         (f"{_PAIR}BLOB__EVENTS__WEBHOOK_SECRET_ENV", VAST_SECRET),
     ],
 )

@@ -15,6 +15,12 @@ def test_a_secret_is_read_from_the_variable_it_names() -> None:
     assert secret("VAST_SECRET_KEY", "pair.vast.secret_key_env", {"VAST_SECRET_KEY": "hunter2"}) == "hunter2"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_end_of_a_secret_s_line_is_no_part_of_it(end: str) -> None:
+    """As of one made with ``echo``: every request would fail, by a wrong signature or on a header that cannot be sent."""
+    assert secret("VAST_ACCESS_KEY", "pair.vast.access_key_env", {"VAST_ACCESS_KEY": f" hunter 2 {end}"}) == " hunter 2 "
+
+
 @pytest.mark.parametrize("environment", [{}, {"VAST_SECRET_KEY": ""}, {"OTHER": "hunter2"}], ids=["unset", "empty", "other"])
 def test_a_missing_secret_names_setting_and_variable(environment: dict[str, str]) -> None:
     """And no value of the environment."""

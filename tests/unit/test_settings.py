@@ -126,6 +126,18 @@ def test_an_address_without_scheme_or_host_is_refused(file: Path, side: str, add
     assert "https://" in text
 
 
+@pytest.mark.parametrize(
+    "address", ["https://a.example/?sig=hunter2", "https://key:hunter2@a.example", "https://a.example/#hunter2"]
+)
+@pytest.mark.parametrize("side", ["account", "endpoint"])
+def test_an_address_with_a_secret_in_it_is_refused(file: Path, side: str, address: str) -> None:
+    """It would be part of every error that names the side, and of what doctor shows (rule 10)."""
+    text = refused(file, pair(**{side: address}))
+    assert {"account": "blob.account_url", "endpoint": "vast.endpoint"}[side] in text
+    assert "sas_env" in text
+    assert "hunter2" not in text
+
+
 def test_a_directory_is_no_settings_file(tmp_path: Path) -> None:
     """What cannot be read is said, not raised through."""
     assert "Cannot read" in refused(tmp_path)

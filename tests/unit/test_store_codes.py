@@ -91,10 +91,13 @@ S3_OPERATIONS = """
 DOCUMENTED = {
     Side.BLOB: """BlobArchived BlobBeingRehydrated BlobImmutableDueToPolicy BlobImmutableDueToLegalHold
         ContainerImmutabilityPolicyLocked ContainerHasLegalHold SnapshotsPresent LeaseIdMissing ConditionNotMet BlobAlreadyExists
-        InternalError OperationTimedOut ServerBusy CannotVerifyCopySource BlobUsesCustomerSpecifiedEncryption""",
+        InternalError OperationTimedOut ServerBusy CannotVerifyCopySource BlobUsesCustomerSpecifiedEncryption
+        BlobOperationNotSupported ImmutabilityPolicyDeleteOnLockedPolicy IncrementalCopyOfEralierVersionSnapshotNotAllowed
+        DirectoryIsNotEmpty OperationNotSupportedOnDirectory FeatureNotYetSupportedForHierarchicalNamespaceAccounts""",
     Side.VAST: "SlowDown InsufficientCapacity PreconditionFailed NoSuchKey NoSuchBucket",
 }
-"""Named in facts/azure.md 3.2, 3.6, 3.7 and facts/vast.md 3."""
+"""Named in facts/azure.md 3.2, 3.6, 3.7 and facts/vast.md 3; the last two lines of Azure's by its list of Blob error codes and by
+accounts with a hierarchical namespace (az storage, blobfuse and azcopy print them), and not by the SDK."""
 BESIDE_AWS = {
     "MinIO": """XMinioStorageFull XMinioParentIsObject XMinioObjectExistsAsDirectory XMinioInvalidObjectName
         XMinioInvalidResourceName XMinioAdminBucketQuotaExceeded XMinioServerNotInitialized XMinioIAMNotInitialized

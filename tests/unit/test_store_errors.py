@@ -32,6 +32,7 @@ ROWS = [
     (Side.BLOB, 500, "OperationTimedOut", RetryLater, "server_error"),
     (Side.BLOB, 400, "Md5Mismatch", RetryLater, "checksum_mismatch"),
     (Side.BLOB, 400, "InvalidUri", Park, "name_refused"),
+    (Side.BLOB, 409, "BlockCountExceedsLimit", Park, "foreign_blocks"),
     (Side.VAST, 404, "NoSuchKey", NotPresent, "not_present"),
     (Side.VAST, 404, "NoSuchBucket", Halt, "container_missing"),
     (Side.VAST, 403, "SignatureDoesNotMatch", Halt, "credentials_refused"),
@@ -137,6 +138,23 @@ def test_a_locked_object_is_not_a_lost_credential() -> None:
     assert isinstance(faults.fault(Side.VAST, locked, operation="DELETE"), Park)
     denied = faults.refusal(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
     assert isinstance(faults.fault(Side.VAST, denied, operation="DELETE"), Halt)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "<Message>Access Denied</Message><BucketName>retention-logs</BucketName><Resource>/retention-logs/a</Resource>",
+        "<Message>Access Denied.</Message><Key>wormhole.txt</Key><Resource>/b/wormhole.txt</Resource>",
+        "<Message>Access Denied.</Message><Key>legal hold.txt</Key>",
+        "<Message>User: arn:aws:iam::1:user/worm may not s3:ListBucket on &quot;arn:aws:s3:::immutable data&quot;</Message>",
+        '<Message>not authorized on "immutable data"</Message>',
+    ],
+)
+def test_a_name_that_speaks_of_locks_is_no_lock(rest: str) -> None:
+    """The answer names bucket and object; a pair whose rights are gone halts whatever they are called."""
+    denied = faults.refusal(403, {}, f"<Error><Code>AccessDenied</Code>{rest}</Error>".encode())
+    assert denied.code == "AccessDenied"
+    assert isinstance(faults.fault(Side.VAST, denied, operation="ListObjectsV2"), Halt)
 
 
 def test_no_code_of_the_azure_sdk_falls_to_a_dangerous_class() -> None:

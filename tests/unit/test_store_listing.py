@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from xml.sax.saxutils import escape
@@ -107,8 +108,8 @@ def test_a_cut_page_is_never_short(page: bytes, parse: Callable[[bytes], Page]) 
 Parser = Callable[[bytes], Page]
 AS_SENT: dict[Parser, bytes] = {
     parse_azure_page: (
-        b'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="https://a/" ContainerName="c"><Blobs>'
-        b"ROWS</Blobs><NextMarker>m&amp;n</NextMarker></EnumerationResults>"
+        b'\xef\xbb\xbf<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="https://a/" ContainerName="c">'
+        b"<Blobs>ROWS</Blobs><NextMarker>m&amp;n</NextMarker></EnumerationResults>"
     ),
     parse_s3_page: (
         b'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
@@ -144,10 +145,13 @@ def as_sent(parse: Callable[[bytes], Page], names: list[str]) -> bytes:
     )
 )
 def test_cutting_text_is_parsing(parse: Callable[[bytes], Page], names: list[str]) -> None:
-    """A page as the service writes it is read by text search, and gives what the XML parser gives, whatever the names."""
+    """A page as the service writes it is read by text search, and gives what the XML parser gives, whatever the names.
+
+    Azure's begins with a byte order mark, the emulator's does not.
+    """
     body = as_sent(parse, names)
     found = TEXT[parse](body)
-    assert found == TREE[parse](body) == parse(body)
+    assert found == TREE[parse](body) == parse(body) == TEXT[parse](body.removeprefix(BOM_UTF8))
     assert found is not None
     assert [one.key for one in found.entries] == names
 

@@ -10,7 +10,8 @@ from federation.errors import UsageError
 from federation.settings import PairSettings, load
 from federation.stores.azure_auth import DelegationAuth, SasAuth, TokenAuth
 from federation.stores.azure_blob import AzureBlobStore
-from federation.wiring import _blob_store
+from federation.stores.change_feed import AzureChangeFeed
+from federation.wiring import _blob_store, open_feed
 
 TEXT = """
 [[pair]]
@@ -83,6 +84,16 @@ def test_each_way_to_authorise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     """What is set is what requests carry."""
     monkeypatch.setenv("GIVEN_SAS", "?sv=1&sig=x")
     assert type(store(tmp_path, blob)._auth) is auth
+
+
+async def test_the_change_feed_is_read_with_the_same_sas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is set there is no other credential; one that the events need is not the Blob side's."""
+    monkeypatch.setenv("GIVEN_SAS", "?sv=1&sig=x")
+    for credential in (None, object()):
+        feed = open_feed(pair(tmp_path, 'sas_env = "GIVEN_SAS"\nchange_feed.enabled = true'), credential)
+        assert isinstance(feed, AzureChangeFeed)
+        assert await feed._auth.query() == "sv=1&sig=x"
+        await feed.close()
 
 
 def test_a_sas_that_is_not_there_names_its_variable(tmp_path: Path) -> None:
