@@ -17,6 +17,8 @@ from federation.model import Metadata, Side
 from federation.stores.base import Request
 from federation.stores.vast_s3 import VastS3Store
 from federation.stores.wire import needs_look
+from federation.sync.paced_store import PacedStore
+from federation.sync.pacing import Gate
 from tests.unit.world import World
 
 pytestmark = [pytest.mark.servers, pytest.mark.full]
@@ -91,8 +93,8 @@ async def test_conditions_on_it_hold(files: Files) -> None:
 async def test_a_file_overwritten_under_an_etag_that_stayed_is_carried_over(files: Files, content: bytes) -> None:
     """The engine sees by size or time that the agreed ETag lies, reads, and copies what is there."""
     world = World()
-    clocked = dataclasses.replace(world.ctx, stores={**world.ctx.stores, Side.VAST: files.store}, quiet_us=0)
-    world.ctx = clocked
+    paced = PacedStore(files.store, Gate(Side.VAST, world.clock))  # which asks for the last look before a write
+    world.ctx = dataclasses.replace(world.ctx, stores={**world.ctx.stores, Side.VAST: paced}, quiet_us=0)
     world.clock.us = time.time_ns() // 1_000
     await world.write(Side.BLOB, "a", "two")
     await world.step()
