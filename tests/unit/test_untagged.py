@@ -22,7 +22,7 @@ async def test_an_object_without_tags_is_one_without_tags() -> None:
 
 
 async def test_content_is_not_taken_for_tags() -> None:
-    """rclone's server knows no ``?tagging``: it answers with the object, and what is then written as tags replaces or deletes it."""
+    """rclone's server knows no ``?tagging``: it answers with the object, and tags that are written replace or delete it."""
     etag = "c" * 32
 
     def answers(request: web.Request) -> web.Response:
