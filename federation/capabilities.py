@@ -22,6 +22,8 @@ class Capabilities:
     """Whether ``a`` and ``a/b`` can both be there and are both listed. Not where objects are kept as files and folders."""
     leading_slash: bool = True
     """Whether ``/a`` is another name than ``a``, or is never sent."""
+    trailing_slash: bool = True
+    """Whether ``a/`` is another name than ``a``."""
     checksums: bool = True
     """Whether a body that does not fit its Content-MD5 is refused."""
     etag_is_md5: bool = True

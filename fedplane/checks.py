@@ -217,6 +217,10 @@ def _names(found: Capabilities, which: Side) -> Finding:
     if not found.leading_slash:
         then = 'two keys would be one object, and one of them lost: set name_policy = "common" on this side, or give it a prefix'
         return Finding(what=what, level="broken", found="/a is taken for a", then=then)
+    if not found.trailing_slash:
+        then = "two keys would be one object, and what marks a folder comes back as an object without the slash: keep a pair "
+        then += "whose names may end with one on another server"
+        return Finding(what=what, level="broken", found="a/ is taken for a", then=then)
     if found.nested_names:
         return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
     then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "

@@ -74,3 +74,27 @@ async def test_a_server_that_holds_both_is_not_asked_for_folders() -> None:
         with pytest.raises(Reobserve):
             await store.put("nc", b"1", Metadata(), stamp=None, expected_etag=None)
         assert asked == ["PUT /b/nc"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "apart"),
+    [(None, False), ((404, "NoSuchKey"), True), ((500, "InternalError"), True)],
+    ids=["rclone, s3s-fs", "most", "over files"],
+)
+async def test_a_server_that_drops_a_slash_at_the_end_is_found_out(refused: tuple[int, str] | None, *, apart: bool) -> None:
+    """A folder's mark ``a/`` would be the object ``a``, and come back to the other side as one."""
+
+    def answers(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            told = "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>"
+            return web.Response(text=told) if "uploads" in request.query else refusal(412, "PreconditionFailed")
+        if request.method == "PUT" and "uploadId" in request.query:
+            return web.Response(headers={"ETag": '"c4ca4238a0b923820dcc509a6f75849b"'})
+        if request.method == "PUT":
+            return refusal(412, "PreconditionFailed")
+        if request.path.endswith("/"):
+            return refusal(*refused) if refused else web.Response(headers=EMPTY)
+        return web.Response(status=204)
+
+    async with served(Side.VAST, answers) as (store, _):
+        assert (await store.probe_more("k", store.capabilities)).trailing_slash is apart
