@@ -12,7 +12,7 @@ from federation.model import Side
 from federation.wiring import PairRuntime
 
 _NOTE = "capabilities:"
-_FORM = 1
+_FORM = 2
 _LIFE_US = 24 * 3600 * 1_000_000
 
 
