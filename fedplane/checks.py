@@ -224,8 +224,9 @@ def _names(found: Capabilities, which: Side) -> Finding:
     if found.nested_names:
         return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
     then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "
-    then += "of its lists, so that only events tell of its changes: keep such names out of the pair (docs/stores.md)"
-    return Finding(what=what, level="note", found="a beside a/b is refused or not listed", then=then)
+    then += "of its lists, so that only events tell of its changes, or lists a as a/, which is then copied as an object of its "
+    then += "own: keep such names out of the pair (docs/stores.md)"
+    return Finding(what=what, level="note", found="a beside a/b is refused or not listed as it is", then=then)
 
 
 def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:
