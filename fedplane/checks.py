@@ -187,6 +187,7 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
             then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory, or all on disk",
         ),
         _names(found, which),
+        *([] if found.marks else [_marks(which)]),
         Finding(
             what=f"{which}: checksums",
             level="ok" if found.checksums else "note",
@@ -227,6 +228,16 @@ def _names(found: Capabilities, which: Side) -> Finding:
     then += "of its lists, so that only events tell of its changes, or lists a as a/, which is then copied as an object of its "
     then += "own: keep such names out of the pair (docs/stores.md)"
     return Finding(what=what, level="note", found="a beside a/b is refused or not listed as it is", then=then)
+
+
+def _marks(which: Side) -> Finding:
+    then = (
+        "metadata and content of such an object are lost there, and what is missing there counts as removed, on the other side "
+    )
+    then += "too: keep names that end with a slash out of the pair where they hold any"
+    return Finding(
+        what=f"{which}: folder marks", level="note", found="a name that ends with a slash is kept, and no more", then=then
+    )
 
 
 def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:

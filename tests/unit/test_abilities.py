@@ -51,6 +51,7 @@ def of(found: list[Finding], what: str) -> Finding:
         ({"list_in_order": False}, "vast: lists", "sorts"),
         ({"checksums": False}, "vast: checksums", "damaged"),
         ({"nested_names": False}, "vast: names", "folder"),
+        ({"marks": False}, "vast: folder marks", "slash"),
         ({"checksums": False, "etag_is_md5": False}, "vast: ETags", "--verify hash"),
     ],
 )
