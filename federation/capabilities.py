@@ -24,6 +24,10 @@ class Capabilities:
     """Whether ``/a`` is another name than ``a``, or is never sent."""
     case_sensitive: bool = True
     """Whether ``A`` is another name than ``a``."""
+    trailing_slash: bool = True
+    """Whether ``a/`` is another name than ``a``."""
+    marks: bool = True
+    """Whether an object whose name ends with a slash keeps its content and metadata, or is refused."""
     checksums: bool = True
     """Whether a body that does not fit its Content-MD5 is refused."""
     etag_is_md5: bool = True

@@ -187,6 +187,7 @@ def _habits(found: Capabilities, which: Side, *, wanted: bool) -> list[Finding]:
             then="" if found.list_in_order else "a scan lists twice, and sorts what comes late in memory, or all on disk",
         ),
         _names(found, which),
+        *([] if found.marks else [_marks(which)]),
         Finding(
             what=f"{which}: checksums",
             level="ok" if found.checksums else "note",
@@ -220,11 +221,26 @@ def _names(found: Capabilities, which: Side) -> Finding:
     if not found.case_sensitive:
         then = "two keys would be one object, and one of them lost: have the server tell upper and lower case apart"
         return Finding(what=what, level="broken", found="A is taken for a", then=then)
+    if not found.trailing_slash:
+        then = "two keys would be one object, and what marks a folder comes back as an object without the slash: keep a pair "
+        then += "whose names may end with one on another server"
+        return Finding(what=what, level="broken", found="a/ is taken for a", then=then)
     if found.nested_names:
         return Finding(what=what, level="ok", found="a beside a/b is kept and listed")
     then = "where a name is a folder of others too, the server refuses one of the two, which is then parked, or leaves it out "
-    then += "of its lists, so that only events tell of its changes: keep such names out of the pair (docs/stores.md)"
-    return Finding(what=what, level="note", found="a beside a/b is refused or not listed", then=then)
+    then += "of its lists, so that only events tell of its changes, or lists a as a/, which is then copied as an object of its "
+    then += "own: keep such names out of the pair (docs/stores.md)"
+    return Finding(what=what, level="note", found="a beside a/b is refused or not listed as it is", then=then)
+
+
+def _marks(which: Side) -> Finding:
+    then = (
+        "metadata and content of such an object are lost there, and what is missing there counts as removed, on the other side "
+    )
+    then += "too: keep names that end with a slash out of the pair where they hold any"
+    return Finding(
+        what=f"{which}: folder marks", level="note", found="a name that ends with a slash is kept, and no more", then=then
+    )
 
 
 def _tags(found: Capabilities, which: Side, *, wanted: bool) -> Finding:

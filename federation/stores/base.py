@@ -13,7 +13,7 @@ import aiohttp
 from federation import keys
 from federation.capabilities import Capabilities
 from federation.clock import SystemClock
-from federation.errors import FederationError, Halt, NotPresent, Reobserve, RetryLater
+from federation.errors import FederationError, Halt, NotPresent, Park, Reobserve, RetryLater
 from federation.keys import NamePolicy
 from federation.model import ClockSkew, ListEntry, Present, Side, Tags
 from federation.ports import Clock
@@ -327,6 +327,28 @@ class HttpStore(ABC):
             return await self.call(request)
         except NotPresent as error:
             raise Reobserve(str(error), reason="precondition", key=request.key, side=self.side) from None
+        except Reobserve:
+            await self.require_free(request)
+            raise
+
+    async def require_free(self, request: Request) -> None:
+        """After a failed precondition: raise Park where it failed for a folder, which no look finds and which would stay."""
+        if self.capabilities.nested_names or "If-None-Match" not in (request.headers or {}):
+            return
+        with suppress(NotPresent):
+            await self.head(request.key)
+            return
+        await self._require_no_folder(request.key)
+
+    async def _require_no_folder(self, key: str) -> None:
+        """Raise Park where other names are below a new *key*, and the server cannot hold both.
+
+        Servers over files refuse or fail then, again and again; one that takes no conditions loses sight of what is below.
+        """
+        below = f"{self._name(key)[len(self._prefix) :]}/"
+        if not self.capabilities.nested_names and self.parse_page(await self.list_page(below, 1)).entries:
+            text = "the name is a folder of other objects, and the server cannot hold both"
+            raise Park(text, reason="name_clash", key=key, side=self.side)
 
     async def conditions(
         self, key: str, expected_etag: str | None, *, honoured: bool, gone_is_fine: bool = False
@@ -348,4 +370,6 @@ class HttpStore(ABC):
             return None
         if found != expected_etag:
             raise Reobserve("the object is another version", reason="precondition", key=key, side=self.side)
+        if found is None:
+            await self._require_no_folder(key)
         return condition if honoured else {}

@@ -14,7 +14,7 @@ from uuid import uuid4
 from federation.backoff import backoff_seconds
 from federation.capabilities import Capabilities
 from federation.errors import NotPresent, Park, Reobserve, RetryLater
-from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind, Present
+from federation.model import PRESERVED_PREFIX, SECOND_US, ETagKind, Present, Side
 from federation.ports import Reader
 from federation.stores import wire
 from federation.stores.lane import Answer, unquote_etag
@@ -65,6 +65,7 @@ class Probe:
             found = await self._conditional_put(found, first)
             found = await self._again(partial(store.probe_more, self._key, found), reasons=_PASSES | _DAMAGED, tries=2 * _TRIES)
             found = replace(found, leading_slash=await self._leading_slash(), case_sensitive=await self._case_sensitive())
+            found = replace(found, marks=await self._marks())
             found = replace(found, checksums=await self._checksums(), tags=await self._tags())
             found = replace(found, conditional_delete=await self.refuses(self._delete(self._key, wire.condition(WRONG_ETAG))))
             await self._forget(self._key)
@@ -171,6 +172,25 @@ class Probe:
     async def _case_sensitive(self) -> bool:
         """Where objects are files of a file system for Windows, another spelling is the same one."""
         return await self._current(f"{PROBE_PREFIX}{self._key.removeprefix(PROBE_PREFIX).upper()}") is None
+
+    async def _marks(self) -> bool:
+        """A server over files may keep no more than the folder, and say that it keeps all."""
+        if self._store.side is not Side.VAST:
+            return True
+        key = f"{self._key}.mark/"  # not in the list that is looked at for its order: a policy may keep it
+        try:
+            await self._put(key, {f"{wire.USER_PREFIX[Side.VAST]}probe": "1"})
+        except (Park, Reobserve):
+            return True
+        except RetryLater as error:
+            if error.reason != "server_error":
+                raise
+            return True
+        try:
+            found = await self._again(partial(self._store.head, key))
+        finally:
+            await self._forget(key)
+        return (found.version.size_bytes, found.metadata.user) == (len(PROBE_BODY), (("probe", "1"),))
 
     async def _nested(self) -> bool:
         """A server may refuse the second name, fail on it, or take it and leave it out of lists. Raises RetryLater when busy."""

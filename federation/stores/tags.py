@@ -17,11 +17,17 @@ def tags_body(tags: Mapping[str, str], root: str) -> bytes:
 
 
 def parse_tags(body: bytes, side: Side) -> Tags:
-    """The tags of an answer, sorted. Raises RetryLater when it is no such document."""
+    """The tags of an answer, sorted. Raises RetryLater when it is no such document.
+
+    A server that knows no tags may answer with the object itself, and would take tags that are written for new content.
+    """
+    fault = RetryLater(f"{side}: the answer holds no tags", reason="bad_answer", side=side)
     try:
         root = ET.fromstring(body)  # noqa: S314 - the configured, authenticated service; bounded by ten tags
     except ET.ParseError:
-        raise RetryLater(f"{side}: the answer holds no tags", reason="bad_answer", side=side) from None
+        raise fault from None
+    if "TagSet" not in {element.tag.rpartition("}")[2] for element in root}:
+        raise fault
     fields = {"Key": "", "Value": ""}
     found = []
     for tag in root.iter():

@@ -320,4 +320,17 @@ class VastS3Store(HttpStore):
                 complete = await Probe.refuses(upload.commit(wire.condition(etag))) and complete
             finally:
                 await upload.abort()
-        return replace(found, conditional_copy=copy, conditional_complete=complete)
+        slash = not await self._answers_to(f"{key}/")
+        return replace(found, conditional_copy=copy, conditional_complete=complete, trailing_slash=slash)
+
+    async def _answers_to(self, key: str) -> bool:
+        """Whether there is such an object; no, where a server over files fails on the name."""
+        try:
+            await self.head(key)
+        except (NotPresent, Park, Reobserve):
+            return False
+        except RetryLater as error:
+            if error.reason != "server_error":
+                raise
+            return False
+        return True

@@ -109,6 +109,9 @@ class S3Upload:
             return await self._store.call_and_check(request)
         except NotPresent as error:
             raise Reobserve(str(error), reason="precondition", key=self.key, side=self._store.side) from None
+        except Reobserve:
+            await self._store.require_free(request)
+            raise
 
     async def abort(self) -> None:
         """As in the port."""

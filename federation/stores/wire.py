@@ -97,16 +97,19 @@ def byte_range(start: int, length: int | None) -> dict[str, str]:
 def answers_range(status: int, headers: Mapping[str, str], start: int, length: int | None) -> bool:
     """Whether an answer to ``byte_range`` holds just that: a server that does not know Range sends everything, with 200.
 
-    Everything is right where it is no more than was asked for. The end may be the object's, if that comes first.
+    Everything is right where it is no more than was asked for. The end may be the object's, if that comes first. Some send the
+    range, name it and say 200 (rclone's server); then its length has to fit as well.
     """
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return False  # such as 204, which describes no object
-    if status == HTTPStatus.OK:
+    if status == HTTPStatus.OK and "Content-Range" not in headers:
         return start == 0 and (length is None or int(headers.get("Content-Length", length + 1)) <= length)
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if found is None:
         return False
     first, last, size_bytes = map(int, found.groups())
+    if status == HTTPStatus.OK and int(headers.get("Content-Length", -1)) != last + 1 - first:
+        return False
     return first == start and last + 1 == (size_bytes if length is None else min(start + length, size_bytes))
 
 

@@ -51,6 +51,7 @@ def of(found: list[Finding], what: str) -> Finding:
         ({"list_in_order": False}, "vast: lists", "sorts"),
         ({"checksums": False}, "vast: checksums", "damaged"),
         ({"nested_names": False}, "vast: names", "folder"),
+        ({"marks": False}, "vast: folder marks", "slash"),
         ({"checksums": False, "etag_is_md5": False}, "vast: ETags", "--verify hash"),
     ],
 )
@@ -101,15 +102,16 @@ async def test_rights_are_asked_for_without_conditions(monkeypatch: pytest.Monke
     assert raw.capabilities.conditional_delete
 
 
-def test_a_side_on_which_two_keys_would_be_one_object_is_broken() -> None:
-    """Doctor fails, and says what to set."""
+@pytest.mark.parametrize(
+    ("lacking", "word"),
+    [({"leading_slash": False}, "common"), ({"trailing_slash": False}, "folder"), ({"case_sensitive": False}, "case")],
+)
+def test_a_side_on_which_two_keys_would_be_one_object_is_broken(lacking: dict[str, bool], word: str) -> None:
+    """Doctor fails, and says what to do."""
     world, pair = runtime()
-    world.raw[Side.VAST].capabilities = Capabilities(leading_slash=False)
+    world.raw[Side.VAST].capabilities = replace(Capabilities(), **lacking)
     one = of(checks.honoured(pair, Side.VAST), "vast: names")
-    assert (one.level, "common" in one.then) == ("broken", True)
-    world.raw[Side.VAST].capabilities = Capabilities(case_sensitive=False)
-    one = of(checks.honoured(pair, Side.VAST), "vast: names")
-    assert (one.level, "case" in one.then) == ("broken", True)
+    assert (one.level, word in one.then) == ("broken", True)
 
 
 @pytest.mark.parametrize(("wanted", "can", "level"), [(True, False, "broken"), (True, True, "ok"), (False, False, "ok")])

@@ -27,13 +27,19 @@ class Server(VastS3Store):
     """
 
     def __init__(
-        self, *, fault: FederationError | None = None, hidden: bool = False, gone: bool = False, cleans: bool = False
+        self,
+        *,
+        fault: FederationError | None = None,
+        hidden: bool = False,
+        gone: bool = False,
+        cleans: bool = False,
+        marks: bool = True,
     ) -> None:
         super().__init__(endpoint="http://localhost", bucket="b", access_key="a", secret_key="s")
         self.held: set[str] = set()
         self.tags: dict[str, Tags] = {}
         self._fault_below, self._hidden, self._gone = fault, hidden, gone
-        self._cleans = cleans
+        self._cleans, self._marks = cleans, marks
 
     async def put_probe(self, key: str, headers: Mapping[str, str]) -> Answer:
         """Taken, whatever the condition."""
@@ -57,7 +63,8 @@ class Server(VastS3Store):
         """As in the port."""
         if (key.removeprefix("/") if self._cleans else key) not in self.held:
             raise NotPresent("404", reason="not_present", key=key, side=Side.VAST)
-        return Present(Version(_ETAG, 1, Stamp(0)), Metadata(), None)
+        kept = self._marks or not key.endswith("/")
+        return Present(Version(_ETAG, int(kept), Stamp(0)), Metadata(user=(("probe", "1"),) if kept else ()), None)
 
     async def probe_more(self, key: str, found: Capabilities) -> Capabilities:
         """Copies and parts are not what is asked here."""
@@ -157,6 +164,13 @@ async def test_a_server_that_does_not_tell_case_is_found_out() -> None:
             return await super().head(key.lower())
 
     assert await Folding().probe() == replace(_NONE, case_sensitive=False)
+
+
+async def test_a_server_that_keeps_no_more_than_the_name_of_a_folder_is_found_out() -> None:
+    """SeaweedFS answers 200 and the content's ETag, and then has no content and no metadata of the user."""
+    server = Server(marks=False)
+    assert await server.probe() == replace(_NONE, marks=False)
+    assert server.held == set()
 
 
 async def test_a_busy_server_has_not_said_no() -> None:

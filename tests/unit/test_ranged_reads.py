@@ -46,6 +46,10 @@ WHOLE = b"0123456789"
         (200, {"Content-Length": "10"}, (0, 10), True),
         (200, {"Content-Length": "10"}, (0, 9), False),
         (200, {}, (0, 9), False),
+        (200, {"Content-Range": "bytes 4-5/10", "Content-Length": "2"}, (4, 2), True),  # as rclone's server has it
+        (200, {"Content-Range": "bytes 4-5/10", "Content-Length": "10"}, (4, 2), False),
+        (200, {"Content-Range": "bytes 4-5/10"}, (4, 2), False),
+        (200, {"Content-Range": "bytes 0-5/10", "Content-Length": "6"}, (4, 2), False),
         (200, {"Content-Length": "10"}, (4, None), False),
         (200, {"Content-Length": "0"}, (0, None), True),
         (204, {"Content-Length": "0"}, (0, None), False),
