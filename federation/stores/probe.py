@@ -188,6 +188,8 @@ class Probe:
             return True
         try:
             found = await self._again(partial(self._store.head, key))
+        except NotPresent:
+            return False  # taken, and made a directory, or nothing
         finally:
             await self._forget(key)
         return (found.version.size_bytes, found.metadata.user) == (len(PROBE_BODY), (("probe", "1"),))

@@ -173,6 +173,18 @@ async def test_a_server_that_keeps_no_more_than_the_name_of_a_folder_is_found_ou
     assert server.held == set()
 
 
+async def test_a_server_that_takes_the_mark_of_a_folder_and_has_none_is_found_out() -> None:
+    """The probe ends well: the side is of use for all other names."""
+
+    class Dropping(Server):
+        async def head(self, key: str) -> Present:
+            if key.endswith("/"):
+                raise NotPresent("404", reason="not_present", key=key, side=Side.VAST)
+            return await super().head(key)
+
+    assert await Dropping().probe() == replace(_NONE, marks=False)
+
+
 async def test_a_busy_server_has_not_said_no() -> None:
     """A throttle while names are tried ends the probe, and nothing is left."""
     server = Server(fault=RetryLater("503", reason="throttled", side=Side.VAST))
