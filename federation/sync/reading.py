@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -100,7 +100,7 @@ async def pieces(extent: Extent, reader: Reader | None = None, *, cut: RetryLate
                 _read(len(piece))
                 yield piece
         except RetryLater as error:
-            if error.reason not in _CUT or patience.ends(got):
+            if error.reason not in _CUT or (got < extent.length and patience.ends(got)):
                 raise
             cut = error
         else:
@@ -115,29 +115,27 @@ async def pieces(extent: Extent, reader: Reader | None = None, *, cut: RetryLate
         await asyncio.sleep(patience.pause_seconds())  # by the loop's time, which is the simulation's too
 
 
-async def whole_pieces(extent: Extent, *, patient: bool) -> AsyncGenerator[bytes, None]:
-    """As ``pieces``, of a whole object; if *patient*, which costs time alone, a throttle or a closed gate is waited out.
+async def whole_pieces(extent: Extent, *, patient: bool, from_first: bool = False) -> AsyncGenerator[bytes, None]:
+    """As ``pieces``, of a whole object; if *patient*, a throttle or a closed gate is waited out once something came.
 
-    For as long as something comes in between; else about half a minute without a Retry-After, at most ten minutes.
+    *from_first*: also before. For as long as more than drops come in between; else as ``waited_out``.
     """
-    got, attempt, since_seconds = 0, 0, _now_seconds()
+    got, since_bytes, rest = 0, 0, _Rest()
     while True:
-        begun, reader = got, None
+        reader = None
         try:
             reader = await (extent.open(got) if got else extent.store.open(extent.key, if_match=extent.etag))
-            rest = replace(extent, start=extent.start + got, length=extent.length - got)
-            async with aclosing(pieces(rest, reader)) as parts:
+            missing = replace(extent, start=extent.start + got, length=extent.length - got)
+            async with aclosing(pieces(missing, reader)) as parts:
                 async for piece in parts:
                     got += len(piece)
                     yield piece
         except RetryLater as error:
-            if got > begun:
-                attempt, since_seconds = 0, _now_seconds()
-            long = attempt >= _REOPENED or _now_seconds() - since_seconds > _LONGEST_WAIT_SECONDS
-            if long or not patient or error.reason not in _PASSES:
-                raise
-            pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(attempt)
-            attempt += error.reason != "paced"
+            if not patient or not (got or from_first):
+                raise  # nothing is read twice for it, and whoever asked may have a patience of its own
+            if got - since_bytes >= PIECE_BYTES:
+                since_bytes, rest = got, _Rest()
+            pause = rest.pause_seconds(error)
         else:
             return
         finally:
@@ -146,8 +144,33 @@ async def whole_pieces(extent: Extent, *, patient: bool) -> AsyncGenerator[bytes
         await asyncio.sleep(pause)
 
 
-def _now_seconds() -> float:
-    return asyncio.get_running_loop().time()
+async def waited_out(step: Callable[[], Awaitable[None]]) -> None:
+    """Do *step*, again where it had a fault that passes: for about half a minute without a Retry-After, at most ten minutes."""
+    rest = _Rest()
+    while True:
+        try:
+            return await step()
+        except RetryLater as error:
+            pause = rest.pause_seconds(error)
+        await asyncio.sleep(pause)
+
+
+class _Rest:
+    """Waiting for a side that was asked in vain."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self._since_seconds: float | None = None
+
+    def pause_seconds(self, error: RetryLater) -> float:
+        """Before it is asked again. Raises *error* where that does not pass, or not soon."""
+        now = asyncio.get_running_loop().time()
+        since = self._since_seconds = now if self._since_seconds is None else self._since_seconds
+        if self._attempt >= _REOPENED or now - since > _LONGEST_WAIT_SECONDS or error.reason not in _PASSES:
+            raise error
+        pause = error.after_seconds if error.after_seconds is not None else backoff_seconds(self._attempt)
+        self._attempt += error.reason != "paced"
+        return pause
 
 
 async def _open(extent: Extent, got: int, cut: RetryLater | None) -> Reader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 
 from federation.errors import NotPresent, UsageError
 from federation.model import Change, Metadata, Present, Source
@@ -65,7 +66,8 @@ async def _take_other(ctx: PairContext, store: ObjectStore, target: ObjectStore,
         if current is None:
             raise UsageError(f"{record.key!r} is gone on {target.side}; drop this conflict.", reason="conflict_gone")
         expected = current.version.etag
-        await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
+        with confirmed_by(partial(require_same, target, record.key, current)):
+            await target.replace_metadata(record.key, record.loser_metadata, stamp=None, expected_etag=expected)
         return record.key
     expected_etag = current.version.etag if current is not None else None
     await _write_back(ctx, *await _kept(store, record), Target(target, record.key, Metadata(), None, expected_etag), current)

@@ -315,9 +315,9 @@ async def decide_with_hashes(ctx: PairContext, scene: Scene) -> Decision:
     decision = decide(scene.blob, scene.vast, scene.base, scene.rules)
     if decision.action is not Action.HASH:
         return decision
-    for side in decision.sides:
+    for number, side in enumerate(decision.sides):
         here = scene.present(side)
-        md5 = await ctx.transfer.hash_object(ctx.stores[side], scene.key, here)
+        md5 = await ctx.transfer.hash_object(ctx.stores[side], scene.key, here, more_hashed=number > 0)
         scene.learn(side, replace(here, version=replace(here.version, md5=md5)))
     return decide(scene.blob, scene.vast, scene.base, scene.rules)
 

@@ -26,7 +26,7 @@ from federation.sync.confirm import confirmed_by
 from federation.sync.journal import Journal, fingerprint, let_go
 from federation.sync.original import AGAIN_SECONDS, Original, still_the_same
 from federation.sync.parts import PartPlan, plan_parts
-from federation.sync.reading import PIECE_BYTES, read_all, whole_pieces
+from federation.sync.reading import PIECE_BYTES, read_all, waited_out, whole_pieces
 from federation.telemetry import logger
 
 if TYPE_CHECKING:
@@ -247,24 +247,26 @@ class Transfer:
             raise _first(group) from None
         return digest.hexdigest()
 
-    async def hash_object(self, store: ObjectStore, key: str, present: Present) -> str:
+    async def hash_object(self, store: ObjectStore, key: str, present: Present, *, more_hashed: bool = False) -> str:
         """MD5 of exactly the version *present*, by reading it.
 
-        Raises Reobserve when it is no longer that version, and RetryLater (bulk_busy) for a large one.
+        Of a large one no fault that passes costs what was read, nor, if *more_hashed*, what the caller hashed before. Raises
+        Reobserve when it is no longer that version, and RetryLater (bulk_busy) for a large one.
         """
+        original, still = Original(store, key, present), partial(still_the_same, store, key, present)
         if self.is_small(present.version.size_bytes):
-            md5 = await self._hash(Original(store, key, present))
-        else:
-            async with self._lane():
-                md5 = await self._hash(Original(store, key, present))
-        await still_the_same(store, key, present)
+            md5 = await self._hash(original, patient=False)
+            await still()
+            return md5
+        async with self._lane():
+            md5 = await self._hash(original, patient=True, from_first=more_hashed)
+        await waited_out(still)
         return md5
 
-    async def _hash(self, original: Original) -> str:
+    async def _hash(self, original: Original, *, patient: bool, from_first: bool = False) -> str:
         digest, held = hashlib.md5(usedforsecurity=False), bytearray()
-        patient = not self.is_small(original.present.version.size_bytes)  # of what takes hours nothing is read twice
         async with self.budget.take(2 * PIECE_BYTES, of=flow.get()):
-            async with aclosing(whole_pieces(original.extent(), patient=patient)) as parts:
+            async with aclosing(whole_pieces(original.extent(), patient=patient, from_first=from_first)) as parts:
                 async for piece in parts:
                     held += piece
                     if len(held) >= PIECE_BYTES:

@@ -12,15 +12,17 @@ from unittest.mock import patch
 import pytest
 
 from federation.bandwidth import parse_timetable
-from federation.errors import RetryLater
+from federation.errors import Reobserve, RetryLater
 from federation.model import Change, Metadata, Mode, Side, Source
 from federation.rules.decision import Action
 from federation.sync import transfer
 from federation.sync.budget import ByteBudget, Room
 from federation.sync.confirm import confirmed_by
 from federation.sync.pacing import SMALL_BODY_BYTES, PaceLimits
+from federation.sync.resolve import Verdict
 from federation.sync.sync_key import Synced
 from federation.sync.transfer import Transfer, TransferLimits
+from tests.unit.test_resolve import colours, metadata_fought
 from tests.unit.world import World
 
 _LIMITS = TransferLimits(small_object_bytes=64, part_bytes=32, parallel_parts=2)
@@ -365,3 +367,26 @@ async def test_metadata_changed_while_a_place_was_waited_for_is_not_lost(how: st
     assert edited or how == "large", "nothing comes between the look at what a large object replaces and its commit"
     kept = [record.loser_metadata for record in await world.state.conflicts()]
     assert not edited or await world.owners() or any(lost is not None and lost.user for lost in kept), "the edit is somewhere"
+
+
+async def test_metadata_changed_while_a_word_on_a_conflict_waits_is_not_lost() -> None:
+    """A person takes the metadata that lost on VAST; a minute of others' requests goes by between the look and the write."""
+    world, record = await metadata_fought(Side.VAST)
+    gate, vast = world.ctx.stores[Side.VAST].gate, world.sides[Side.VAST]  # type: ignore[attr-defined]
+    gate.limits = PaceLimits(requests_per_second=1)
+
+    async def hook(call: str, _: str) -> None:
+        if call == "head":
+            vast._hook = None
+            gate.took(60)
+
+    async def sleep(seconds: float) -> None:
+        world.clock.us += int(seconds * 1e6)
+        if colours(world) == {(("colour", "blue"),)} and vast._hook is None:
+            await world.describe(Side.VAST, "green")
+
+    vast._hook = hook
+    with patch.object(world.clock, "sleep", sleep), pytest.raises(Reobserve, match="changed since it was looked at"):
+        await world.judge(record, Verdict.OTHER)
+    assert vast.objects["a.txt"].metadata.user == (("colour", "green"),)
+    assert await world.state.conflicts()

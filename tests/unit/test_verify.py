@@ -44,7 +44,7 @@ async def test_contents_that_differ_under_agreed_versions_are_named() -> None:
             raise Park("archived", reason="archived", key=key)
         return await read(store, key, present)
 
-    transfer.hash_object = hash_object  # type: ignore[method-assign]
+    transfer.hash_object = hash_object  # type: ignore[method-assign, assignment]
     found = await verify(dict(pair.raw), pair.state, transfer, _Clock())
     assert (found.read, found.in_flight, found.differ, found.one_sided) == (2, 1, ["rotten"], ["alone"])
     assert found.unreadable == ["locked (archived)"]
