@@ -14,6 +14,27 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 _ANY_TENANT = frozenset({"common", "organizations", "consumers"})
 
 
+def _whole_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of its port
+        whole = False
+    if not whole:
+        raise ValueError("is no whole address: it begins with https:// (or http://) and names a host")
+    if any(sign in url for sign in "@?#"):
+        # Addresses are shown, in errors and by doctor; a SAS or a password in one would be too (rule 10).
+        text = "leave out user name, query and signature; what is secret goes behind sas_env and other _env settings"
+        raise ValueError(f"is more than an address: {text}")
+    return url
+
+
+Address = Annotated[str, AfterValidator(_whole_address)]
+"""Where a service is, with its scheme."""
+AddressIfAny = Annotated[str, AfterValidator(lambda url: _whole_address(url) if url else url)]
+"""The same, or empty."""
+
+
 class BlobEventSettings(BaseModel):
     """Event Grid's ways to us: a Storage Queue, a webhook, pull delivery of a namespace, or several."""
 
@@ -21,7 +42,7 @@ class BlobEventSettings(BaseModel):
 
     account_id: str = ""
     """ARM id of the storage account; events of any other topic are refused. Empty: not checked."""
-    queue_url: str = ""
+    queue_url: AddressIfAny = ""
     connection_string_env: str = ""
     webhook_listen: str = ""
     """``host:port`` for the webhook; empty: off. Loopback unless told otherwise."""
@@ -32,8 +53,8 @@ class BlobEventSettings(BaseModel):
     """What the tokens are for: the application id or its URI, as the event subscription names it."""
     webhook_entra_apps: tuple[str, ...] = (EVENT_GRID_APP,)
     """Ids of the applications that may deliver."""
-    webhook_entra_authority: str = "https://login.microsoftonline.com"
-    namespace_endpoint: str = ""
+    webhook_entra_authority: Address = "https://login.microsoftonline.com"
+    namespace_endpoint: AddressIfAny = ""
     """``https://<namespace>.<region>-1.eventgrid.azure.net`` for pull delivery; empty: off."""
     namespace_topic: str = ""
     namespace_subscription: str = ""
@@ -82,24 +103,6 @@ class BlobEventSettings(BaseModel):
             raise ValueError("webhook_entra_apps is empty: nobody could deliver; leave it out for Event Grid itself")
         _require_https("webhook_entra_authority", self.webhook_entra_authority)
         return self
-
-
-def _whole_address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of its port
-        whole = False
-    if not whole:
-        raise ValueError("is no whole address: it begins with https:// (or http://) and names a host")
-    if any(sign in url for sign in "@?#"):
-        # Addresses are shown, in errors and by doctor; a SAS or a password in one would be too (rule 10).
-        raise ValueError("is more than an address: leave out user name, query and signature; a SAS goes behind sas_env")
-    return url
-
-
-Address = Annotated[str, AfterValidator(_whole_address)]
-"""Where a service is, with its scheme."""
 
 
 def _require_https(name: str, url: str) -> None:

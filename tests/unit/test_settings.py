@@ -138,6 +138,16 @@ def test_an_address_with_a_secret_in_it_is_refused(file: Path, side: str, addres
     assert "hunter2" not in text
 
 
+@pytest.mark.parametrize("address", ["https://a.example/q?sig=hunter2", "https://key:hunter2@a.example/q"])
+@pytest.mark.parametrize("name", ["queue_url", "namespace_endpoint", "webhook_entra_authority"])
+def test_an_address_of_events_with_a_secret_in_it_is_refused(file: Path, name: str, address: str) -> None:
+    """Doctor shows the queue's address, and errors the others (rule 10)."""
+    text = refused(file, pair(), f'[pair.blob.events]\n{name} = "{address}"')
+    assert f"blob.events.{name}" in text
+    assert "more than an address" in text
+    assert "hunter2" not in text
+
+
 def test_a_directory_is_no_settings_file(tmp_path: Path) -> None:
     """What cannot be read is said, not raised through."""
     assert "Cannot read" in refused(tmp_path)
