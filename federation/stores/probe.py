@@ -43,6 +43,8 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _PASSES = frozenset({"unreachable", "cut_short", "throttled", "server_error"})
 """Not a timeout: who does not answer for a minute would hold up the start for many."""
 _DAMAGED = frozenset({"checksum_mismatch"})
+_FAILS_ON = frozenset({"server_error", "bad_answer"})
+"""What a server over files may say, each time, of a name that it took."""
 _T = TypeVar("_T")
 
 
@@ -188,10 +190,14 @@ class Probe:
             return True
         try:
             found = await self._again(partial(self._store.head, key))
-        except NotPresent:
+        except (NotPresent, Park, Reobserve):
             return False  # taken, and made a directory, or nothing
+        except RetryLater as error:
+            if error.reason not in _FAILS_ON:
+                raise
+            return False
         finally:
-            await self._forget(key)
+            await self._forget_failing(key)
         return (found.version.size_bytes, found.metadata.user) == (len(PROBE_BODY), (("probe", "1"),))
 
     async def _nested(self) -> bool:
@@ -279,6 +285,14 @@ class Probe:
             await self._delete(key, {}, {self._store.version_parameter: version_id} if version_id else None)
         except (NotPresent, Reobserve, Park):
             return
+
+    async def _forget_failing(self, key: str) -> None:
+        """As ``_forget``, of a name that a server may take and then fail on: that ends no probe."""
+        try:
+            await self._forget(key)
+        except RetryLater as error:
+            if error.reason not in _FAILS_ON:
+                raise
 
     @staticmethod
     async def refuses(call: Awaitable[object]) -> bool:

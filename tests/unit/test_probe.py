@@ -185,6 +185,36 @@ async def test_a_server_that_takes_the_mark_of_a_folder_and_has_none_is_found_ou
     assert await Dropping().probe() == replace(_NONE, marks=False)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RetryLater("500", reason="server_error", side=Side.VAST),
+        RetryLater("404, and then 200", reason="bad_answer", side=Side.VAST),
+        Park("403", reason="access_denied", side=Side.VAST),
+        Park("400", reason="refused", side=Side.VAST),
+        Reobserve("412", reason="precondition", side=Side.VAST),
+    ],
+    ids=str,
+)
+async def test_a_server_that_fails_on_the_mark_of_a_folder_it_took_is_found_out(fault: FederationError) -> None:
+    """Looked at or removed, it may fail each time, as s3s-fs does: else no probe of that side would ever end."""
+
+    class Failing(Server):
+        async def head(self, key: str) -> Present:
+            if key.endswith("/"):
+                raise fault
+            return await super().head(key)
+
+        async def delete_probe(self, key: str, headers: Mapping[str, str], query: Mapping[str, str] | None) -> Answer:
+            if key.endswith("/"):
+                raise fault
+            return await super().delete_probe(key, headers, query)
+
+    server = Failing()
+    server.clock = AsyncMock()
+    assert await server.probe() == replace(_NONE, marks=False)
+
+
 async def test_a_busy_server_has_not_said_no() -> None:
     """A throttle while names are tried ends the probe, and nothing is left."""
     server = Server(fault=RetryLater("503", reason="throttled", side=Side.VAST))
