@@ -172,7 +172,7 @@ class AzureBlobStore(HttpStore):
         answer = await self.write(Request("PUT", "Copy Blob", self.written_name(key), headers=headers, key=key))
         if answer.headers.get("x-ms-copy-status") == "success":
             return self.result(answer)
-        return await self._finished_copy(key)
+        return await self._finished_copy(key, answer.headers.get("x-ms-copy-id", ""))
 
     # ------------------------------------------------------------------------------------------------------------- inside
 
@@ -211,9 +211,13 @@ class AzureBlobStore(HttpStore):
                 error.left_etag = ""
             raise
 
-    async def _finished_copy(self, key: str) -> WriteResult:
+    async def _finished_copy(self, key: str, copy_id: str = "") -> WriteResult:
+        """What the copy left, that of *copy_id* alone if given. Raises Reobserve where a user's write came after it."""
         for _ in range(_COPY_POLLS):
             answer = await self.call(Request("HEAD", "HEAD", self._name(key), key=key))
+            if copy_id and answer.headers.get("x-ms-copy-id") != copy_id:
+                # A write takes the id away. Its ETag is not ours to agree on (rule 7).
+                raise Reobserve("the blob was written after the copy", reason="precondition", key=key, side=self.side)
             status = answer.headers.get("x-ms-copy-status", "success")
             if status == "success":
                 return self.result(answer)
@@ -259,7 +263,7 @@ class AzureBlobStore(HttpStore):
             text = "the service is still copying to this blob"
             raise RetryLater(text, reason="copy_pending", key=key, side=self.side, answered=True)
         if copied in ("failed", "aborted") and headers.get("Content-Length") == "0":
-            text = f"the copy to this blob ended as {copied} and left it empty: copy again, write the blob or delete it"
+            text = f"the copy to this blob ended as {copied} and left it empty: copy again, or write it; a delete travels"
             raise Park(text, reason="copy_failed", key=key, side=self.side)
 
     def result(self, answer: Answer, *, lossy: bool = False) -> WriteResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from federation.errors import Park, RetryLater
+from federation.errors import Park, Reobserve, RetryLater
 from federation.metadata import Stored
 from federation.model import Metadata, Side
 from federation.stores.azure_blob import AzureBlobStore
@@ -66,6 +66,25 @@ async def test_a_failed_copy_of_our_own_deletes_nothing_of_a_user_s() -> None:
             await take_over(store, "k", staging_key("1"), Stored({}, {}, lossy=False), {"If-Match": '"0x0"'})
     assert (error.value.reason, error.value.left_etag) == ("copy_failed", "")
     assert held == ['"0x0"', '"0x3"']
+    assert not [one for one in asked if one.startswith("DELETE")]
+
+
+@pytest.mark.parametrize("since", [{}, {"x-ms-copy-id": "another", "x-ms-copy-status": "success"}], ids=["write", "copy"])
+async def test_what_a_user_wrote_after_our_copy_is_not_taken_for_it(since: dict[str, str]) -> None:
+    """As our own it would be agreed on, and reach the other side never (rule 7)."""
+
+    def overtaken(request: web.Request) -> web.Response:
+        if request.method == "HEAD":
+            return web.Response(headers=EMPTY | {"ETag": '"0x9"'} | since)
+        if "x-ms-copy-source" in request.headers:
+            told = {"ETag": '"0x2"', "x-ms-copy-status": "pending", "x-ms-copy-id": "ours"}
+            return web.Response(status=202, headers=told)
+        return web.Response(status=201, headers={"ETag": '"0x1"'})
+
+    async with served(Side.BLOB, overtaken) as (store, asked):
+        assert isinstance(store, AzureBlobStore)
+        with pytest.raises(Reobserve):
+            await take_over(store, "k", staging_key("1"), Stored({}, {}, lossy=False), {"If-Match": '"0x0"'})
     assert not [one for one in asked if one.startswith("DELETE")]
 
 
