@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from federation import metadata
-from federation.errors import NotPresent, Park, Reobserve
+from federation.errors import NotPresent, Park, Reobserve, RetryLater
 from federation.model import PRESERVED_PREFIX, SECOND_US, ListEntry, Metadata, Present, Side, Stamp
 from federation.ports import Clock, ObjectStore, State
 from federation.progress import ConflictRecord
@@ -151,23 +151,28 @@ async def relist(
             match = _PRESERVED.fullmatch(entry.key) if entry.modified.at_us <= until_us else None
             if match is not None and (match["side"] != side or conflict_id(entry.key) in known):
                 match = None
-            if match is not None:
-                kept_key, version_id = await _pointed(store, entry)
+            pointed = await _pointed(store, entry) if match is not None else None
+            if match is not None and pointed is not None:
+                kept_key, version_id = pointed
                 await state.record_conflict(_from_copy(entry, kept_key or match["key"], side, match["at"], version_id))
                 total += 1
             if told is not None:
-                await told(side, entry.key, match is not None)
+                await told(side, entry.key, pointed is not None)
     return total
 
 
-async def _pointed(store: ObjectStore, entry: ListEntry) -> tuple[str, str]:
-    """Key and version id that a pointer holds; empty for a copy."""
+async def _pointed(store: ObjectStore, entry: ListEntry) -> tuple[str, str] | None:
+    """Key and version id that a pointer holds; empty for a copy, None for one that has not come to its end, or failed."""
     if entry.size_bytes:
         return "", ""
     try:
         user = dict((await store.head(entry.key)).metadata.user)
     except NotPresent:
         return "", ""
+    except (Park, RetryLater) as error:
+        if error.reason not in {"copy_pending", "copy_failed"}:
+            raise
+        return None  # the loser is where it was, and whoever keeps it goes on: no fault of all that is scanned
     return user.get(POINTER_KEY, ""), user.get(POINTER, "")
 
 

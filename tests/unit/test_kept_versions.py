@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from federation.errors import UsageError
-from federation.model import Metadata, Side
+from federation.errors import Park, RetryLater, UsageError
+from federation.model import Metadata, Present, Side
 from federation.progress import ConflictRecord
 from federation.sync.preserve import CONFLICTS_PREFIX, RECORD_LOST, relist
 from federation.sync.resolve import Verdict, resolve, visible_key
@@ -104,6 +104,27 @@ async def test_a_lost_record_is_made_again_from_the_pointer(loser: Side, key: st
     assert (found.conflict_id, found.key, found.reason) == (record.conflict_id, key, RECORD_LOST)
     assert found.preserved_version_id == record.preserved_version_id
     assert await resolve(world.ctx, world.state, found, Verdict.OTHER) == key
+
+
+@pytest.mark.parametrize("fault", [RetryLater("202", reason="copy_pending"), Park("empty", reason="copy_failed")], ids=str)
+async def test_a_copy_that_was_not_filled_is_no_kept_one(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    """Of a loser whose copy the service is still at, or gave up: nothing is recorded, and what comes after it is."""
+    world, record = await conflict(Side.BLOB)
+    await world.state.drop_conflict(record.conflict_id)
+    store = world.raw[Side.BLOB]
+    empty = record.preserved_as.replace("/a~", "/0~")
+    await store.put(empty, b"", Metadata(), stamp=None, expected_etag=None)
+    world.later(3600)
+    head = store.head
+
+    async def unfilled(key: str) -> Present:
+        if key == empty:
+            raise fault
+        return await head(key)
+
+    monkeypatch.setattr(store, "head", unfilled)
+    assert await relist(world.ctx.stores, world.state, world.clock) == 1
+    assert [one.conflict_id for one in await world.state.conflicts()] == [record.conflict_id]
 
 
 async def test_an_id_that_leads_nowhere_is_not_relied_on(loser: Side) -> None:
