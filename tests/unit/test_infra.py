@@ -145,7 +145,9 @@ def test_the_environment_of_an_operator_is_whole(tmp_path: Path) -> None:
     readme, main = (INFRA / "README.md").read_text(), INFRA / "main.bicep"
     assert set(re.findall(r"azd env get-value (\w+)", readme)) <= set(_OUTPUT.findall(_code(main)))
     exported = dict(re.findall(r"[ \n](\w+)=(\$\([^)]+\)|entra)", readme))
-    read = _read(tmp_path, {name: re.sub(r"^\$.*", "rediss://x.example:10000/q", value) for name, value in exported.items()})
+    place = {"FEDERATION__REDIS__URL": "rediss://x.example:10000"}
+    told = {name: re.sub(r"^\$.*", place.get(name, "https://x.example/q"), value) for name, value in exported.items()}
+    read = _read(tmp_path, told)
     assert read.redis.auth == "entra"
     assert read.pair[0].blob.events.dead_letter_container
     assert {read.pair[0].vast.access_key_env, read.pair[0].vast.secret_key_env} <= exported.keys()
