@@ -145,6 +145,8 @@ class VastEventSettings(_Section):
     def _fits_together(self) -> VastEventSettings:
         if self.bootstrap and not self.topic:
             raise ValueError("bootstrap is set, topic is not: name the topic that the bucket's event notification goes to")
+        if any("@" in server for server in self.bootstrap):
+            raise ValueError("bootstrap names host:port; user and password go behind sasl_username_env and sasl_password_env")
         named = bool(self.sasl_username_env) and bool(self.sasl_password_env)
         if self.security_protocol.startswith("SASL") and not named:
             raise ValueError(f"{self.security_protocol} needs both sasl_username_env and sasl_password_env")

@@ -195,6 +195,13 @@ QUEUE, HOOK = 'queue_url = "https://acct.queue.example/q"', 'webhook_listen = "1
 TOPIC = 'bootstrap = ["a:9092"]\ntopic = "t"'
 
 
+def test_a_broker_with_a_password_in_its_address_is_refused(file: Path) -> None:
+    """No broker is reached so, and doctor shows the addresses (rule 10)."""
+    text = refused(file, pair(), f"[pair.vast.events]\n{TOPIC.replace('a:9092', 'me:hunter2@a:9092')}")
+    assert "sasl_password_env" in text
+    assert "hunter2" not in text
+
+
 @pytest.mark.parametrize(
     ("events", "days", "setting"),
     [
