@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import shutil
 import sys
@@ -25,7 +27,24 @@ def redis(kind: str, port: int, state_dir: Path) -> ManagedProcess:
     data.mkdir(parents=True, exist_ok=True)
     options = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec")
     command = [binary, *options, "--save", "", "--maxmemory-policy", "noeviction"]
-    return ManagedProcess("redis", command, log=state_dir / "log" / "redis.log", ready=lambda: port_answers(port))
+    return ManagedProcess("redis", command, log=state_dir / "log" / "redis.log", ready=lambda: redis_answers(port))
+
+
+async def redis_answers(port: int) -> bool:
+    """Whether the Redis on loopback *port* takes commands: it accepts connections while it still reads its data."""
+    writer = None
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PING\r\n")
+            return await reader.readline() == b"+PONG\r\n"
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 def moto(port: int, state_dir: Path) -> ManagedProcess:
