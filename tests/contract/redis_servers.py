@@ -152,7 +152,7 @@ async def _join(servers: list[Server]) -> None:
     await until(lambda: _all_know(servers, len(servers)))
     for number, server in enumerate(servers[3:]):
         await _ask(server, "CLUSTER", "REPLICATE", ids[number % 3].decode())
-    await until(lambda: _all_whole(servers))
+    await until(lambda: all_whole(servers))
 
 
 async def _ask(server: Server, *words: Any) -> Any:  # noqa: ANN401
@@ -166,10 +166,12 @@ async def _all_know(servers: list[Server], count: int) -> bool:
     return all(f"cluster_known_nodes:{count}\r".encode() in one for one in told)
 
 
-async def _all_whole(servers: list[Server]) -> bool:
+async def all_whole(servers: list[Server]) -> bool:
+    """Whether each says that the cluster serves all slots, and each replica follows its master."""
     told = [await _ask(server, "CLUSTER", "INFO") for server in servers]
-    linked = [await _ask(server, "INFO", "replication") for server in servers[3:]]
-    return all(b"cluster_state:ok" in one for one in told) and all(b"master_link_status:up" in one for one in linked)
+    roles = [await _ask(server, "INFO", "replication") for server in servers]
+    linked = [b"role:master" in one or b"master_link_status:up" in one for one in roles]
+    return all(b"cluster_state:ok" in one for one in told) and all(linked)
 
 
 async def masters(servers: list[Server]) -> list[Server]:

@@ -87,7 +87,7 @@ async def tls_cluster(folder: Path) -> AsyncIterator[tuple[list[Server], RedisSe
 
         async def told() -> bool:
             slots = [await redis_servers._ask(server, "CLUSTER", "SLOTS") for server in servers]
-            return await redis_servers._all_whole(servers) and all({part[2][1] for part in one} == set(ports) for one in slots)
+            return await redis_servers.all_whole(servers) and all({part[2][1] for part in one} == set(ports) for one in slots)
 
         await redis_servers.until(told)
         yield servers, RedisSettings(url=f"rediss://127.0.0.1:{ports[0]}", auth="entra", ca_file=str(cert))
